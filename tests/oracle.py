@@ -1,0 +1,589 @@
+"""What YOLOv7 computes, read slowly: the oracle for random cases.
+
+Plain numpy and Python loops over images, levels, objects, anchors and cells. The coarse choice of
+cells is made in float32, because objects on grid lines are decided by its rounding; everything
+else is float64. Nothing here is shared with the library but the two frozen configurations.
+
+Objects are rows `[n, 6]`: image, class, cx, cy, w, h, normalised by the size of the input.
+Outputs are one `[b, h, w, a, 5 + c]` array of logits per level.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from yolov7_jax.config import HeadConfig, LossConfig
+
+DIRECTIONS = ((0, 0), (1, 0), (0, 1), (-1, 0), (0, -1))  # own, left, up, right, down
+BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+AUXILIARY_WEIGHT = 0.25
+FOCAL_ALPHA = 0.25
+CIOU_EPS = 1e-7
+
+Box = Sequence[float]
+Levels = Sequence[np.ndarray]
+
+
+class Match(NamedTuple):
+    """One prediction and an object of its image, by the object's place within the image."""
+
+    image: int
+    level: int
+    anchor: int
+    row: int
+    column: int
+    object: int
+
+
+class Loss(NamedTuple):
+    """The loss and its parts; box, obj and cls after gains, the lists one value per lead level."""
+
+    total: float
+    box: float
+    obj: float
+    cls: float
+    obj_per_level: list[float]
+    num_matched: list[int]
+
+
+class Fixed(NamedTuple):
+    """All that no gradient flows through, of the lead or of the auxiliary head; per level.
+
+    Attributes:
+      matches: the matches of each level in candidate order.
+      alpha: CIoU's weight of the aspect term, per match.
+      objectness: the targets `[b, h, w, a]`.
+    """
+
+    matches: list[list[Match]]
+    alpha: list[list[float]]
+    objectness: list[np.ndarray]
+
+
+def objects_of(rows: np.ndarray, image: int) -> np.ndarray:
+    """The objects `[m, 6]` of one image, float32, in their order."""
+    rows = np.asarray(rows, np.float32).reshape(-1, 6)
+    return np.array([row for row in rows if int(row[0]) == image], np.float32).reshape(-1, 6)
+
+
+def grid_box(row: np.ndarray, shape: Sequence[int]) -> tuple[np.float32, ...]:
+    """An object's cx, cy, w, h in cells of a level of shape (b, h, w), in float32."""
+    height, width = np.float32(shape[1]), np.float32(shape[2])
+    return row[2] * width, row[3] * height, row[4] * width, row[5] * height
+
+
+def relative_box(match: Match, objects: np.ndarray, shape: Sequence[int]) -> tuple[float, ...]:
+    """A match's object in grid units relative to the match's cell, in float32."""
+    gx, gy, gw, gh = grid_box(objects[match.object], shape)
+    x, y = gx - np.float32(match.column), gy - np.float32(match.row)
+    return float(x), float(y), float(gw), float(gh)
+
+
+# ---------------------------------------------------------------------------- assignment
+
+
+def candidates(
+    rows: np.ndarray,
+    head: HeadConfig,
+    shapes: Sequence[Sequence[int]],
+    anchor_threshold: float,
+    reach: float,
+) -> list[list[Match]]:
+    """The coarse choice: per image its candidates, each with the object that produced it.
+
+    Args:
+      rows: objects `[n, 6]`.
+      head: strides and anchors.
+      shapes: (b, h, w) of each level; more axes are ignored.
+      anchor_threshold: sides may differ by less than this factor.
+      reach: how far into the neighbouring cell an object counts, in cells.
+    """
+    return [
+        list(_candidates_of(image, objects_of(rows, image), head, shapes, anchor_threshold, reach))
+        for image in range(shapes[0][0])
+    ]
+
+
+def _candidates_of(image, objects, head, shapes, anchor_threshold, reach) -> Iterator[Match]:
+    for level, shape in enumerate(shapes):
+        height, width = shape[1:3]
+        for direction in DIRECTIONS:
+            for anchor in range(head.num_anchors):
+                for index, row in enumerate(objects):
+                    box = grid_box(row, shape)
+                    if not _anchor_fits(box, head, level, anchor, anchor_threshold):
+                        continue
+                    if not _reaches(box, direction, height, width, reach):
+                        continue
+                    column = int(box[0] - np.float32(reach * direction[0]))
+                    line = int(box[1] - np.float32(reach * direction[1]))
+                    column = min(max(column, 0), width - 1)
+                    line = min(max(line, 0), height - 1)
+                    yield Match(image, level, anchor, line, column, index)
+
+
+def _anchor_fits(box, head: HeadConfig, level: int, anchor: int, threshold: float) -> bool:
+    stride = np.float32(head.strides[level])
+    for side, anchor_side in zip(box[2:], head.anchors[level][anchor], strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = side / (np.float32(anchor_side) / stride)
+            worst = max(ratio, np.float32(1) / ratio)
+        if not worst < np.float32(threshold):
+            return False
+    return True
+
+
+def _reaches(box, direction: tuple[int, int], height: int, width: int, reach: float) -> bool:
+    if direction == (0, 0):
+        return True
+    axis = 0 if direction[0] else 1
+    position = box[axis]
+    if sum(direction) < 0:  # right and down measure from the far border
+        position = np.float32((width, height)[axis]) - position
+    return bool(position % np.float32(1) < np.float32(reach) and position > 1)
+
+
+def assign_anchor(
+    lead: Levels,
+    rows: np.ndarray,
+    head: HeadConfig,
+    config: LossConfig,
+    *,
+    reach: float = 0.5,
+) -> list[Match]:
+    """The plain assigner: every candidate keeps its object. In candidate order, image by image."""
+    shapes = [level.shape for level in lead]
+    found = candidates(rows, head, shapes, config.anchor_threshold, reach)
+    return [candidate for image in found for candidate in image]
+
+
+def assign_ota(
+    lead: Levels,
+    rows: np.ndarray,
+    head: HeadConfig,
+    config: LossConfig,
+    *,
+    reach: float = 0.5,
+    top_k: int = 10,
+) -> list[Match]:
+    """Simplified OTA. In candidate order, image by image."""
+    matches = []
+    for choice in _choices(lead, rows, head, config, reach, top_k):
+        claims = [set(order[:k]) for order, k in zip(choice.orders, choice.counts, strict=True)]
+        for n, column in enumerate(choice.columns):
+            claimants = [m for m, claimed in enumerate(claims) if n in claimed]
+            if len(claimants) > 1:  # the cheapest of ALL objects, the lower row of equals
+                claimants = [int(np.argmin(choice.cost[:, n]))]
+            if claimants:
+                matches.append(column._replace(object=claimants[0]))
+    return matches
+
+
+def ota_margin(
+    lead: Levels,
+    rows: np.ndarray,
+    head: HeadConfig,
+    config: LossConfig,
+    *,
+    reach: float = 0.5,
+    top_k: int = 10,
+) -> float:
+    """How far the fine choice is from another one, in IoU or cost; infinite without a choice.
+
+    Rounding in float32 can't change the assignment of a case with a margin of 1e-4. The same cell
+    twice and the same object twice are true ties, which the order decides whatever the rounding;
+    they don't count.
+    """
+    gaps = [math.inf]
+    for choice in _choices(lead, rows, head, config, reach, top_k):
+        claimed = [0] * len(choice.columns)
+        for m, (order, k) in enumerate(zip(choice.orders, choice.counts, strict=True)):
+            total = choice.best_iou[m]
+            gaps.append(abs(total - max(2, round(total))))
+            for n in order[:k]:
+                claimed[n] += 1
+            inside = {choice.columns[n][:5]: choice.cost[m, n] for n in order[:k]}
+            outside = {choice.columns[n][:5]: choice.cost[m, n] for n in order[k:]}
+            gaps += [
+                outside[other] - inside[cell]
+                for cell in list(inside)[-2:]
+                for other in list(outside)[:2]
+                if cell != other
+            ]
+        for n in [n for n, number in enumerate(claimed) if number > 1]:
+            first, *others = np.argsort(choice.cost[:, n], kind="stable")
+            gaps += [
+                choice.cost[m, n] - choice.cost[first, n]
+                for m in others
+                if not np.array_equal(choice.objects[m], choice.objects[first])
+            ]
+    return float(min(gaps))
+
+
+class _Choice(NamedTuple):
+    """What decides the assignment of one image: m objects, n candidates."""
+
+    objects: np.ndarray  # [m, 6]
+    columns: list[Match]
+    cost: np.ndarray  # [m, n]
+    best_iou: list[float]  # per object the sum of its largest IoUs
+    counts: list[int]  # how many candidates each object claims
+    orders: list[list[int]]  # the candidates that each object may claim, cheapest first
+
+
+def _choices(lead, rows, head, config, reach, top_k) -> Iterator[_Choice]:
+    """The images that have objects and candidates."""
+    shapes = [level.shape for level in lead]
+    found = candidates(rows, head, shapes, config.anchor_threshold, reach)
+    for image, columns in enumerate(found):
+        objects = objects_of(rows, image)
+        if len(objects) == 0 or not columns:
+            continue
+        iou, cost = _iou_and_cost(lead, objects, columns, head)
+        best = [float(sum(sorted(row, reverse=True)[:top_k])) for row in iou]
+        counts = [max(1, math.trunc(total)) for total in best]
+        orders = []
+        for m in range(len(objects)):
+            order = [int(n) for n in np.argsort(cost[m], kind="stable")]  # tie: lower column
+            if config.restrict_to_own_candidates:
+                order = [n for n in order if columns[n].object == m]
+            orders.append(order)
+        yield _Choice(objects, columns, cost, best, counts, orders)
+
+
+def _iou_and_cost(lead, objects, columns, head) -> tuple[np.ndarray, np.ndarray]:
+    """Objects against candidates, both `[m, n]`."""
+    image_height = lead[0].shape[1] * head.strides[0]
+    image_width = lead[0].shape[2] * head.strides[0]
+    scale = (image_width, image_height, image_width, image_height)
+    boxes = [
+        _corners([float(v) * s for v, s in zip(row[2:], scale, strict=True)]) for row in objects
+    ]
+    labels = [int(row[1]) for row in objects]
+    iou = np.zeros((len(objects), len(columns)))
+    cost = np.zeros((len(objects), len(columns)))
+    for n, candidate in enumerate(columns):
+        logits = _logits(lead, candidate)
+        predicted = _corners(_decode_one(logits, candidate, head))
+        class_cost = {label: _class_cost(logits, label) for label in set(labels)}
+        for m, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+            iou[m, n] = plain_iou(box, predicted)
+            cost[m, n] = class_cost[label] - 3 * math.log(iou[m, n] + 1e-8)
+    return iou, cost
+
+
+def _class_cost(logits: np.ndarray, label: int) -> float:
+    """The sum over classes of BCE(sqrt(class score * objectness), whether it is the label)."""
+    log_y = -0.5 * (np.logaddexp(0, -logits[5:]) + np.logaddexp(0, -logits[4]))
+    log_not_y = np.log(np.maximum(-np.expm1(log_y), np.finfo(np.float64).tiny))
+    return -sum(log_y[c] if c == label else log_not_y[c] for c in range(len(log_y)))
+
+
+# ---------------------------------------------------------------------------- boxes
+
+
+def _logits(levels: Levels, match: Match) -> np.ndarray:
+    """The prediction of a match `[5 + c]` in float64."""
+    place = (match.image, match.row, match.column, match.anchor)
+    return levels[match.level][place].astype(np.float64)
+
+
+def _sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _decode_one(logits: np.ndarray, match: Match, head: HeadConfig) -> tuple[float, ...]:
+    """Centre, width and height in input pixels."""
+    stride = head.strides[match.level]
+    x, y, w, h = 2 * _sigmoid(logits[:4])
+    anchor_w, anchor_h = head.anchors[match.level][match.anchor]
+    return (
+        (x - 0.5 + match.column) * stride,
+        (y - 0.5 + match.row) * stride,
+        w**2 * anchor_w,
+        h**2 * anchor_h,
+    )
+
+
+def _corners(box_cxcywh: Box) -> tuple[float, float, float, float]:
+    cx, cy, w, h = (float(value) for value in box_cxcywh)
+    return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+
+
+def _intersection(a: Box, b: Box) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def plain_iou(a_xyxy: Box, b_xyxy: Box) -> float:
+    """IoU without an epsilon; 0 where both boxes are empty."""
+    shared = _intersection(a_xyxy, b_xyxy)
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a_xyxy, b_xyxy)]
+    union = sum(areas) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def ciou(a_cxcywh: Box, b_cxcywh: Box, alpha: float | None = None) -> tuple[float, float]:
+    """CIoU and its alpha; a given alpha is used as it is, so that no gradient flows through it."""
+    ax1, ay1, ax2, ay2 = a = _corners(a_cxcywh)
+    bx1, by1, bx2, by2 = b = _corners(b_cxcywh)
+    w1, h1 = ax2 - ax1, ay2 - ay1 + CIOU_EPS
+    w2, h2 = bx2 - bx1, by2 - by1 + CIOU_EPS
+    shared = _intersection(a, b)
+    iou = shared / (w1 * h1 + w2 * h2 - shared + CIOU_EPS)
+    enclosing_w, enclosing_h = max(ax2, bx2) - min(ax1, bx1), max(ay2, by2) - min(ay1, by1)
+    c2 = enclosing_w**2 + enclosing_h**2 + CIOU_EPS
+    rho2 = (float(a_cxcywh[0]) - float(b_cxcywh[0])) ** 2
+    rho2 += (float(a_cxcywh[1]) - float(b_cxcywh[1])) ** 2
+    turn = math.atan(w2 / (h2 + CIOU_EPS)) - math.atan(w1 / (h1 + CIOU_EPS))
+    v = 4 / math.pi**2 * turn**2
+    if alpha is None:
+        alpha = v / (v - iou + 1 + CIOU_EPS)
+    return iou - (rho2 / c2 + v * alpha), alpha
+
+
+def _ciou_of_match(levels, match, objects, head, alpha=None):
+    x, y, w, h = _decode_one(_logits(levels, match), match._replace(row=0, column=0), head)
+    stride = head.strides[match.level]
+    predicted = (x / stride, y / stride, w / stride, h / stride)
+    return ciou(predicted, relative_box(match, objects, levels[match.level].shape), alpha)
+
+
+# ---------------------------------------------------------------------------- losses
+
+
+def bce(
+    logits: np.ndarray, targets: np.ndarray | float, pos_weight: float, gamma: float
+) -> np.ndarray:
+    """Binary cross-entropy per element, with the focal weight where gamma > 0."""
+    targets = np.asarray(targets, np.float64)
+    loss = pos_weight * targets * np.logaddexp(0, -logits)
+    loss = loss + (1 - targets) * np.logaddexp(0, logits)
+    if gamma > 0:
+        p = _sigmoid(logits)
+        right = targets * p + (1 - targets) * (1 - p)
+        weight = targets * FOCAL_ALPHA + (1 - targets) * (1 - FOCAL_ALPHA)
+        loss = loss * weight * (1 - right) ** gamma
+    return loss
+
+
+def fix(
+    lead: Levels,
+    rows: np.ndarray,
+    head: HeadConfig,
+    config: LossConfig,
+    *,
+    assigner: Callable[..., list[Match]] = assign_ota,
+    auxiliary: Levels = (),
+) -> list[Fixed]:
+    """What the loss takes as given at these outputs: of the lead, then of auxiliary heads."""
+    if assigner is assign_ota:
+        assigner = functools.partial(assign_ota, top_k=20 if len(auxiliary) else 10)
+    fine = assigner(lead, rows, head, config, reach=0.5)
+    fixed = [_fix_one(lead, fine, rows, head, config)]
+    if len(auxiliary):  # the lead's predictions decide here too
+        coarse = assigner(lead, rows, head, config, reach=1.0)
+        fixed.append(_fix_one(auxiliary, coarse, rows, head, config))
+    return fixed
+
+
+def _fix_one(levels, matches, rows, head, config) -> Fixed:
+    by_level = [[m for m in matches if m.level == level] for level in range(len(levels))]
+    alphas = [[0.0] * len(of_level) for of_level in by_level]
+    objectness = [np.zeros(level.shape[:4]) for level in levels]
+    for level, of_level in enumerate(by_level):
+        for n, match in enumerate(of_level):  # a repeated cell is written again: the last one wins
+            objects = objects_of(rows, match.image)
+            value, alphas[level][n] = _ciou_of_match(levels, match, objects, head)
+            target = (1 - config.iou_ratio) + config.iou_ratio * max(value, 0.0)
+            objectness[level][match.image, match.row, match.column, match.anchor] = target
+    return Fixed(by_level, alphas, objectness)
+
+
+def loss(
+    lead: Levels,
+    rows: np.ndarray,
+    head: HeadConfig,
+    config: LossConfig,
+    *,
+    assigner: Callable[..., list[Match]] = assign_ota,
+    auxiliary: Levels = (),
+    balance: Sequence[float] | None = None,
+) -> Loss:
+    """The loss of a batch, times the number of images.
+
+    Args:
+      lead: logits of the levels that predict.
+      rows: objects `[n, 6]`.
+      head: strides, anchors and number of classes.
+      config: gains and thresholds, used as they are.
+      assigner: `assign_ota` or `assign_anchor`.
+      auxiliary: logits of the auxiliary levels, where there are any.
+      balance: weight of each level's objectness; the usual one for its number of levels if None.
+    """
+    fixed = fix(lead, rows, head, config, assigner=assigner, auxiliary=auxiliary)
+    return loss_of_fixed(lead, rows, head, config, fixed, auxiliary=auxiliary, balance=balance)
+
+
+def loss_of_fixed(
+    lead: Levels,
+    rows: np.ndarray,
+    head: HeadConfig,
+    config: LossConfig,
+    fixed: list[Fixed],
+    *,
+    auxiliary: Levels = (),
+    balance: Sequence[float] | None = None,
+) -> Loss:
+    """The loss as a function of the outputs alone, what `fix` found being held fast."""
+    balance = BALANCE[len(lead)] if balance is None else balance
+    per_image = [objects_of(rows, image) for image in range(len(lead[0]))]
+    box = obj = cls = 0.0
+    obj_per_level = []
+    for head_number, (levels, given) in enumerate(zip((lead, auxiliary), fixed, strict=False)):
+        weight = AUXILIARY_WEIGHT if head_number else 1.0
+        for level in range(len(levels)):
+            box_l, obj_l, cls_l = _terms(levels, level, given, per_image, head, config)
+            box += weight * box_l
+            obj += weight * balance[level] * obj_l
+            cls += weight * cls_l
+            if head_number == 0:
+                obj_per_level.append(obj_l)
+    box, obj, cls = config.box_gain * box, config.obj_gain * obj, config.cls_gain * cls
+    total = (box + obj + cls) * len(lead[0])
+    return Loss(total, box, obj, cls, obj_per_level, [len(of) for of in fixed[0].matches])
+
+
+def _terms(levels, level, given, per_image, head, config) -> tuple[float, float, float]:
+    """Box, objectness and class loss of one level before gains and balance."""
+    matches = given.matches[level]
+    box = cls = 0.0
+    smooth = config.label_smoothing / 2
+    for match, alpha in zip(matches, given.alpha[level], strict=True):
+        objects = per_image[match.image]
+        box += 1 - _ciou_of_match(levels, match, objects, head, alpha)[0]
+        targets = np.full(head.num_classes, smooth)
+        targets[int(objects[match.object, 1])] = 1 - smooth
+        class_logits = _logits(levels, match)[5:]
+        cls += bce(class_logits, targets, config.cls_pos_weight, config.focal_gamma).sum()
+    count = max(len(matches), 1)
+    box, cls = box / count, cls / (count * head.num_classes)
+    if head.num_classes == 1:
+        cls = 0.0
+    logits = levels[level][..., 4].astype(np.float64)
+    obj = bce(logits, given.objectness[level], config.obj_pos_weight, config.focal_gamma).mean()
+    return box, float(obj), float(cls)
+
+
+def update_balance(
+    balance: Sequence[float], obj_per_level: Sequence[float], head: HeadConfig
+) -> list[float]:
+    """Autobalance: the balance of the next call."""
+    moved = [0.9999 * b + 0.0001 / o for b, o in zip(balance, obj_per_level, strict=True)]
+    reference = moved[head.strides.index(16)]
+    return [value / reference for value in moved]
+
+
+def gradient(
+    lead: Levels,
+    rows: np.ndarray,
+    head: HeadConfig,
+    config: LossConfig,
+    entries: Iterable[tuple[int, ...]],
+    fixed: list[Fixed],
+    *,
+    auxiliary: Levels = (),
+    balance: Sequence[float] | None = None,
+    step: float = 1e-5,
+) -> list[float]:
+    """The total's derivative by chosen logits, by central differences.
+
+    Args:
+      lead, rows, head, config, auxiliary, balance: as in `loss`.
+      entries: (level, image, row, column, anchor, field) each; auxiliary levels follow the lead's.
+      fixed: what `fix` found at these outputs; it is held while a logit moves.
+      step: how far a logit is moved.
+    """
+    levels = [level.astype(np.float64) for level in (*lead, *auxiliary)]
+    derivatives = []
+    for level, *place in entries:
+        array, place = levels[level], tuple(place)
+        start = array[place]
+        totals = []
+        for moved in (start + step, start - step):
+            array[place] = moved
+            lead_64, auxiliary_64 = levels[: len(lead)], levels[len(lead) :]
+            totals.append(
+                loss_of_fixed(
+                    lead_64, rows, head, config, fixed, auxiliary=auxiliary_64, balance=balance
+                ).total
+            )
+        array[place] = start
+        derivatives.append((totals[0] - totals[1]) / (2 * step))
+    return derivatives
+
+
+# ---------------------------------------------------------------------------- inference
+
+
+def decode(lead: Levels, head: HeadConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes `[b, n, 4]` (corners, pixels), objectness `[b, n]` and scores `[b, n, c]`.
+
+    Predictions stand in (level, row, column, anchor) order.
+    """
+    boxes, objectness, scores = [], [], []
+    for image in range(len(lead[0])):
+        for level, logits in enumerate(lead):
+            for row, column, anchor in np.ndindex(*logits.shape[1:4]):
+                match = Match(image, level, anchor, row, column, 0)
+                one = _logits(lead, match)
+                boxes.append(_corners(_decode_one(one, match, head)))
+                objectness.append(_sigmoid(one[4]))
+                classes = _sigmoid(one[5:]) if head.num_classes > 1 else np.ones(1)
+                scores.append(objectness[-1] * classes)
+    batch = len(lead[0])
+    return (
+        np.array(boxes).reshape(batch, -1, 4),
+        np.array(objectness).reshape(batch, -1),
+        np.array(scores).reshape(batch, -1, head.num_classes),
+    )
+
+
+def nms(
+    boxes_xyxy: np.ndarray,
+    objectness: np.ndarray,
+    scores: np.ndarray,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    multi_label: bool = False,
+    class_agnostic: bool = False,
+    classes: Sequence[int] | None = None,
+    max_candidates: int = 30000,
+    max_detections: int = 300,
+) -> list[list[tuple[float, float, float, float, float, int]]]:
+    """Greedy NMS: per image (x1, y1, x2, y2, score, label), best first."""
+    detections = []
+    for boxes, objects, class_scores in zip(boxes_xyxy, objectness, scores, strict=True):
+        found = []
+        for n, score in enumerate(class_scores):
+            if not objects[n] > score_threshold:
+                continue
+            labels = range(len(score)) if multi_label else [int(np.argmax(score))]
+            for label in labels:
+                if score[label] > score_threshold and (classes is None or label in classes):
+                    found.append((*(float(v) for v in boxes[n]), float(score[label]), label))
+        found = sorted(found, key=lambda one: -one[4])[:max_candidates]  # stable: lower index first
+        kept = []
+        for one in found:
+            rivals = [other for other in kept if class_agnostic or other[5] == one[5]]
+            if all(plain_iou(one[:4], other[:4]) <= iou_threshold for other in rivals):
+                kept.append(one)
+            if len(kept) == max_detections:
+                break
+        detections.append(kept)
+    return detections

@@ -1,0 +1,34 @@
+"""YOLOv7 for JAX: assignment, losses, decoding and NMS as pure functions on static shapes."""
+
+from yolov7_jax.assign import assign_anchor, assign_ota
+from yolov7_jax.config import HeadConfig, LossConfig
+from yolov7_jax.decode import decode
+from yolov7_jax.losses import detection_loss, update_balance
+from yolov7_jax.targets import pad_targets
+from yolov7_jax.types import (
+    Assignment,
+    Detections,
+    LossTerms,
+    Outputs,
+    Predictions,
+    Targets,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Assignment",
+    "Detections",
+    "HeadConfig",
+    "LossConfig",
+    "LossTerms",
+    "Outputs",
+    "Predictions",
+    "Targets",
+    "assign_anchor",
+    "assign_ota",
+    "decode",
+    "detection_loss",
+    "pad_targets",
+    "update_balance",
+]

@@ -1,0 +1,136 @@
+"""Frozen settings: heads and losses."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """The geometry of a detection head.
+
+    Hashable, so that it can be a static argument of `jax.jit`. Lists are accepted and kept as
+    tuples.
+
+    Attributes:
+      num_classes: number of classes, at least 1.
+      strides: input pixels per cell of each level, finest first.
+      anchors: `anchors[level][a] = (width, height)` in input pixels; as many at every level.
+
+    Raises:
+      ValueError: anchors and strides don't fit together, or a value is not positive.
+    """
+
+    num_classes: int
+    strides: tuple[int, ...]
+    anchors: tuple[tuple[tuple[float, float], ...], ...]
+
+    def __post_init__(self):
+        strides = tuple(int(stride) for stride in self.strides)
+        anchors = tuple(tuple((float(w), float(h)) for w, h in level) for level in self.anchors)
+        object.__setattr__(self, "strides", strides)
+        object.__setattr__(self, "anchors", anchors)
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes (={self.num_classes}) must be at least 1")
+        if not strides or min(strides) < 1:
+            raise ValueError(f"strides (={strides}) must be positive, one per level")
+        if len(anchors) != len(strides):
+            raise ValueError(
+                f"anchors has {len(anchors)} levels and strides has {len(strides)}; "
+                "they must be as many"
+            )
+        counts = {len(level) for level in anchors}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(
+                "every level must have the same number of anchors, at least 1; "
+                f"got {[len(level) for level in anchors]}"
+            )
+        if min(side for level in anchors for anchor in level for side in anchor) <= 0:
+            raise ValueError(f"anchors (={anchors}) must have positive widths and heights")
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels: 3 for P5 models, 4 for P6."""
+        return len(self.strides)
+
+    @property
+    def num_anchors(self) -> int:
+        """Number of anchors per level."""
+        return len(self.anchors[0])
+
+    @property
+    def num_fields(self) -> int:
+        """Length of an output's last axis: 4 for the box, 1 for objectness, then the classes."""
+        return 5 + self.num_classes
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights and thresholds of the loss.
+
+    The defaults are those for 80 classes, 640 pixels and 3 levels; `scaled` gives the gains that
+    training uses elsewhere.
+
+    Attributes:
+      box_gain: weight of the box term.
+      obj_gain: weight of the objectness term.
+      cls_gain: weight of the class term.
+      anchor_threshold: an anchor can match an object when neither side is this many times the
+        other's. Strictly less.
+      label_smoothing: eps; class targets become 1 - eps / 2 and eps / 2.
+      focal_gamma: exponent of the focal weight of class and objectness; 0 switches it off.
+      cls_pos_weight: weight of the positive part of the class BCE.
+      obj_pos_weight: weight of the positive part of the objectness BCE.
+      iou_ratio: how much of the objectness target is the CIoU; the rest is 1.
+      restrict_to_own_candidates: allows an object only the candidates that it produced itself.
+        Off for parity with the published numbers, where an object may claim any candidate.
+
+    Raises:
+      ValueError: a value is out of its range.
+    """
+
+    box_gain: float = 0.05
+    obj_gain: float = 0.7
+    cls_gain: float = 0.3
+    anchor_threshold: float = 4.0
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    cls_pos_weight: float = 1.0
+    obj_pos_weight: float = 1.0
+    iou_ratio: float = 1.0
+    restrict_to_own_candidates: bool = False
+
+    def __post_init__(self):
+        not_negative = ("box_gain", "obj_gain", "cls_gain", "focal_gamma")
+        positive = ("cls_pos_weight", "obj_pos_weight")
+        checks = [(name, getattr(self, name) >= 0, "at least 0") for name in not_negative]
+        checks += [(name, getattr(self, name) > 0, "more than 0") for name in positive]
+        checks += [
+            (name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+            for name in ("label_smoothing", "iou_ratio")
+        ]
+        checks += [("anchor_threshold", self.anchor_threshold > 1, "more than 1")]
+        faults = [
+            f"{name} (={getattr(self, name)}) must be {wanted}"
+            for name, fine, wanted in checks
+            if not fine
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    def scaled(self, head: HeadConfig, image_size: int) -> "LossConfig":
+        """Returns the gains for another number of levels and classes, or another picture size.
+
+        Args:
+          head: gives the numbers of levels and classes.
+          image_size: side of the training pictures in pixels.
+
+        Returns:
+          This configuration with box gain * 3 / L, class gain * C / 80 * 3 / L and objectness
+          gain * (image_size / 640)^2 * 3 / L.
+        """
+        levels = 3 / head.num_levels
+        return dataclasses.replace(
+            self,
+            box_gain=self.box_gain * levels,
+            obj_gain=self.obj_gain * (image_size / 640) ** 2 * levels,
+            cls_gain=self.cls_gain * head.num_classes / 80 * levels,
+        )

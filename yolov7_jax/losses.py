@@ -1,0 +1,268 @@
+"""The detection loss: box, objectness and class terms of matched candidates."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from yolov7_jax.assign import TINY, assign_ota
+from yolov7_jax.boxes import ciou
+from yolov7_jax.candidates import grid_size
+from yolov7_jax.config import HeadConfig, LossConfig
+from yolov7_jax.decode import check_levels, decode_boxes
+from yolov7_jax.gather import flat_index, objectness_and_predictions
+from yolov7_jax.targets import with_a_row
+from yolov7_jax.types import Assignment, LossTerms, Outputs, Targets
+
+AUXILIARY_WEIGHT = 0.25
+AUXILIARY_REACH = 1.0
+AUXILIARY_TOP_K = 20  # for the lead's assignment too, where there are auxiliary heads
+FOCAL_ALPHA = 0.25
+BALANCES = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}  # by number of levels
+BALANCE_DECAY = 0.9999
+BALANCE_STRIDE = 16  # the level whose balance stays 1
+
+Assigner = Callable[..., Assignment]
+
+
+def detection_loss(
+    outputs: Outputs,
+    targets: Targets,
+    head: HeadConfig,
+    config: LossConfig,
+    *,
+    assigner: Assigner = assign_ota,
+    balance: Float[Array, "l"] | Sequence[float] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> tuple[Float[Array, ""], LossTerms]:
+    """The loss of a batch: box + objectness + class, times the number of images.
+
+    Means are over the whole batch: over its matched candidates, or its cells for objectness. So
+    they are the same on any number of devices: under `jax.jit` with a sharded batch by
+    themselves, under `jax.pmap` and `jax.shard_map` with `axis_name`.
+
+    Args:
+      outputs: logits of the lead head and, where there are any, of the auxiliary heads. Any float
+        dtype; arithmetic is in float32.
+      targets: the objects, padded.
+      head: strides and anchors.
+      config: gains and thresholds.
+      assigner: `assign_ota`, `assign_anchor`, or any function `(lead, targets, head, config, *,
+        reach) -> Assignment`. Where there are auxiliary heads, `assign_ota` itself sums the 20
+        largest IoUs; a `functools.partial` of it keeps its own `top_k`.
+      balance: weights of the levels' objectness; by default (4, 1, 0.4) for 3 levels and
+        (4, 1, 0.25, 0.06) for 4. See `update_balance`.
+      axis_name: the mapped axis, or axes, that the batch is spread over. Differentiate inside the
+        mapped function; the gradients of parameters are then to be summed over the axis (under
+        `jax.shard_map` with its replication checks on, that sum comes by itself).
+
+    Returns:
+      The total, and its terms; the same on every device.
+
+    Raises:
+      ValueError: shapes that do not fit the head or each other; a balance of another length, or
+        none where the number of levels has no default.
+
+    Source: YOLOv7 (arXiv 2207.02696); SPEC.md section 4.
+    """
+    _check(outputs, targets, head)
+    targets = with_a_row(targets)
+    balance = _checked_balance(balance, head)
+    if outputs.auxiliary and assigner is assign_ota:
+        assigner = functools.partial(assign_ota, top_k=AUXILIARY_TOP_K)
+
+    matches = assigner(outputs.lead, targets, head, config)
+    terms = _head_terms(outputs.lead, matches, targets, head, config, axis_name)
+    weighted = _weigh(terms, balance, config)
+    if outputs.auxiliary:
+        # The lead's predictions decide for the auxiliary heads too, more generously.
+        guide = assigner(outputs.lead, targets, head, config, reach=AUXILIARY_REACH)
+        auxiliary = _head_terms(outputs.auxiliary, guide, targets, head, config, axis_name)
+        weighted += AUXILIARY_WEIGHT * _weigh(auxiliary, balance, config)
+
+    num_images = targets.valid.shape[0] * _axis_size(axis_name)
+    box, obj, cls = weighted
+    return weighted.sum() * num_images, LossTerms(box, obj, cls, terms.obj, terms.num_matched)
+
+
+def update_balance(
+    balance: Float[Array, "l"] | Sequence[float], obj_per_level: Float[Array, "l"], head: HeadConfig
+) -> Float[Array, "l"]:
+    """Autobalance: moves each level's objectness weight towards the inverse of its loss.
+
+    Args:
+      balance: the current weights.
+      obj_per_level: `LossTerms.obj_per_level` of the call that used them.
+      head: its strides say which level keeps weight 1: that of stride 16.
+
+    Returns:
+      The weights for the next call.
+
+    Raises:
+      ValueError: no level has stride 16.
+
+    Source: YOLOv5's autobalance as YOLOv7 keeps it; SPEC.md section 4.
+    """
+    if BALANCE_STRIDE not in head.strides:
+        raise ValueError(f"autobalance needs a level of stride {BALANCE_STRIDE}; got {head.strides}")
+    balance = jnp.asarray(balance, jnp.float32)
+    balance = BALANCE_DECAY * balance + (1 - BALANCE_DECAY) / obj_per_level
+    return balance / balance[head.strides.index(BALANCE_STRIDE)]
+
+
+class _Terms(NamedTuple):
+    """Means per level of one head, before gains and balance."""
+
+    box: Float[Array, "l"]
+    obj: Float[Array, "l"]
+    cls: Float[Array, "l"]
+    num_matched: Int[Array, "l"]
+
+
+def _weigh(terms: _Terms, balance, config) -> Float[Array, "3"]:
+    return jnp.stack(
+        [
+            config.box_gain * terms.box.sum(),
+            config.obj_gain * (balance * terms.obj).sum(),
+            config.cls_gain * terms.cls.sum(),
+        ]
+    )
+
+
+def _head_terms(levels, matches, targets, head, config, axis_name) -> _Terms:
+    batch = targets.valid.shape[0]
+    shape = np.broadcast_shapes((batch, 1), *(field.shape for field in matches))
+    matched, rows, level, anchor, row, column = (
+        jnp.broadcast_to(field, shape) for field in matches
+    )  # [b, n]
+    index = flat_index(row, column, anchor, level, levels)
+    objectness, logits = objectness_and_predictions(levels, level, index)
+    # Masked before the arithmetic, not after it: an unused NaN would still reach the gradient.
+    logits = jnp.where(matched[..., None], logits.astype(jnp.float32), 0)  # [b, n, f]
+    rows = jnp.where(matched, rows, 0)
+
+    overlap = _overlap(logits, matched, rows, level, anchor, row, column, levels, targets, head)
+    target_if_matched = 1 - config.iou_ratio * (1 - jnp.maximum(lax.stop_gradient(overlap), 0))
+    objectness_targets = _last_written(
+        jnp.where(matched, target_if_matched, 0), matched, level, index, objectness
+    )
+
+    on_level = matched[..., None] & (level[..., None] == jnp.arange(head.num_levels))  # [b, n, l]
+    num_matched = _global_sum(on_level.sum(axis=(0, 1), dtype=jnp.int32), axis_name)
+
+    def mean_per_level(values, values_per_candidate=1):
+        total = jnp.where(on_level, values[..., None], 0).sum(axis=(0, 1))
+        count = jnp.maximum(num_matched * values_per_candidate, 1)
+        return _global_sum(total, axis_name) / count
+
+    bce = functools.partial(_bce, gamma=config.focal_gamma)
+    num_images = batch * _axis_size(axis_name)
+    obj = jnp.stack(
+        [
+            bce(logit.astype(jnp.float32), target, config.obj_pos_weight).sum()
+            / (num_images * logit.shape[1])
+            for logit, target in zip(objectness, objectness_targets, strict=True)
+        ]
+    )
+    cls = jnp.zeros(head.num_levels)
+    if head.num_classes > 1:
+        labels = jnp.take_along_axis(targets.labels, rows, axis=1)[..., None]
+        is_label = labels == jnp.arange(head.num_classes)  # [b, n, c]
+        smooth = config.label_smoothing / 2
+        class_targets = jnp.where(is_label, 1 - smooth, smooth)
+        per_candidate = bce(logits[..., 5:], class_targets, config.cls_pos_weight).sum(axis=-1)
+        cls = mean_per_level(per_candidate, head.num_classes)
+    return _Terms(mean_per_level(1 - overlap), _global_sum(obj, axis_name), cls, num_matched)
+
+
+def _overlap(logits, matched, rows, level, anchor, row, column, levels, targets, head):
+    """CIoU of each matched candidate with its object, in grid units relative to its cell."""
+    sizes = jnp.array([grid_size(output.shape[1:3]) for output in levels])[level]  # [b, n, 4]
+    strides = jnp.array(head.strides, jnp.float32)[level][..., None]
+    anchors = jnp.array(head.anchors, jnp.float32)[level, anchor] / strides
+    predicted = decode_boxes(logits[..., :4], jnp.zeros(2), anchors, 1.0)
+
+    boxes = jnp.take_along_axis(targets.boxes.astype(jnp.float32), rows[..., None], axis=1)
+    cells = jnp.stack([column, row], axis=-1)
+    true = boxes * sizes - jnp.pad(cells, ((0, 0), (0, 0), (0, 2)))
+    true = jnp.where(matched[..., None], true, 1)
+    return ciou(predicted, true)
+
+
+def _last_written(values, matched, level, index, objectness):
+    """Writes values into dense arrays like `objectness`; of repeated cells the last one stays.
+
+    By the largest position rather than by overwriting, whose order accelerators leave open.
+    """
+    batch, num = matched.shape
+    sizes = [logit.shape[1] for logit in objectness]
+    offsets = jnp.array(np.cumsum([0, *sizes[:-1]]), jnp.int32)
+    place = jnp.where(matched, offsets[level] + index, sum(sizes))
+    position = jnp.arange(num, dtype=jnp.int32)
+    written = jax.vmap(
+        lambda place: jnp.full(sum(sizes), -1, jnp.int32).at[place].max(position, mode="drop")
+    )(place)  # [b, cells of all levels]
+    found = jnp.take_along_axis(values, jnp.maximum(written, 0), axis=1)
+    dense = jnp.where(written >= 0, found, 0)
+    return jnp.split(dense, np.cumsum(sizes)[:-1], axis=1)
+
+
+def _bce(logits, targets, pos_weight, gamma):
+    """Binary cross-entropy with logits, elementwise; focal where gamma > 0."""
+    loss = (1 - targets) * logits + (1 + (pos_weight - 1) * targets) * jax.nn.softplus(-logits)
+    if gamma > 0:
+        balance = targets * FOCAL_ALPHA + (1 - targets) * (1 - FOCAL_ALPHA)
+        # 1 - p_t from both sigmoids: no cancellation, and no infinite slope at zero.
+        miss = targets * jax.nn.sigmoid(-logits) + (1 - targets) * jax.nn.sigmoid(logits)
+        loss = loss * balance * jnp.maximum(miss, TINY) ** gamma
+    return loss
+
+
+def _global_sum(x, axis_name):
+    """Sum over the mapped axis whose gradient is that of this device's part."""
+    if axis_name is None:
+        return x
+    if jax.typeof(x).vma or jnp.issubdtype(x.dtype, jnp.integer):
+        return lax.psum(x, axis_name)
+    # Where values do not carry the axes they vary over (pmap), the gradient of psum is psum: the
+    # sum over the devices' copies of one loss, which is as many times too large.
+    return x + lax.stop_gradient(lax.psum(x, axis_name) - x)
+
+
+def _axis_size(axis_name) -> int:
+    return 1 if axis_name is None else lax.axis_size(axis_name)
+
+
+def _checked_balance(balance, head):
+    if balance is None:
+        if head.num_levels not in BALANCES:
+            raise ValueError(
+                f"balance has no default for {head.num_levels} levels; only for {list(BALANCES)}"
+            )
+        balance = BALANCES[head.num_levels]
+    balance = jnp.asarray(balance, jnp.float32)
+    if balance.shape != (head.num_levels,):
+        raise ValueError(
+            f"balance has shape {balance.shape}; one weight for each of {head.num_levels} levels "
+            "was wanted"
+        )
+    return balance
+
+
+def _check(outputs, targets, head):
+    check_levels(outputs.lead, head, "outputs.lead")
+    if outputs.auxiliary:
+        check_levels(outputs.auxiliary, head, "outputs.auxiliary")
+    batch = outputs.lead[0].shape[0]
+    shapes = tuple(field.shape for field in targets)
+    num_objects = targets.valid.shape[-1:]
+    wanted = ((batch, *num_objects, 4), (batch, *num_objects), (batch, *num_objects))
+    if shapes != wanted:
+        raise ValueError(
+            f"targets (boxes, labels, valid) have shapes {shapes}; {wanted} was wanted"
+        )

@@ -1,0 +1,105 @@
+"""The arrays that travel between the parts: named tuples, padded to static shapes, with masks.
+
+Shapes: `b` images, `m` objects per image after padding, `l` levels, `a` anchors per level, `c`
+classes, `n` candidates or predictions per image.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+
+class Targets(NamedTuple):
+    """The objects of a batch, padded to the same number for every image.
+
+    Attributes:
+      boxes: centre, width and height, each normalised by the size of the network's input.
+      labels: class indices in `[0, classes)`.
+      valid: which rows are objects; the others are padding, and their values mean nothing.
+    """
+
+    boxes: Float[Array, "b m 4"]
+    labels: Int[Array, "b m"]
+    valid: Bool[Array, "b m"]
+
+
+class Outputs(NamedTuple):
+    """What a model returns: logits, one `[b, h, w, a, 5 + c]` array per level.
+
+    The last axis is `tx ty tw th objectness class...`.
+
+    Attributes:
+      lead: the levels that predict, finest first.
+      auxiliary: as many levels more from the auxiliary heads of P6 models in training; else `()`.
+    """
+
+    lead: tuple[Float[Array, "b _h _w a f"], ...]
+    auxiliary: tuple[Float[Array, "b _h _w a f"], ...] = ()
+
+
+class Assignment(NamedTuple):
+    """Which object each candidate of a batch is to predict.
+
+    Every field can be broadcast to `[b, n]` with n static; candidates stand in the order that
+    decides ties. Where `matched` is False the other fields are in range and mean nothing.
+
+    Attributes:
+      matched: whether the candidate is matched at all.
+      object: the row of its object in `Targets`.
+      level, anchor, row, column: which prediction it is.
+    """
+
+    matched: Bool[Array, "b n"]
+    object: Int[Array, "b n"]
+    level: Int[Array, "..."]
+    anchor: Int[Array, "..."]
+    row: Int[Array, "b n"]
+    column: Int[Array, "b n"]
+
+
+class LossTerms(NamedTuple):
+    """The parts of a loss, for logging and for the balance.
+
+    Attributes:
+      box, obj, cls: the three terms after their gains, auxiliary heads included; their sum times
+        the batch size is the total.
+      obj_per_level: the lead's mean objectness loss before the balance.
+      num_matched: the lead's matched candidates, repeated ones counted each time.
+    """
+
+    box: Float[Array, ""]
+    obj: Float[Array, ""]
+    cls: Float[Array, ""]
+    obj_per_level: Float[Array, "l"]
+    num_matched: Int[Array, "l"]
+
+
+class Predictions(NamedTuple):
+    """Decoded outputs, levels joined in (level, row, column, anchor) order.
+
+    Attributes:
+      boxes_xyxy: corners in input pixels, not clipped.
+      objectness: in [0, 1].
+      scores: objectness times class probability, in [0, 1].
+    """
+
+    boxes_xyxy: Float[Array, "b n 4"]
+    objectness: Float[Array, "b n"]
+    scores: Float[Array, "b n c"]
+
+
+class Detections(NamedTuple):
+    """What remains after NMS, best first, padded to the same number for every image.
+
+    Attributes:
+      boxes_xyxy: corners in input pixels; zeros where not valid.
+      scores: in [0, 1]; zeros where not valid.
+      labels: class indices; zeros where not valid.
+      valid: which rows are detections.
+    """
+
+    boxes_xyxy: Float[Array, "b k 4"]
+    scores: Float[Array, "b k"]
+    labels: Int[Array, "b k"]
+    valid: Bool[Array, "b k"]
