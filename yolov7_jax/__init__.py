@@ -4,6 +4,7 @@ from yolov7_jax.assign import assign_anchor, assign_ota
 from yolov7_jax.config import HeadConfig, LossConfig
 from yolov7_jax.decode import decode
 from yolov7_jax.losses import detection_loss, update_balance
+from yolov7_jax.nms import nms
 from yolov7_jax.targets import pad_targets
 from yolov7_jax.types import (
     Assignment,
@@ -29,6 +30,7 @@ __all__ = [
     "assign_ota",
     "decode",
     "detection_loss",
+    "nms",
     "pad_targets",
     "update_balance",
 ]

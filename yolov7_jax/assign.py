@@ -6,6 +6,7 @@ many as the fullest image of the batch needs. What leaves a chunk is, per object
 IoUs and 10 cheapest candidates so far, and, per candidate, the object that it is cheapest for.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -170,7 +171,7 @@ def _compare(lead, targets, columns, head, config, top_k) -> _Totals:
         earlier = jnp.take_along_axis(totals.cheapest, jnp.minimum(position, kept - 1), axis=-1)
         cheapest = jnp.where(position < kept, earlier, start + position - kept)
         owner = lax.dynamic_update_slice_in_dim(
-            totals.owner, _lowest_row_of_minimum(cost), start, axis=1
+            totals.owner, _argmin_over_rows(cost), start, axis=1
         )
         return _Totals(largest_iou, -least_cost, cheapest, owner)
 
@@ -222,23 +223,36 @@ def _class_cost(logits, labels):
     The sum over classes of BCE(y, [class == label]), y = sqrt(class x objectness), is a sum that
     depends on the candidate alone plus a correction for the one class that is the label.
     """
-    classes = jnp.swapaxes(logits[..., 5:], 1, 2)  # [b, c, n]
-    objectness = logits[..., None, :, 4]  # [b, 1, n]
+    classes, objectness = logits[..., 5:], logits[..., 4:5]  # [b, n, c], [b, n, 1]
     p_class, p_object = jax.nn.sigmoid(classes), jax.nn.sigmoid(objectness)
     both = p_class * p_object
     # 1 - p without cancellation; and 1 - sqrt(p) = (1 - p) / (1 + sqrt(p)).
     not_both = jax.nn.sigmoid(-classes) + p_class * jax.nn.sigmoid(-objectness)
     log_not = jnp.log(jnp.maximum(not_both, TINY)) - jnp.log1p(jnp.sqrt(both))
     log_yes = (jax.nn.log_sigmoid(classes) + jax.nn.log_sigmoid(objectness)) / 2
-    correction = jax.vmap(lambda table, label: table[label])(log_not - log_yes, labels)
-    return correction - log_not.sum(axis=1, keepdims=True)
+    # Products with zeros and ones pick and sum exactly. A gather and a plain sum do the same, but
+    # compilers fuse them with the logarithms and compute these again for every object.
+    dot = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    is_label = jax.nn.one_hot(labels, classes.shape[-1])  # [b, m, c]
+    correction = dot("bmc,bnc->bmn", is_label, log_not - log_yes)
+    return correction - dot("bnc,c->bn", log_not, jnp.ones(classes.shape[-1]))[:, None]
 
 
-def _lowest_row_of_minimum(cost):
-    """Returns argmin over axis 1; two passes of min are many times faster than one of argmin."""
-    rows = jnp.arange(cost.shape[1], dtype=jnp.int32)[:, None]
-    least = cost.min(axis=1, keepdims=True)
-    return jnp.where(cost == least, rows, cost.shape[1]).min(axis=1)
+def _argmin_over_rows(cost):
+    """Returns argmin over axis 1, lower rows first.
+
+    Rounds of elementwise comparisons, each row against its neighbour: on CPU a plain argmin
+    becomes a scalar loop, ten times slower. (Two passes of min would be as fast, but may round
+    the fused cost in two ways and then find no row.)
+    """
+    winner = jnp.broadcast_to(jnp.arange(cost.shape[1], dtype=jnp.int32)[:, None], cost.shape)
+    while (num_rows := cost.shape[1]) > 1:
+        even = ((0, 0), (0, num_rows % 2), (0, 0))
+        cost, winner = jnp.pad(cost, even, constant_values=jnp.inf), jnp.pad(winner, even)
+        low, high = cost[:, 0::2], cost[:, 1::2]
+        winner = jnp.where(low <= high, winner[:, 0::2], winner[:, 1::2])
+        cost = jnp.minimum(low, high)
+    return winner[:, 0]
 
 
 def _settle(totals: _Totals, columns: _Columns, targets: Targets) -> Assignment:

@@ -1,0 +1,123 @@
+"""Non-maximum suppression with fixed shapes."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from yolov7_jax.boxes import pairwise_iou
+from yolov7_jax.types import Detections, Predictions
+
+
+def nms(
+    predictions: Predictions,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    multi_label: bool = False,
+    class_agnostic: bool = False,
+    classes: Sequence[int] | None = None,
+    max_candidates: int = 30000,
+    max_detections: int = 300,
+) -> Detections:
+    """Keeps, greedily, the best boxes that overlap no better one of their class.
+
+    Args:
+      predictions: see `decode`.
+      score_threshold: objectness and score must both be more than this.
+      iou_threshold: a box is dropped where its IoU with a kept one is more than this.
+      multi_label: every class over the threshold makes a candidate of its own, as evaluation
+        wants it; otherwise only a box's best class does.
+      class_agnostic: boxes suppress those of other classes too.
+      classes: class indices to keep, applied after the best class is chosen; None keeps all.
+      max_candidates: only as many of the best candidates are looked at.
+      max_detections: the static number of rows returned per image.
+
+    Returns:
+      `Detections`, `[b, max_detections]`, best first; equal scores in the order of predictions,
+      then classes.
+
+    Raises:
+      ValueError: a class that does not exist, or a limit under 1.
+
+    Source: SPEC.md section 7; the greedy algorithm of torchvision's batched_nms.
+    """
+    num_classes = predictions.scores.shape[-1]
+    if max_candidates < 1 or max_detections < 1:
+        raise ValueError(
+            f"max_candidates (={max_candidates}) and max_detections (={max_detections}) must be "
+            "at least 1"
+        )
+    unknown = [label for label in classes or () if not 0 <= label < num_classes]
+    if unknown:
+        raise ValueError(f"classes {unknown} do not exist; there are 0 to {num_classes - 1}")
+
+    boxes = predictions.boxes_xyxy.astype(jnp.float32)
+    scores = predictions.scores.astype(jnp.float32)  # [b, n, c]
+    allowed = (scores > score_threshold) & (predictions.objectness > score_threshold)[..., None]
+    if not multi_label:
+        best = jnp.argmax(scores, axis=-1)[..., None]
+        allowed &= best == jnp.arange(num_classes)
+    if classes is not None:
+        allowed &= jnp.isin(jnp.arange(num_classes), jnp.array(classes, jnp.int32))
+    if multi_label or num_classes == 1:
+        scores = jnp.where(allowed, scores, -jnp.inf).reshape(scores.shape[0], -1)
+        labels = None
+    else:
+        # One candidate a box: the table shrinks by the number of classes before it is sorted.
+        scores = jnp.where(allowed, scores, -jnp.inf).max(axis=-1)
+        labels = best[..., 0]
+
+    scores, index = lax.top_k(scores, min(max_candidates, scores.shape[1]))  # [b, k]
+    if labels is None:
+        index, labels = index // num_classes, index % num_classes
+    else:
+        labels = jnp.take_along_axis(labels, index, axis=1)
+    boxes = jnp.take_along_axis(boxes, index[..., None], axis=1)
+    group = jnp.zeros_like(labels) if class_agnostic else labels
+    kept, valid = jax.vmap(_greedy, in_axes=(0, 0, 0, None, None))(
+        boxes, group, scores > -jnp.inf, iou_threshold, max_detections
+    )
+
+    def take(field):
+        found = jax.vmap(lambda rows, kept: rows[kept])(field, kept)
+        mask = valid.reshape(valid.shape + (1,) * (found.ndim - 2))
+        return jnp.where(mask, found, 0)
+
+    return Detections(take(boxes), take(scores), take(labels).astype(jnp.int32), valid)
+
+
+def _greedy(
+    boxes_xyxy: Float[Array, "k 4"],
+    group: Int[Array, "k"],
+    alive: Bool[Array, "k"],
+    iou_threshold: float,
+    max_detections: int,
+) -> tuple[Int[Array, "d"], Bool[Array, "d"]]:
+    """Returns the places of the kept boxes of one image, and which of these places are real.
+
+    A turn for each kept box, not for each candidate: it takes the first box that is left and
+    drops what overlaps it.
+    """
+    num = boxes_xyxy.shape[0]
+    places = jnp.arange(num, dtype=jnp.int32)
+
+    def first_left(alive):
+        return jnp.where(alive, places, num).min()
+
+    def turn(state):
+        count, place, alive, kept = state
+        iou = pairwise_iou(lax.dynamic_slice_in_dim(boxes_xyxy, place, 1), boxes_xyxy)[0]
+        alive &= ~((iou > iou_threshold) & (group == group[place])) & (places != place)
+        return count + 1, first_left(alive), alive, kept.at[count].set(place)
+
+    def unfinished(state):
+        count, place, _, _ = state
+        return (place < num) & (count < max_detections)
+
+    kept = jnp.zeros(max_detections, jnp.int32) + 0 * first_left(alive)
+    count = 0 * first_left(alive)
+    count, _, _, kept = lax.while_loop(unfinished, turn, (count, first_left(alive), alive, kept))
+    return kept, jnp.arange(max_detections) < count
