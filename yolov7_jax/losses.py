@@ -227,7 +227,7 @@ def _global_sum(x, axis_name):
     """Sum over the mapped axis whose gradient is that of this device's part."""
     if axis_name is None:
         return x
-    if jax.typeof(x).vma or jnp.issubdtype(x.dtype, jnp.integer):
+    if jax.typeof(x).manual_axis_type.varying or jnp.issubdtype(x.dtype, jnp.integer):
         return lax.psum(x, axis_name)
     # Where values do not carry the axes they vary over (pmap), the gradient of psum is psum: the
     # sum over the devices' copies of one loss, which is as many times too large.

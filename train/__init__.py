@@ -1,0 +1,1 @@
+"""The application: data, recipes, loop, checkpoints, reports. Runs from a checkout."""
