@@ -224,12 +224,17 @@ def _class_cost(logits, labels):
     depends on the candidate alone plus a correction for the one class that is the label.
     """
     classes, objectness = logits[..., 5:], logits[..., 4:5]  # [b, n, c], [b, n, 1]
-    p_class, p_object = jax.nn.sigmoid(classes), jax.nn.sigmoid(objectness)
-    both = p_class * p_object
+    # One exponential and one division give both sigmoids, of the logit and of its negative.
+    decay = jnp.exp(-jnp.abs(classes))
+    larger = 1 / (1 + decay)
+    p_class = jnp.where(classes >= 0, larger, decay * larger)
+    not_class = jnp.where(classes >= 0, decay * larger, larger)
+    both = p_class * jax.nn.sigmoid(objectness)
     # 1 - p without cancellation; and 1 - sqrt(p) = (1 - p) / (1 + sqrt(p)).
-    not_both = jax.nn.sigmoid(-classes) + p_class * jax.nn.sigmoid(-objectness)
-    log_not = jnp.log(jnp.maximum(not_both, TINY)) - jnp.log1p(jnp.sqrt(both))
-    log_yes = (jax.nn.log_sigmoid(classes) + jax.nn.log_sigmoid(objectness)) / 2
+    not_both = not_class + p_class * jax.nn.sigmoid(-objectness)
+    log_not = jnp.log(jnp.maximum(not_both, TINY) / (1 + jnp.sqrt(both)))
+    log_class = jnp.minimum(classes, 0) - jnp.log1p(decay)
+    log_yes = (log_class + jax.nn.log_sigmoid(objectness)) / 2
     # Products with zeros and ones pick and sum exactly. A gather and a plain sum do the same, but
     # compilers fuse them with the logarithms and compute these again for every object.
     dot = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)

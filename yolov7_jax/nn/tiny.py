@@ -1,0 +1,101 @@
+"""yolov7-tiny: backbone and neck."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from yolov7_jax.nn.blocks import Activation, ConvBnAct, Elan, SppCspTiny, scaled_width, upsample
+from yolov7_jax.nn.pooling import max_pool
+
+FeatureMap = Float[Array, "b _h _w _c"]
+
+
+class TinyBackbone(nnx.Module):
+    """From pictures to features of strides 8, 16 and 32.
+
+    Attributes:
+      stem, down: 3x3 convolutions of stride 2, to strides 2 and 4.
+      stage2, stage3, stage4, stage5: the aggregation blocks at strides 4, 8, 16 and 32.
+    """
+
+    def __init__(
+        self, width: float, *, activation: Activation, dtype: Dtype, rng: np.random.Generator
+    ):
+        conv = functools.partial(ConvBnAct, activation=activation, dtype=dtype, rng=rng)
+        elan = functools.partial(
+            Elan, depth=2, keep_every=1, activation=activation, dtype=dtype, rng=rng
+        )
+        w = functools.partial(scaled_width, width)
+        self.stem = conv(3, w(32), 3, 2)
+        self.down = conv(w(32), w(64), 3, 2)
+        self.stage2 = elan(w(64), w(64), branch=w(32), link=w(32))
+        self.stage3 = elan(w(64), w(128), branch=w(64), link=w(64))
+        self.stage4 = elan(w(128), w(256), branch=w(128), link=w(128))
+        self.stage5 = elan(w(256), w(512), branch=w(256), link=w(256))
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[FeatureMap, ...]:
+        """Returns c3, c4, c5."""
+        c2 = self.stage2(self.down(self.stem(images)))
+        c3 = self.stage3(max_pool(c2, 2, 2))
+        c4 = self.stage4(max_pool(c3, 2, 2))
+        c5 = self.stage5(max_pool(c4, 2, 2))
+        return c3, c4, c5
+
+
+class TinyNeck(nnx.Module):
+    """Mixes the levels, down to stride 8 and up again.
+
+    Attributes:
+      spp: pools the coarsest level.
+      reduce5, reduce4: 1x1 convolutions before the doublings on the way to finer levels.
+      lateral4, lateral3: 1x1 convolutions on the backbone's features.
+      fine4, fine3: aggregation on the way to finer levels.
+      down3, down4: 3x3 convolutions of stride 2.
+      coarse4, coarse5: aggregation on the way back.
+      out3, out4, out5: 3x3 convolutions before the head.
+    """
+
+    def __init__(
+        self, width: float, *, activation: Activation, dtype: Dtype, rng: np.random.Generator
+    ):
+        conv = functools.partial(ConvBnAct, activation=activation, dtype=dtype, rng=rng)
+        elan = functools.partial(
+            Elan, depth=2, keep_every=1, activation=activation, dtype=dtype, rng=rng
+        )
+        w = functools.partial(scaled_width, width)
+        self.spp = SppCspTiny(w(512), w(256), activation=activation, dtype=dtype, rng=rng)
+        self.reduce5 = conv(w(256), w(128), 1)
+        self.lateral4 = conv(w(256), w(128), 1)
+        self.fine4 = elan(2 * w(128), w(128), branch=w(64), link=w(64))
+        self.reduce4 = conv(w(128), w(64), 1)
+        self.lateral3 = conv(w(128), w(64), 1)
+        self.fine3 = elan(2 * w(64), w(64), branch=w(32), link=w(32))
+        self.down3 = conv(w(64), w(128), 3, 2)
+        self.coarse4 = elan(2 * w(128), w(128), branch=w(64), link=w(64))
+        self.down4 = conv(w(128), w(256), 3, 2)
+        self.coarse5 = elan(2 * w(256), w(256), branch=w(128), link=w(128))
+        self.out3 = conv(w(64), w(128), 3)
+        self.out4 = conv(w(128), w(256), 3)
+        self.out5 = conv(w(256), w(512), 3)
+
+    def __call__(self, c3: FeatureMap, c4: FeatureMap, c5: FeatureMap) -> tuple[FeatureMap, ...]:
+        """Returns p3, p4, p5."""
+        n5 = self.spp(c5)
+        n4 = self.fine4(_join(self.lateral4(c4), upsample(self.reduce5(n5))))
+        n3 = self.fine3(_join(self.lateral3(c3), upsample(self.reduce4(n4))))
+        n4 = self.coarse4(_join(self.down3(n3), n4))
+        n5 = self.coarse5(_join(self.down4(n4), n5))
+        return self.out3(n3), self.out4(n4), self.out5(n5)
+
+    @staticmethod
+    def widths(width: float) -> tuple[int, int, int]:
+        """Returns the numbers of channels of p3, p4 and p5."""
+        return scaled_width(width, 128), scaled_width(width, 256), scaled_width(width, 512)
+
+
+def _join(*maps: FeatureMap) -> FeatureMap:
+    return jnp.concatenate(maps, axis=-1)
