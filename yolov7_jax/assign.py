@@ -11,18 +11,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from yolov7_jax.boxes import cxcywh_to_xyxy, pairwise_iou
 from yolov7_jax.candidates import Candidates, propose
 from yolov7_jax.config import HeadConfig, LossConfig
 from yolov7_jax.decode import decode_boxes
-from yolov7_jax.gather import flat_index, gather_predictions
+from yolov7_jax.gather import flatten, gather_rows
 from yolov7_jax.targets import with_a_row
 from yolov7_jax.types import Assignment, Targets
 
-CHUNK = 512  # candidates in a pass: an [m, CHUNK] table stays in a core's cache
+SMALLEST_CHUNK = 256  # candidates of a level in a pass: the [m, chunk] tables stay in the cache
+MOST_CHUNKS = 6  # wider ones where there are more candidates than that
 IOU_WEIGHT = 3.0  # of the IoU against the class in the cost
 IOU_EPSILON = 1e-8  # keeps the cost of boxes that do not touch finite
 TINY = 1e-37  # the smallest probability that a logarithm sees; near the smallest float32
@@ -96,54 +98,76 @@ def assign_ota(
     """
     lead, targets = lax.stop_gradient(lead), with_a_row(targets)
     candidates = _propose(lead, targets, head, config, reach)
-    columns = _valid_first(candidates)
-    totals = _compare(lead, targets, columns, head, config, top_k)
-    return _settle(totals, columns, targets)
+    levels = [
+        _columns_of_level(candidates, level, output, head) for level, output in enumerate(lead)
+    ]
+    totals = _compare(lead, targets, levels, head, config, top_k)
+    return _settle(totals, levels, targets)
 
 
 def _propose(lead, targets, head, config, reach) -> Candidates:
     grids = tuple(output.shape[1:3] for output in lead)
-    return propose(
-        targets, head, grids, anchor_threshold=config.anchor_threshold, reach=reach
-    )
+    return propose(targets, head, grids, anchor_threshold=config.anchor_threshold, reach=reach)
 
 
 class _Columns(NamedTuple):
-    """The candidates with the valid ones first, still in their order; padded to whole chunks."""
+    """The candidates of a level, the valid ones first and in their order; padded to whole chunks.
+
+    Decoded here, outside the loop over chunks: inside it compilers decode again for every object.
+    """
 
     count: Int[Array, "b"]
+    index: Int[Array, "b n"]  # in the flattened level
     row: Int[Array, "b n"]
     column: Int[Array, "b n"]
-    level: Int[Array, "b n"]
     anchor: Int[Array, "b n"]
     object: Int[Array, "b n"]
+    corners: Float[Array, "b 4 n"]  # predicted, in pixels, x1 y1 x2 y2; empty boxes where padded
 
 
-def _valid_first(candidates: Candidates) -> _Columns:
-    valid = candidates.valid
-    batch, size = valid.shape
-    padded = -(-size // CHUNK) * CHUNK if size > CHUNK else size
+def _columns_of_level(candidates: Candidates, level: int, output, head: HeadConfig) -> _Columns:
+    num_levels = head.num_levels
+    valid, row, column, anchor, rows = (
+        jnp.broadcast_to(field, candidates.valid.shape).reshape(
+            candidates.valid.shape[0], num_levels, -1
+        )[:, level]
+        for field in (
+            candidates.valid,
+            candidates.row,
+            candidates.column,
+            candidates.anchor,
+            candidates.object,
+        )
+    )  # [b, n]
+    size = valid.shape[1]
+    padded = -(-size // _chunk_width(size)) * _chunk_width(size)
     place = jnp.where(valid, jnp.cumsum(valid, axis=1) - 1, padded)
     which = jax.vmap(
         lambda place: jnp.zeros(padded, jnp.int32).at[place].set(jnp.arange(size), mode="drop")
     )(place)  # [b, padded]: the candidate in each place
-
-    def take(field):
-        field = jnp.broadcast_to(field, valid.shape)
-        return jnp.take_along_axis(field, which, axis=1)
-
-    return _Columns(
-        valid.sum(axis=1, dtype=jnp.int32),
-        take(candidates.row),
-        take(candidates.column),
-        take(candidates.level),
-        take(candidates.anchor),
-        take(candidates.object),
+    row, column, anchor, rows = (
+        jnp.take_along_axis(field, which, axis=1, mode="promise_in_bounds")
+        for field in (row, column, anchor, rows)
     )
+    index = (row * output.shape[2] + column) * output.shape[3] + anchor
+    boxes = decode_boxes(
+        gather_rows(flatten(output), index)[..., :4].astype(jnp.float32),
+        jnp.stack([column, row], axis=-1),
+        jnp.array(head.anchors[level], jnp.float32)[anchor],
+        head.strides[level],
+    )
+    count = valid.sum(axis=1, dtype=jnp.int32)
+    real = jnp.arange(padded) < count[:, None]
+    corners = jnp.where(real[:, None], jnp.swapaxes(cxcywh_to_xyxy(boxes), 1, 2), 0)
+    return _Columns(count, index, row, column, anchor, rows, corners)
+
+
+def _chunk_width(size: int) -> int:
+    return min(size, max(SMALLEST_CHUNK, -(-size // MOST_CHUNKS)))
 
 
 class _Totals(NamedTuple):
-    """What the comparison of all objects with all candidates comes to."""
+    """What the comparison of all objects with the candidates so far comes to."""
 
     largest_iou: Float[Array, "b m k"]
     least_cost: Float[Array, "b m k"]
@@ -151,40 +175,75 @@ class _Totals(NamedTuple):
     owner: Int[Array, "b n"]  # per candidate, the object of least cost
 
 
-def _compare(lead, targets, columns, head, config, top_k) -> _Totals:
-    batch, num_places = columns.row.shape
-    num_objects = targets.valid.shape[1]
-    width = min(CHUNK, num_places)
+def _compare(lead, targets, levels: list[_Columns], head, config, top_k) -> _Totals:
+    batch, num_objects = targets.valid.shape
+    num_places = sum(columns.row.shape[1] for columns in levels)
     kept = min(top_k, num_places)
     objects_xyxy = _objects_in_pixels(targets, lead[0].shape, head.strides[0])
-
-    def step(chunk, totals):
-        start = chunk * width
-        part = _Columns(
-            columns.count - start,
-            *(lax.dynamic_slice_in_dim(field, start, width, axis=1) for field in columns[1:]),
-        )
-        iou, cost = _iou_and_cost(part, lead, objects_xyxy, targets, head, config)
-        largest_iou = lax.top_k(jnp.concatenate([totals.largest_iou, iou], axis=-1), kept)[0]
-        # Earlier chunks stand first, so that equal costs still go to the lower place.
-        least_cost, position = lax.top_k(-jnp.concatenate([totals.least_cost, cost], -1), kept)
-        earlier = jnp.take_along_axis(totals.cheapest, jnp.minimum(position, kept - 1), axis=-1)
-        cheapest = jnp.where(position < kept, earlier, start + position - kept)
-        owner = lax.dynamic_update_slice_in_dim(
-            totals.owner, _argmin_over_rows(cost), start, axis=1
-        )
-        return _Totals(largest_iou, -least_cost, cheapest, owner)
-
     # Made from the data, so that under shard_map they vary over the devices as the results do.
-    varying = columns.count[:, None, None] * 0
-    start = _Totals(
+    varying = levels[0].count[:, None, None] * 0
+    totals = _Totals(
         largest_iou=jnp.zeros((batch, num_objects, kept)) + varying,
         least_cost=jnp.full((batch, num_objects, kept), jnp.inf) + varying,
         cheapest=jnp.zeros((batch, num_objects, kept), jnp.int32) + varying,
         owner=jnp.zeros((batch, num_places), jnp.int32) + varying[..., 0],
     )
-    num_chunks = -(-jnp.max(columns.count) // width)
-    return lax.fori_loop(0, num_chunks, step, start)
+    first_place = 0
+    for columns, output in zip(levels, lead, strict=True):
+        width = _chunk_width(columns.row.shape[1])
+
+        def step(chunk, totals, columns=columns, output=output, first=first_place, width=width):
+            start = chunk * width
+            part = _Columns(
+                columns.count - start,
+                *(lax.dynamic_slice_in_dim(field, start, width, axis=-1) for field in columns[1:]),
+            )
+            iou, cost = _iou_and_cost(part, output, objects_xyxy, targets, config)
+            return _merge(totals, iou, cost, first + start)
+
+        num_chunks = -(-jnp.max(columns.count) // width)
+        totals = lax.fori_loop(0, num_chunks, step, totals)
+        first_place += columns.row.shape[1]
+    return totals
+
+
+def _merge(totals: _Totals, iou, cost, start) -> _Totals:
+    """Adds a chunk whose first candidate has the place `start`."""
+    kept = totals.cheapest.shape[-1]
+    largest_iou = jnp.concatenate([totals.largest_iou, _largest(iou, kept)], axis=-1)
+    largest_iou = lax.top_k(largest_iou, kept)[0]
+    # Earlier chunks stand first, so that equal costs still go to the lower place.
+    least_cost, position = lax.top_k(-jnp.concatenate([totals.least_cost, cost], -1), kept)
+    earlier = jnp.take_along_axis(totals.cheapest, jnp.minimum(position, kept - 1), axis=-1)
+    cheapest = jnp.where(position < kept, earlier, start + position - kept)
+    owner = lax.dynamic_update_slice_in_dim(totals.owner, _cheapest_row(cost), start, axis=1)
+    return _Totals(largest_iou, -least_cost, cheapest, owner)
+
+
+def _largest(values, kept):
+    """Returns the `kept` largest of each row, in any order.
+
+    They are in the `kept` groups of 4 with the largest maxima: a top_k over a quarter, then.
+    """
+    quarter = values.shape[-1] // 4
+    if quarter <= kept:
+        return lax.top_k(values, min(kept, values.shape[-1]))[0]
+    groups = values[..., : 4 * quarter].reshape(*values.shape[:-1], 4, quarter)
+    _, best = lax.top_k(groups.max(axis=-2), kept)
+    members = jnp.take_along_axis(groups, best[..., None, :], axis=-1, mode="promise_in_bounds")
+    members = members.reshape(*values.shape[:-1], 4 * kept)
+    return lax.top_k(jnp.concatenate([members, values[..., 4 * quarter :]], axis=-1), kept)[0]
+
+
+def _cheapest_row(cost):
+    """Returns argmin over axis 1, lower rows first, in two passes of min.
+
+    On CPU an argmin is a scalar loop, ten times slower. A result that is out of range would mean
+    that a compiler rounded the cost differently in the two passes; see `_settle`.
+    """
+    rows = jnp.arange(cost.shape[1], dtype=jnp.int32)[:, None]
+    least = cost.min(axis=1, keepdims=True)
+    return jnp.where(cost <= least, rows, cost.shape[1]).min(axis=1)
 
 
 def _objects_in_pixels(targets, finest_shape, finest_stride):
@@ -193,28 +252,18 @@ def _objects_in_pixels(targets, finest_shape, finest_stride):
     return cxcywh_to_xyxy(targets.boxes.astype(jnp.float32) * size)
 
 
-def _iou_and_cost(part, lead, objects_xyxy, targets, head, config):
+def _iou_and_cost(part: _Columns, output, objects_xyxy, targets, config):
     """Returns the IoU and the cost of each object (rows) with each candidate of a chunk."""
-    batch, width = part.row.shape
-    index = flat_index(part.row, part.column, part.anchor, part.level, lead)
-    logits = gather_predictions(lead, part.level, index).astype(jnp.float32)  # [b, n, f]
-
-    anchors = jnp.array(head.anchors, jnp.float32)[part.level, part.anchor]  # [b, n, 2]
-    strides = jnp.array(head.strides, jnp.float32)[part.level][..., None]  # [b, n, 1]
-    cells = jnp.stack([part.column, part.row], axis=-1)
-    predicted_xyxy = cxcywh_to_xyxy(decode_boxes(logits[..., :4], cells, anchors, strides))
-    real = jnp.arange(width) < part.count[:, None]  # [b, n]
-    iou = pairwise_iou(objects_xyxy, predicted_xyxy)  # [b, m, n]
-
-    cost = _class_cost(logits, targets.labels) - IOU_WEIGHT * jnp.log(iou + IOU_EPSILON)
-    allowed = real[:, None] & targets.valid[..., None]
+    logits = gather_rows(flatten(output), part.index).astype(jnp.float32)  # [b, n, f]
+    iou = pairwise_iou(objects_xyxy, jnp.swapaxes(part.corners, 1, 2))  # [b, m, n]
+    # Added rather than selected: what is added has m or n elements, not m times n.
+    real = jnp.arange(part.row.shape[1]) < part.count[:, None]
+    unreal = jnp.where(real, 0, jnp.inf)[:, None] + jnp.where(targets.valid, 0, jnp.inf)[..., None]
+    cost = _class_cost(logits, targets.labels) - IOU_WEIGHT * jnp.log(iou + IOU_EPSILON) + unreal
     if config.restrict_to_own_candidates:
         rows = jnp.arange(targets.valid.shape[1])
-        allowed &= part.object[:, None] == rows[:, None]
-    iou = jnp.where(real[:, None], iou, 0)
-    cost = jnp.where(allowed, cost, jnp.inf)
-    # One table for all that reads it: computed twice, it could round twice.
-    return lax.optimization_barrier((iou, cost))
+        cost = jnp.where(part.object[:, None] == rows[:, None], cost, jnp.inf)
+    return iou, cost
 
 
 def _class_cost(logits, labels):
@@ -243,27 +292,10 @@ def _class_cost(logits, labels):
     return correction - dot("bnc,c->bn", log_not, jnp.ones(classes.shape[-1]))[:, None]
 
 
-def _argmin_over_rows(cost):
-    """Returns argmin over axis 1, lower rows first.
-
-    Rounds of elementwise comparisons, each row against its neighbour: on CPU a plain argmin
-    becomes a scalar loop, ten times slower. (Two passes of min would be as fast, but may round
-    the fused cost in two ways and then find no row.)
-    """
-    winner = jnp.broadcast_to(jnp.arange(cost.shape[1], dtype=jnp.int32)[:, None], cost.shape)
-    while (num_rows := cost.shape[1]) > 1:
-        even = ((0, 0), (0, num_rows % 2), (0, 0))
-        cost, winner = jnp.pad(cost, even, constant_values=jnp.inf), jnp.pad(winner, even)
-        low, high = cost[:, 0::2], cost[:, 1::2]
-        winner = jnp.where(low <= high, winner[:, 0::2], winner[:, 1::2])
-        cost = jnp.minimum(low, high)
-    return winner[:, 0]
-
-
-def _settle(totals: _Totals, columns: _Columns, targets: Targets) -> Assignment:
+def _settle(totals: _Totals, levels: list[_Columns], targets: Targets) -> Assignment:
     """Turns claims into matches: one per candidate, in candidate order."""
     batch, num_objects, kept = totals.cheapest.shape
-    num_places = columns.row.shape[1]
+    num_places = totals.owner.shape[1]
     count = jnp.maximum(jnp.trunc(totals.largest_iou.sum(axis=-1)), 1)  # [b, m]
     claimed = (jnp.arange(kept) < count[..., None]) & (totals.least_cost < jnp.inf)
     place = jnp.where(claimed, totals.cheapest, num_places).reshape(batch, -1)
@@ -274,15 +306,23 @@ def _settle(totals: _Totals, columns: _Columns, targets: Targets) -> Assignment:
     before = jnp.pad(place, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
     after = jnp.pad(place, ((0, 0), (0, 1)), constant_values=num_places)[:, 1:]
 
-    def take(field):
+    def take(fields):
         # Unused claims stand last and read the last place, which is in range.
-        return jnp.take_along_axis(field, jnp.minimum(place, num_places - 1), axis=1)
+        return jnp.take_along_axis(fields, jnp.minimum(place, num_places - 1), axis=1)
 
+    def take_column(name):
+        return take(jnp.concatenate([getattr(columns, name) for columns in levels], axis=1))
+
+    level_of_place = np.repeat(
+        np.arange(len(levels), dtype=np.int32), [columns.row.shape[1] for columns in levels]
+    )
+    owner = take(totals.owner)
+    contested = (place == after) & (owner < num_objects)
     return Assignment(
         matched=(place < num_places) & (place != before),
-        object=jnp.where(place == after, take(totals.owner), claimant),
-        level=take(columns.level),
-        anchor=take(columns.anchor),
-        row=take(columns.row),
-        column=take(columns.column),
+        object=jnp.where(contested, owner, claimant),
+        level=jnp.asarray(level_of_place)[jnp.minimum(place, num_places - 1)],
+        anchor=take_column("anchor"),
+        row=take_column("row"),
+        column=take_column("column"),
     )

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+SMALLEST_AREA = 1e-30  # makes 0 / 0 a 0
 CIOU_EPSILON = 1e-7  # part of the definition, not a safeguard alone: it shifts values near zero
 
 
@@ -35,7 +36,7 @@ def pairwise_iou(
     a_area = (a_x2 - a_x1) * (a_y2 - a_y1)
     b_area = (b_x2 - b_x1) * (b_y2 - b_y1)
     union = a_area + b_area - intersection
-    return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1), 0)
+    return intersection / jnp.maximum(union, SMALLEST_AREA)
 
 
 def ciou(

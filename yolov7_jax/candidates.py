@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from yolov7_jax.config import HeadConfig
@@ -18,6 +17,8 @@ from yolov7_jax.types import Targets
 
 # Own cell, left, up, right, down: what is subtracted, times the reach, from the centre.
 DIRECTIONS = ((0, 0), (1, 0), (0, 1), (-1, 0), (0, -1))
+
+FAR = 1e9  # cells; nothing real is farther out
 
 GridShapes = tuple[tuple[int, int], ...]  # (rows, columns) of each level
 
@@ -83,9 +84,10 @@ def propose(
 
 def _propose_on_level(targets, stride, anchors, grid, anchor_threshold, reach):
     size = grid_size(grid)
-    # The barrier keeps the compiler from fusing this product with the differences below: a fused
-    # multiply-add rounds once instead of twice, and objects on grid lines would change cells.
-    boxes = lax.optimization_barrier(targets.boxes.astype(jnp.float32) * size)  # [b, m, 4]
+    # The clip keeps the compiler from contracting this product and the differences below into
+    # fused multiply-adds, which round once instead of twice: objects on grid lines would change
+    # cells. No optimization_barrier does that on CPU, where they are dropped before fusion.
+    boxes = jnp.clip(targets.boxes.astype(jnp.float32) * size, -FAR, FAR)  # [b, m, 4]
     centre, extent = boxes[..., :2], boxes[..., 2:]
 
     anchor_extent = np.array(anchors, np.float32) / np.float32(stride)  # [a, 2]

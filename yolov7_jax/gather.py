@@ -1,14 +1,36 @@
 """Reads the few predictions that matter out of the many, level by level, without joining levels."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 OBJECTNESS = 4  # its place among the fields tx ty tw th objectness class...
+SMALLEST_CHUNK = 256  # matched predictions of each image in a pass
+MOST_CHUNKS = 8
 
 Levels = Sequence[Float[Array, "b _h _w a f"]]
+
+
+class Matches(NamedTuple):
+    """Which predictions are matched, by level and by index in their level; see `flat_index`."""
+
+    matched: Bool[Array, "b n"]
+    level: Int[Array, "b n"]
+    index: Int[Array, "b n"]
+
+
+# (box logits [b, k, 4], class logits [b, k, c], matched [b, k], about [b, k, ...]) -> tree [b, k]
+TermsOf = Callable[[Float[Array, "b k 4"], Float[Array, "b k c"], Bool[Array, "b k"], Any], Any]
+
+
+def flatten(output: Float[Array, "b h w a f"]) -> Float[Array, "b p f"]:
+    """Returns the predictions of a level in one row: p = h * w * a."""
+    return output.reshape(output.shape[0], -1, output.shape[-1])
 
 
 def flat_index(
@@ -18,79 +40,138 @@ def flat_index(
     level: Int[Array, "..."],
     levels: Levels,
 ) -> Int[Array, "b n"]:
-    """Index of each prediction in its own level flattened to `[b, h * w * a, f]`."""
+    """Index of each prediction in its own flattened level."""
     columns = jnp.array([output.shape[2] for output in levels], jnp.int32)
     num_anchors = levels[0].shape[3]
     return (row * columns[level] + column) * num_anchors + anchor
 
 
-def gather_predictions(
-    levels: Levels, level: Int[Array, "b n"], index: Int[Array, "b n"]
-) -> Float[Array, "b n f"]:
-    """Takes the rows of logits at `index`, each from its own level.
-
-    Args:
-      levels: one array of logits per level.
-      level: the level of each row.
-      index: see `flat_index`.
-
-    Returns:
-      The rows, in the dtype of the levels.
-    """
-    rows = None
-    for this, output in enumerate(levels):
-        here = level == this
-        # Rows of other levels all read prediction 0, which stays in the cache.
-        found = jnp.take_along_axis(_flat(output), jnp.where(here, index, 0)[..., None], axis=1)
-        rows = found if rows is None else jnp.where(here[..., None], found, rows)
-    assert rows is not None
-    return rows
+def gather_rows(flat: Float[Array, "b p f"], index: Int[Array, "b n"]) -> Float[Array, "b n f"]:
+    """Takes the rows at `index`, which must be in range, of each image."""
+    return jnp.take_along_axis(flat, index[..., None], axis=1, mode="promise_in_bounds")
 
 
-@jax.custom_vjp
-def objectness_and_predictions(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def objectness_and_terms(
+    terms_of: TermsOf,
     levels: tuple[Float[Array, "b _h _w a f"], ...],
-    level: Int[Array, "b n"],
-    index: Int[Array, "b n"],
-) -> tuple[tuple[Float[Array, "b _p"], ...], Float[Array, "b n f"]]:
-    """Takes every objectness logit, and the whole rows at `index`.
+    matches: Matches,
+    about: Any,
+) -> tuple[tuple[Float[Array, "b _p"], ...], Any]:
+    """Takes every objectness logit, and what a function makes of the matched predictions.
 
-    All that a loss needs of the outputs. Its own gradient writes each level once, objectness and
-    rows together; left to itself, differentiation writes two arrays of that size and adds them.
+    That is all a loss needs of the outputs. Matched predictions are taken in chunks, up to the last
+    that is used: of the many that padding makes room for, few are. The gradient writes each level
+    once, objectness and matched rows together; left to itself, differentiation writes an array of
+    that size for either, and adds them.
 
     Args:
+      terms_of: a function of the logits of matched predictions in float32, zero where not matched,
+        elementwise over `[b, k]`. It is differentiated with respect to the logits alone.
       levels: one array of logits per level.
-      level: the level of each row.
-      index: see `flat_index`; repeated rows are allowed.
+      matches: which predictions; repeated ones are allowed.
+      about: a tree of `[b, n, ...]` arrays for `terms_of`.
 
     Returns:
-      Objectness logits, `[b, h * w * a]` per level; and the rows.
+      Objectness logits, `[b, h * w * a]` per level; and the terms, `[b, n]`.
     """
-    objectness = tuple(_flat(output)[..., OBJECTNESS] for output in levels)
-    return objectness, gather_predictions(levels, level, index)
+    num = matches.matched.shape[1]
+    width = _width(num)
+
+    def step(chunk, terms):
+        start = _start(chunk, num)
+        part, about_part = _slice((matches, about), start, width)
+        found = terms_of(*_logits(levels, part), part.matched, about_part)
+        return jax.tree.map(
+            lambda all_, part: lax.dynamic_update_slice_in_dim(all_, part, start, axis=1),
+            terms,
+            found,
+        )
+
+    part, about_part = _slice((matches, about), 0, width)
+    shapes = jax.eval_shape(lambda: terms_of(*_logits(levels, part), part.matched, about_part))
+    # Made from the data, so that under shard_map it varies over the devices as the terms do.
+    nothing = 0.0 * matches.matched
+    terms = jax.tree.map(lambda shape: nothing.astype(shape.dtype), shapes)
+    terms = lax.fori_loop(0, _num_chunks(matches.matched), step, terms)
+    return tuple(flatten(output)[..., OBJECTNESS] for output in levels), terms
 
 
-def _forward(levels, level, index):
-    shapes = tuple(jax.ShapeDtypeStruct(output.shape, output.dtype) for output in levels)
-    return objectness_and_predictions(levels, level, index), (level, index, shapes)
+def _forward(terms_of, levels, matches, about):
+    return objectness_and_terms(terms_of, levels, matches, about), (levels, matches, about)
 
 
-def _backward(kept, cotangents):
-    level, index, shapes = kept
-    objectness, rows = cotangents
-    gradients = []
-    for this, (shape, dense) in enumerate(zip(shapes, objectness, strict=True)):
-        num_fields = shape.shape[-1]
-        fields = ((0, 0), (0, 0), (OBJECTNESS, num_fields - OBJECTNESS - 1))
-        gradient = jnp.pad(dense[..., None], fields)  # [b, p, f]
-        place = jnp.where(level == this, index, dense.shape[1])
-        gradient = jax.vmap(lambda g, i, r: g.at[i].add(r, mode="drop"))(gradient, place, rows)
-        gradients.append(gradient.reshape(shape.shape))
-    return tuple(gradients), None, None
+def _backward(terms_of, kept, cotangents):
+    levels, matches, about = kept
+    objectness, terms = cotangents
+    num = matches.matched.shape[1]
+    width = _width(num)
+    is_objectness = jnp.arange(levels[0].shape[-1]) == OBJECTNESS
+    gradients = tuple(jnp.where(is_objectness, dense[..., None], 0) for dense in objectness)
+
+    def step(chunk, gradients):
+        start = _start(chunk, num)
+        part, about_part, cotangent = _slice((matches, about, terms), start, width)
+        _, pull = jax.vjp(
+            lambda box, classes: terms_of(box, classes, part.matched, about_part),
+            *_logits(levels, part),
+        )
+        box, classes = pull(cotangent)
+        # The last chunk may reach back into the one before, which has added its rows already.
+        fresh = part.matched & (start + jnp.arange(width) >= chunk * width)
+        return tuple(
+            _add_rows(gradient, box, classes, part.index, fresh & (part.level == level))
+            for level, gradient in enumerate(gradients)
+        )
+
+    gradients = lax.fori_loop(0, _num_chunks(matches.matched), step, gradients)
+    shaped = tuple(g.reshape(output.shape) for g, output in zip(gradients, levels, strict=True))
+    return shaped, None, None
 
 
-objectness_and_predictions.defvjp(_forward, _backward)
+objectness_and_terms.defvjp(_forward, _backward)
 
 
-def _flat(output):
-    return output.reshape(output.shape[0], -1, output.shape[-1])
+def _logits(levels, matches):
+    """Returns box and class logits of matched predictions, each from its own level."""
+    rows = 0.0
+    for level, output in enumerate(levels):
+        # Those of other levels all read prediction 0, which stays in the cache.
+        here = matches.matched & (matches.level == level)
+        found = gather_rows(flatten(output), jnp.where(here, matches.index, 0))
+        # Masked before any arithmetic, not after it: an unused NaN would reach the gradient.
+        rows = jnp.where(here[..., None], found.astype(jnp.float32), rows)
+    return rows[..., :OBJECTNESS], rows[..., OBJECTNESS + 1 :]
+
+
+def _add_rows(gradient, box, classes, index, used):
+    # Box and classes apart: joined to rows first, a select would interrupt every element's work.
+    place = jnp.where(used, index, gradient.shape[1])
+
+    def add(gradient, place, box, classes):
+        gradient = gradient.at[place, :OBJECTNESS].add(box, mode="drop")
+        return gradient.at[place, OBJECTNESS + 1 :].add(classes, mode="drop")
+
+    return jax.vmap(add)(
+        gradient, place, box.astype(gradient.dtype), classes.astype(gradient.dtype)
+    )
+
+
+def _width(num):
+    return min(num, max(SMALLEST_CHUNK, -(-num // MOST_CHUNKS)))
+
+
+def _start(chunk, num):
+    """Where a chunk begins; the last one reaches back rather than over the end."""
+    width = _width(num)
+    return jnp.minimum(chunk * width, num - width)
+
+
+def _num_chunks(matched):
+    num = matched.shape[1]
+    end = jnp.max(jnp.where(matched, jnp.arange(1, num + 1), 0))
+    return -(-end // _width(num))
+
+
+def _slice(tree, start, width):
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, width, axis=1), tree)

@@ -15,7 +15,7 @@ from yolov7_jax.boxes import ciou
 from yolov7_jax.candidates import grid_size
 from yolov7_jax.config import HeadConfig, LossConfig
 from yolov7_jax.decode import check_levels, decode_boxes
-from yolov7_jax.gather import flat_index, objectness_and_predictions
+from yolov7_jax.gather import Matches, flat_index, objectness_and_terms
 from yolov7_jax.targets import with_a_row
 from yolov7_jax.types import Assignment, LossTerms, Outputs, Targets
 
@@ -109,7 +109,9 @@ def update_balance(
     Source: YOLOv5's autobalance as YOLOv7 keeps it; SPEC.md section 4.
     """
     if BALANCE_STRIDE not in head.strides:
-        raise ValueError(f"autobalance needs a level of stride {BALANCE_STRIDE}; got {head.strides}")
+        raise ValueError(
+            f"autobalance needs a level of stride {BALANCE_STRIDE}; got {head.strides}"
+        )
     balance = jnp.asarray(balance, jnp.float32)
     balance = BALANCE_DECAY * balance + (1 - BALANCE_DECAY) / obj_per_level
     return balance / balance[head.strides.index(BALANCE_STRIDE)]
@@ -134,64 +136,79 @@ def _weigh(terms: _Terms, balance, config) -> Float[Array, "3"]:
     )
 
 
-def _head_terms(levels, matches, targets, head, config, axis_name) -> _Terms:
+def _head_terms(levels, assignment, targets, head, config, axis_name) -> _Terms:
     batch = targets.valid.shape[0]
-    shape = np.broadcast_shapes((batch, 1), *(field.shape for field in matches))
-    matched, rows, level, anchor, row, column = (
-        jnp.broadcast_to(field, shape) for field in matches
-    )  # [b, n]
-    index = flat_index(row, column, anchor, level, levels)
-    objectness, logits = objectness_and_predictions(levels, level, index)
-    # Masked before the arithmetic, not after it: an unused NaN would still reach the gradient.
-    logits = jnp.where(matched[..., None], logits.astype(jnp.float32), 0)  # [b, n, f]
-    rows = jnp.where(matched, rows, 0)
-
-    overlap = _overlap(logits, matched, rows, level, anchor, row, column, levels, targets, head)
-    target_if_matched = 1 - config.iou_ratio * (1 - jnp.maximum(lax.stop_gradient(overlap), 0))
-    objectness_targets = _last_written(
-        jnp.where(matched, target_if_matched, 0), matched, level, index, objectness
+    shape = np.broadcast_shapes((batch, 1), *(field.shape for field in assignment))
+    assignment = Assignment(*(jnp.broadcast_to(field, shape) for field in assignment))
+    matched, level = assignment.matched, assignment.level
+    index = flat_index(assignment.row, assignment.column, assignment.anchor, level, levels)
+    objectness, (overlap, cls_sums) = objectness_and_terms(
+        functools.partial(_candidate_terms, config=config),
+        levels,
+        Matches(matched, level, index),
+        _truth(assignment, levels, targets, head),
     )
+    target_if_matched = 1 - config.iou_ratio * (1 - jnp.maximum(lax.stop_gradient(overlap), 0))
+    objectness_targets = _last_written(target_if_matched, matched, level, index, objectness)
 
     on_level = matched[..., None] & (level[..., None] == jnp.arange(head.num_levels))  # [b, n, l]
     num_matched = _global_sum(on_level.sum(axis=(0, 1), dtype=jnp.int32), axis_name)
 
-    def mean_per_level(values, values_per_candidate=1):
+    def mean_per_level(values, values_per_candidate):
         total = jnp.where(on_level, values[..., None], 0).sum(axis=(0, 1))
-        count = jnp.maximum(num_matched * values_per_candidate, 1)
-        return _global_sum(total, axis_name) / count
+        return _global_sum(total, axis_name) / jnp.maximum(num_matched * values_per_candidate, 1)
 
-    bce = functools.partial(_bce, gamma=config.focal_gamma)
     num_images = batch * _axis_size(axis_name)
     obj = jnp.stack(
         [
-            bce(logit.astype(jnp.float32), target, config.obj_pos_weight).sum()
-            / (num_images * logit.shape[1])
-            for logit, target in zip(objectness, objectness_targets, strict=True)
+            _bce(logits.astype(jnp.float32), goal, config.obj_pos_weight, config.focal_gamma).sum()
+            / (num_images * logits.shape[1])
+            for logits, goal in zip(objectness, objectness_targets, strict=True)
         ]
     )
-    cls = jnp.zeros(head.num_levels)
-    if head.num_classes > 1:
-        labels = jnp.take_along_axis(targets.labels, rows, axis=1)[..., None]
-        is_label = labels == jnp.arange(head.num_classes)  # [b, n, c]
-        smooth = config.label_smoothing / 2
-        class_targets = jnp.where(is_label, 1 - smooth, smooth)
-        per_candidate = bce(logits[..., 5:], class_targets, config.cls_pos_weight).sum(axis=-1)
-        cls = mean_per_level(per_candidate, head.num_classes)
-    return _Terms(mean_per_level(1 - overlap), _global_sum(obj, axis_name), cls, num_matched)
+    return _Terms(
+        mean_per_level(1 - overlap, 1),
+        _global_sum(obj, axis_name),
+        mean_per_level(cls_sums, head.num_classes),
+        num_matched,
+    )
 
 
-def _overlap(logits, matched, rows, level, anchor, row, column, levels, targets, head):
-    """CIoU of each matched candidate with its object, in grid units relative to its cell."""
+class _Truth(NamedTuple):
+    """What each candidate is to predict, and where it stands."""
+
+    box: Float[Array, "b n 4"]  # the object, in grid units relative to the candidate's cell
+    anchor: Float[Array, "b n 2"]  # in grid units
+    label: Int[Array, "b n"]
+
+
+def _truth(assignment, levels, targets, head) -> _Truth:
+    matched, level = assignment.matched, assignment.level
     sizes = jnp.array([grid_size(output.shape[1:3]) for output in levels])[level]  # [b, n, 4]
     strides = jnp.array(head.strides, jnp.float32)[level][..., None]
-    anchors = jnp.array(head.anchors, jnp.float32)[level, anchor] / strides
-    predicted = decode_boxes(logits[..., :4], jnp.zeros(2), anchors, 1.0)
-
+    rows = jnp.where(matched, assignment.object, 0)
     boxes = jnp.take_along_axis(targets.boxes.astype(jnp.float32), rows[..., None], axis=1)
-    cells = jnp.stack([column, row], axis=-1)
-    true = boxes * sizes - jnp.pad(cells, ((0, 0), (0, 0), (0, 2)))
-    true = jnp.where(matched[..., None], true, 1)
-    return ciou(predicted, true)
+    cells = jnp.stack([assignment.column, assignment.row], axis=-1)
+    boxes = boxes * sizes - jnp.pad(cells, ((0, 0), (0, 0), (0, 2)))
+    return _Truth(
+        box=jnp.where(matched[..., None], boxes, 1),
+        anchor=jnp.array(head.anchors, jnp.float32)[level, assignment.anchor] / strides,
+        label=jnp.take_along_axis(targets.labels, rows, axis=1),
+    )
+
+
+def _candidate_terms(box_logits, class_logits, matched, truth: _Truth, config):
+    """Returns each candidate's CIoU with its object, and its class BCE summed over classes."""
+    predicted = decode_boxes(box_logits, jnp.zeros(2), truth.anchor, 1.0)
+    overlap = jnp.where(matched, ciou(predicted, truth.box), 0)
+    num_classes = class_logits.shape[-1]
+    if num_classes == 1:
+        return overlap, jnp.zeros_like(overlap)
+    smooth = config.label_smoothing / 2
+    is_label = truth.label[..., None] == jnp.arange(num_classes)  # [b, k, c]
+    goals = jnp.where(is_label, 1 - smooth, smooth)
+    bce = _bce(class_logits, goals, config.cls_pos_weight, config.focal_gamma)
+    return overlap, jnp.where(matched, bce.sum(axis=-1), 0)
 
 
 def _last_written(values, matched, level, index, objectness):
@@ -227,11 +244,13 @@ def _global_sum(x, axis_name):
     """Sum over the mapped axis whose gradient is that of this device's part."""
     if axis_name is None:
         return x
-    if jax.typeof(x).manual_axis_type.varying or jnp.issubdtype(x.dtype, jnp.integer):
+    if jnp.issubdtype(x.dtype, jnp.integer):
         return lax.psum(x, axis_name)
-    # Where values do not carry the axes they vary over (pmap), the gradient of psum is psum: the
-    # sum over the devices' copies of one loss, which is as many times too large.
-    return x + lax.stop_gradient(lax.psum(x, axis_name) - x)
+    # Under pmap the gradient of psum is psum again: the sum over all devices' copies of one loss,
+    # `copies` times too large. Under shard_map it is 1, unless its checks are off.
+    constant = lax.stop_gradient(x)
+    copies = jax.grad(lambda one: lax.psum(one, axis_name).sum())(jnp.ones_like(x) + 0 * constant)
+    return lax.psum(constant + (x - constant) / copies, axis_name)
 
 
 def _axis_size(axis_name) -> int:

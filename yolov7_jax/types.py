@@ -9,7 +9,6 @@ from typing import NamedTuple
 from jaxtyping import Array, Bool, Float, Int
 
 
-
 class Targets(NamedTuple):
     """The objects of a batch, padded to the same number for every image.
 
@@ -76,7 +75,7 @@ class LossTerms(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Decoded outputs, levels joined in (level, row, column, anchor) order.
+    """Decoded outputs, levels joined in (level, anchor, row, column) order.
 
     Attributes:
       boxes_xyxy: corners in input pixels, not clipped.

@@ -1,0 +1,99 @@
+"""Recipes and run configurations: strict reading, faithful writing."""
+
+import dataclasses
+
+import pytest
+
+from train.config import (
+    RECIPES,
+    TrainConfig,
+    check_config,
+    check_image_size,
+    load_recipe,
+    read_yaml,
+    write_yaml,
+)
+from train.errors import UserError
+
+
+def read(tmp_path, text: str) -> TrainConfig:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return read_yaml(path)
+
+
+def test_written_configuration_reads_back_equal(tmp_path):
+    config = load_recipe("tiny")
+    config = dataclasses.replace(config, output="runs/x", activation="silu", epochs=7)
+    write_yaml(config, tmp_path / "config.yaml")
+    assert read_yaml(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_says_its_command(path):
+    config = load_recipe(path.stem)
+    check_config(config)
+    check_image_size(config.image_size, (8, 16, 32))
+    assert config.recipe == path.stem
+    assert path.read_text().startswith("# ")
+    assert "python -m train fit" in path.read_text()
+
+
+def test_recipe_changes_only_what_it_mentions(tmp_path):
+    config = read(tmp_path, "epochs: 5\noptim: {lr0: 1e-3}\n")
+    default = TrainConfig()
+    assert config == dataclasses.replace(
+        default, epochs=5, optim=dataclasses.replace(default.optim, lr0=0.001)
+    )
+
+
+def test_empty_recipe_is_the_default(tmp_path):
+    assert read(tmp_path, "") == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 5", r"unknown key epoch \(did you mean epochs\?\)"),
+        ("optim: {lr_0: 1}", r"unknown key optim\.lr_0 \(did you mean optim\.lr0\?\)"),
+        ("epochs: many", "epochs must be a whole number, got 'many'"),
+        ("epochs: 1.5", "epochs must be a whole number, got 1.5"),
+        ("epochs: true", "epochs must be a whole number, got True"),
+        ("data: 5", "data must be text, got 5"),
+        ("optim: {lr0: fast}", r"optim\.lr0 must be a number, got 'fast'"),
+        ("optim: {optimizer: sdg}", r"optim\.optimizer must be one of sgd, adam, got 'sdg'"),
+        ("optim: 3", "optim must be a mapping of settings, got 3"),
+        ("augment: {translate: 0.7}", r"augment\.translate \(=0\.7\) must be between"),
+        ("- 1", "must be a mapping of settings"),
+        ("a: [", "is not YAML"),
+        ("foo: 1\nbar: 2", "unknown key foo; unknown key bar"),
+    ],
+)
+def test_wrong_recipe_is_refused_with_file_key_and_reason(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "recipe.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown recipe 'tny'; known are .*tiny.*mean tiny"):
+        load_recipe("tny")
+
+
+def test_missing_recipe_file_is_named():
+    with pytest.raises(UserError, match=r"no/such\.yaml: cannot be read: No such file"):
+        load_recipe("no/such.yaml")
+
+
+def test_all_values_out_of_range_are_named_at_once():
+    with pytest.raises(UserError, match=r"--epochs \(=0\).*--batch-size \(=-1\)"):
+        check_config(dataclasses.replace(TrainConfig(), epochs=0, batch_size=-1))
+
+
+def test_image_size_must_be_a_multiple_of_the_largest_stride():
+    check_image_size(320, (8, 16, 32))
+    with pytest.raises(UserError, match=r"\(=330\) must be a multiple of 32.*320 or 352"):
+        check_image_size(330, (8, 16, 32))
+    with pytest.raises(UserError, match=r"\(=352\) must be a multiple of 64"):
+        check_image_size(352, (8, 16, 32, 64))

@@ -1,0 +1,104 @@
+"""Progress lines and the contact sheet."""
+
+import cv2
+import numpy as np
+import pytest
+
+from train.data.dataset import Dataset
+from train.report import COLOURS, TILE, Progress, draw_contact_sheet, epoch_line
+from yolov7_jax.metrics import ScoredBoxes
+
+RECORD = {
+    "epoch": 3,
+    "ap": 0.25,
+    "ap50": 0.5,
+    "box": 0.1,
+    "obj": 0.2,
+    "cls": 0.3,
+    "images_per_second": 12.34,
+    "seconds": 56.0,
+}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three black pictures of different shapes, with one object in the first."""
+    sizes = np.array([(160, 120), (100, 200), (320, 320)], np.int32)
+    paths = []
+    for number, (width, height) in enumerate(sizes):
+        paths.append(str(tmp_path / f"{number}.png"))
+        cv2.imwrite(paths[-1], np.zeros((height, width, 3), np.uint8))
+    return Dataset(
+        names=("cat", "dog"),
+        paths=tuple(paths),
+        sizes=sizes,
+        offsets=np.array([0, 1, 1, 1]),
+        labels=np.array([0], np.int32),
+        boxes=np.array([[0.5, 0.5, 0.5, 0.5]], np.float32),
+    )
+
+
+def detections(*rows: tuple) -> ScoredBoxes:
+    """Rows are image, x0, y0, x1, y1, score, label."""
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    return ScoredBoxes(table[:, 0].astype(int), table[:, 1:5], table[:, 5], table[:, 6].astype(int))
+
+
+def drawn(dataset, tmp_path, found: ScoredBoxes) -> np.ndarray:
+    draw_contact_sheet(dataset, found, tmp_path / "sheet.png")
+    return cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_COLOR_RGB)
+
+
+def has_colour(picture: np.ndarray, label: int) -> bool:
+    return bool((picture == COLOURS[label]).all(-1).any())
+
+
+def test_truth_is_drawn_left_and_detections_right(dataset, tmp_path):
+    sheet = drawn(dataset, tmp_path, detections((0, 10, 10, 60, 60, 0.9, 1)))
+    half = sheet.shape[1] // 4
+    left, right = sheet[: TILE // 2, :half], sheet[: TILE // 2, half : 2 * half]
+    assert has_colour(left, 0)
+    assert not has_colour(left, 1)
+    assert has_colour(right, 1)
+    assert not has_colour(right, 0)
+
+
+def test_weak_and_overlapping_detections_are_not_drawn(dataset, tmp_path):
+    strong = (0, 10, 10, 60, 60, 0.9, 1)
+    alone = drawn(dataset, tmp_path, detections(strong))
+    weak, overlapping = (0, 80, 80, 99, 99, 0.24, 0), (0, 12, 12, 62, 62, 0.5, 1)
+    np.testing.assert_array_equal(
+        drawn(dataset, tmp_path, detections(weak, overlapping, strong)), alone
+    )
+    other_class = (0, 12, 12, 62, 62, 0.5, 0)
+    assert (drawn(dataset, tmp_path, detections(strong, other_class)) != alone).any()
+
+
+def test_sheet_without_detections_can_be_drawn(dataset, tmp_path):
+    sheet = drawn(dataset, tmp_path, detections())
+    assert sheet.shape[0] >= 2 * TILE * 120 // 160  # two rows for three pictures
+
+
+def test_without_a_terminal_progress_is_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr("train.report.SECONDS_BETWEEN_LINES", 0.0)
+    progress = Progress(total_images=80, seen=40)
+    progress.update(8, "6/10", {"box": 0.125})
+    progress.close()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "epoch 6/10" in printed.err
+    assert "60%" in printed.err
+    assert "images/s" in printed.err
+    assert "left" in printed.err
+    assert "box 0.1250" in printed.err
+    assert "\r" not in printed.err
+
+
+def test_epoch_line_has_accuracy_losses_and_speed():
+    line = epoch_line(RECORD, 20)
+    for part in ("epoch  3/20", "AP 0.250", "AP50 0.500", "box 0.1000", "12.3 images/s", "56 s"):
+        assert part in line
+
+
+def test_undefined_accuracy_is_a_dash():
+    assert "AP50 -" in epoch_line(RECORD | {"ap50": None}, 20)

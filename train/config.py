@@ -1,0 +1,216 @@
+"""What a training run is told: one frozen record, read from recipes, flags and run folders."""
+
+import dataclasses
+import difflib
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import yaml
+
+from train.data.augment import AugmentConfig
+from train.errors import UserError
+from train.optim import OptimConfig
+from yolov7_jax.config import LossConfig
+
+RECIPES = pathlib.Path(__file__).parent / "recipes"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Trains a detector.
+
+    Attributes:
+      recipe: settings to start from: a name in train/recipes, or a YAML file. Flags override it.
+      data: data.yaml of a data set in the YOLO layout, or "demo" for the embedded one.
+      model: which network.
+      width: scales the channels of the network; 1 is the published one.
+      activation: the network's non-linearity; none means the published one.
+      dtype: what the network computes in; weights and losses are float32 always.
+      output: folder of the run, a new one; runs/DATA-RECIPE if not given.
+      image_size: side of the training and evaluation pictures in pixels.
+      epochs: passes over the training split.
+      batch_size: pictures per step, over all devices.
+      eval_batch_size: pictures per step of the evaluation.
+      seed: of the weights, the order of the pictures and the augmentation.
+      num_workers: threads that prepare pictures.
+      assigner: how objects choose predictions: ota, or the older and cheaper anchor.
+      optim: optimiser.
+      loss: weights of the loss, for 80 classes and 640 pixels; they are scaled to the run's.
+      augment: augmentation.
+    """
+
+    recipe: str = "tiny"
+    data: str = "demo"
+    model: str = "yolov7-tiny"
+    width: float = 1.0
+    activation: Literal["leaky_relu", "silu"] | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    output: str | None = None
+    image_size: int = 640
+    epochs: int = 300
+    batch_size: int = 16
+    eval_batch_size: int = 16
+    seed: int = 0
+    num_workers: int = 2
+    assigner: Literal["ota", "anchor"] = "ota"
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuses settings that cannot be trained with.
+
+    Raises:
+      UserError: names every value that is out of its range.
+    """
+    least = {
+        "image_size": 1,
+        "epochs": 1,
+        "batch_size": 1,
+        "eval_batch_size": 1,
+        "seed": 0,
+        "num_workers": 0,
+    }
+    faults = [
+        f"{_flag(name)} (={getattr(config, name)}) must be at least {bound}"
+        for name, bound in least.items()
+        if getattr(config, name) < bound
+    ]
+    if not config.width > 0:
+        faults.append(f"--width (={config.width}) must be more than 0")
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def check_image_size(image_size: int, strides: tuple[int, ...]) -> None:
+    """Refuses a picture size that the network's grids do not divide.
+
+    Raises:
+      UserError: the size is no multiple of the largest stride.
+    """
+    largest = max(strides)
+    if image_size % largest:
+        below = image_size // largest * largest
+        near = f"{below} or {below + largest}" if below else f"{largest}"
+        raise UserError(
+            f"--image-size (={image_size}) must be a multiple of {largest}, the largest stride; "
+            f"{near} would do"
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def load_recipe(recipe: str) -> TrainConfig:
+    """Reads a recipe.
+
+    Args:
+      recipe: a name in train/recipes, or the path of a YAML file.
+
+    Returns:
+      The configuration; what the recipe does not mention has its default.
+
+    Raises:
+      UserError: there is no such recipe, or it is not a proper one.
+    """
+    is_path = recipe.endswith((".yaml", ".yml")) or "/" in recipe
+    path = pathlib.Path(recipe) if is_path else RECIPES / f"{recipe}.yaml"
+    if not is_path and not path.is_file():
+        names = sorted(known.stem for known in RECIPES.glob("*.yaml"))
+        raise UserError(
+            f"unknown recipe {recipe!r}; known are {', '.join(names)}, or the path of a YAML file"
+            + _suggestion(recipe, names)
+        )
+    return dataclasses.replace(read_yaml(path), recipe=recipe)
+
+
+def read_yaml(path: pathlib.Path) -> TrainConfig:
+    """Reads a configuration strictly.
+
+    Args:
+      path: a YAML file with any of the fields of `TrainConfig`; groups are nested mappings.
+
+    Returns:
+      The configuration; fields that the file does not mention have their defaults.
+
+    Raises:
+      UserError: the file is missing or is no YAML, a key is unknown (the message suggests the one
+        that was meant), or a value has the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be read: {reason}") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not YAML: {reason}") from error
+    return _build(TrainConfig, {} if tree is None else tree, str(path), "")
+
+
+def write_yaml(config: TrainConfig, path: pathlib.Path) -> None:
+    """Writes a configuration whole, so that `read_yaml` gives it back."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+
+
+def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:
+    """Makes a dataclass of a mapping; every fault of the file's level is in one error."""
+    if not isinstance(tree, Mapping):
+        where = f"{prefix.rstrip('.')} " if prefix else ""
+        raise UserError(f"{source}: {where}must be a mapping of settings, got {tree!r}")
+    hints = typing.get_type_hints(cls)
+    faults, values = [], {}
+    for key, value in tree.items():
+        if key not in hints:
+            faults.append(f"unknown key {prefix}{key}{_suggestion(str(key), list(hints), prefix)}")
+        elif dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, source, f"{prefix}{key}.")
+        else:
+            try:
+                values[key] = _convert(value, hints[key])
+            except ValueError as error:
+                faults.append(f"{prefix}{key} must be {error}, got {value!r}")
+    if faults:
+        raise UserError(f"{source}: " + "; ".join(faults))
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"{source}: {prefix}{error}") from error
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """Returns the value in the hinted type; a ValueError says what was wanted."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        if value in options:
+            return value
+        raise ValueError(f"one of {', '.join(map(str, options))}")
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return None if value is None else _convert(value, options[0])
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float:
+        if is_number:
+            return float(value)
+        if isinstance(value, str):  # YAML 1.1 takes 1e-3 for text
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        raise ValueError("a number")
+    if hint is int and is_number and value == int(value):
+        return int(value)
+    if hint in (str, bool) and isinstance(value, hint):
+        return value
+    raise ValueError({int: "a whole number", str: "text", bool: "true or false"}[hint])
+
+
+def _suggestion(key: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""

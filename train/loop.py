@@ -1,0 +1,345 @@
+"""The training loop: everything that happens in a run, from the data to the summary."""
+
+import bisect
+import contextlib
+import functools
+import math
+import pathlib
+import signal
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train.checkpoint import Checkpoints, append_record, truncate_records
+from train.config import TrainConfig, check_image_size, write_yaml
+from train.data.augment import AugmentConfig
+from train.data.dataset import Dataset
+from train.data.demo import make_demo
+from train.data.pipeline import Batch, epoch_end, train_batches
+from train.data.yolo_txt import load_yolo
+from train.errors import UserError
+from train.evaluate import evaluate, ground_truth
+from train.mesh import make_mesh, replicated, shard_batch
+from train.optim import make_schedule
+from train.report import Progress, draw_contact_sheet, epoch_line
+from train.state import create_state
+from train.step import Metrics, make_eval_step, make_train_step
+from yolov7_jax import Targets, assign_anchor, assign_ota
+from yolov7_jax import model as networks
+from yolov7_jax.metrics import CocoAp
+from yolov7_jax.nn.blocks import leaky_relu
+
+CONFIG_FILE = "config.yaml"
+SHEET_FILE = "detections.png"
+DEMO = "demo"
+
+ACTIVATIONS: dict[str | None, Callable[[jax.Array], jax.Array] | None] = {
+    None: None,
+    "leaky_relu": leaky_relu,
+    "silu": jax.nn.silu,
+}
+ASSIGNERS = {"ota": assign_ota, "anchor": assign_anchor}
+
+
+class Summary(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+      run: its folder.
+      records: the epochs of metrics.jsonl.
+      step: steps done.
+      signal: what interrupted it; None when all epochs are done.
+    """
+
+    run: pathlib.Path
+    records: list[dict[str, Any]]
+    step: int
+    signal: int | None
+
+
+def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
+    """Trains, or continues where the last checkpoint in the run's folder was written.
+
+    Args:
+      config: what to train.
+      run: the run's folder; made if it is missing.
+
+    Raises:
+      UserError: the data, the settings or the checkpoint do not allow it.
+    """
+    train_set, val_set = load_data(config.data)
+    mesh = make_mesh(config.batch_size)
+    model = create_model(config, len(train_set.names))
+    graphdef, params, batch_stats = networks.split(model)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    state = jax.device_put(create_state(params, batch_stats, config.optim), replicated(mesh))
+    train_step = jax.jit(
+        make_train_step(
+            graphdef,
+            model.head,
+            config.loss.scaled(model.head, config.image_size),
+            config.optim,
+            batch_size=config.batch_size,
+            assigner=ASSIGNERS[config.assigner],
+        ),
+        donate_argnums=0,
+        out_shardings=replicated(mesh),
+    )
+    eval_step = jax.jit(make_eval_step(graphdef, model.head))
+    eval_batch_size = math.ceil(config.eval_batch_size / mesh.size) * mesh.size
+    schedule = make_schedule(
+        config.optim,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        steps_per_epoch=len(train_set) / config.batch_size,
+    )
+    # Epoch e is the steps from bounds[e] up to bounds[e + 1].
+    bounds = [
+        epoch_end(epoch, len(train_set), config.batch_size) if epoch >= 0 else 0
+        for epoch in range(-1, config.epochs)
+    ]
+    num_rows = usual_objects(train_set, config.augment)
+    truth = ground_truth(val_set)
+
+    run.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(run))
+        interruption = stack.enter_context(Interruption())
+        sums = jax.device_put(no_metrics(), replicated(mesh))
+        step = checkpoints.last_step or 0
+        if not step:
+            write_yaml(config, run / CONFIG_FILE)
+        else:
+            saved = checkpoints.load({"state": state, "sums": sums}, replicated(mesh))
+            state, sums = saved["state"], saved["sums"]
+        records = truncate_records(run, step)
+        batches = train_batches(
+            train_set,
+            image_size=config.image_size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            augment=config.augment,
+            first_step=step,
+            num_workers=config.num_workers,
+        )
+        stack.callback(batches.close)  # type: ignore[attr-defined] - it is a generator
+        progress = Progress(bounds[-1] * config.batch_size, step * config.batch_size)
+        stack.callback(progress.close)
+        progress.line(
+            f"{config.model}, {num_params / 1e6:.2f} M parameters, {len(train_set.names)} "
+            f"classes; {len(train_set)} training and {len(val_set)} validation pictures; "
+            f"{mesh.size} {jax.default_backend()} device(s); run folder {run}"
+        )
+        progress.line(
+            "compiling: the first step takes longer"
+            if not step
+            else f"continuing after step {step} of {bounds[-1]}"
+        )
+
+        for epoch in range(bisect.bisect_right(bounds, step) - 1, config.epochs):
+            started, first_step = time.monotonic(), step
+            while step < bounds[epoch + 1] and interruption.signal is None:
+                batch = next_batch(batches)
+                batch = batch._replace(targets=pad_objects(batch.targets, num_rows))
+                images, targets = shard_batch(batch, mesh)
+                state, metrics = train_step(state, images, targets, schedule.rates(step, epoch))
+                previous, sums = sums, add_metrics(sums, metrics)
+                step += 1
+                # Waiting for the step before keeps the device busy and the times honest.
+                losses = mean_losses(jax.device_get(previous), step - 1 - bounds[epoch])
+                shown = {name: losses[name] for name in ("box", "obj", "cls")}
+                progress.update(config.batch_size, f"{epoch + 1}/{config.epochs}", shown)
+            if step < bounds[epoch + 1]:
+                checkpoints.save(step, {"state": state, "sums": sums}, ap=None)
+                break
+            losses = mean_losses(jax.device_get(sums), step - bounds[epoch])
+            trained = time.monotonic()
+            check_finite(losses, epoch, run)
+
+            evaluation = evaluate(
+                functools.partial(eval_step, state.ema_params, state.ema_batch_stats),
+                val_set,
+                truth,
+                mesh,
+                image_size=config.image_size,
+                batch_size=eval_batch_size,
+            )
+            draw_contact_sheet(val_set, evaluation.detections, run / SHEET_FILE)
+            records.append(
+                {
+                    "epoch": epoch + 1,
+                    "step": step,
+                    **losses,
+                    "lr": schedule.rates(step - 1, epoch).kernel,
+                    **accuracy_record(evaluation.accuracy, train_set.names),
+                    "images_per_second": (step - first_step)
+                    * config.batch_size
+                    / (trained - started),
+                    "seconds": time.monotonic() - started,
+                }
+            )
+            # The record comes first: resuming drops records that have no checkpoint.
+            append_record(run, records[-1])
+            sums = jax.tree.map(jnp.zeros_like, sums)
+            checkpoints.save(step, {"state": state, "sums": sums}, ap=records[-1]["ap"])
+            progress.line(epoch_line(records[-1], config.epochs))
+            if interruption.signal is not None:
+                break
+    unfinished = step < bounds[-1]
+    return Summary(run, records, step, interruption.signal if unfinished else None)
+
+
+def load_data(data: str) -> tuple[Dataset, Dataset]:
+    """Returns the training and the validation split.
+
+    Args:
+      data: a data.yaml, or "demo" for the embedded data set, which is made if need be.
+
+    Raises:
+      UserError: the data set is missing or malformed.
+    """
+    data_yaml = make_demo() if data == DEMO else pathlib.Path(data)
+    return load_yolo(data_yaml, "train"), load_yolo(data_yaml, "val")
+
+
+def create_model(config: TrainConfig, num_classes: int) -> networks.Detector:
+    """Returns a fresh model.
+
+    Raises:
+      UserError: the model is unknown, or the picture size does not suit it.
+    """
+    if config.model not in networks.ARCHITECTURES:
+        known = ", ".join(networks.ARCHITECTURES)
+        raise UserError(f"unknown model {config.model!r}; known are {known}")
+    check_image_size(config.image_size, networks.ARCHITECTURES[config.model].strides)
+    return networks.create(
+        config.model,
+        num_classes,
+        key=jax.random.key(config.seed),
+        width=config.width,
+        activation=ACTIVATIONS[config.activation],
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def next_batch(batches: Iterator[Batch]) -> Batch:
+    """Returns the next batch.
+
+    Raises:
+      UserError: a picture cannot be read.
+    """
+    try:
+        return next(batches)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def usual_objects(dataset: Dataset, augment: AugmentConfig) -> int:
+    """Returns a number of objects that few training samples exceed.
+
+    Every length of `Targets` is one more compilation of the training step, which may take longer
+    than a short run can spare; so batches with fewer objects are padded to this one.
+    """
+    counts = np.diff(dataset.offsets)
+    if not augment.mosaic:
+        return int(counts.max())
+    return round(3 * float(np.quantile(counts, 0.9)))  # of four pictures, parts are cut off
+
+
+def pad_objects(targets: Targets, least: int) -> Targets:
+    """Pads the objects of a batch with rows that are not valid.
+
+    Args:
+      targets: the batch.
+      least: the result has at least this many rows, rounded up to a power of two.
+    """
+    rows = targets.valid.shape[1]
+    missing = max(rows, 2 ** math.ceil(math.log2(max(least, 1)))) - rows
+    return jax.tree.map(
+        lambda field: np.pad(field, [(0, 0), (0, missing)] + [(0, 0)] * (field.ndim - 2)), targets
+    )
+
+
+def no_metrics() -> Metrics:
+    """Returns the sums of no steps at all."""
+    zero = jnp.zeros(())
+    return Metrics(zero, zero, zero, zero, num_matched=jnp.zeros((), jnp.int32))
+
+
+@jax.jit
+def add_metrics(sums: Metrics, metrics: Metrics) -> Metrics:
+    """Adds the numbers of one step."""
+    return jax.tree.map(jnp.add, sums, metrics)
+
+
+def mean_losses(sums: Metrics, steps: int) -> dict[str, float]:
+    """Returns means per step, by name."""
+    return {name: float(value) / max(steps, 1) for name, value in sums._asdict().items()}
+
+
+def check_finite(losses: dict[str, float], epoch: int, run: pathlib.Path) -> None:
+    """Stops a run that has diverged.
+
+    Raises:
+      UserError: a loss is not finite.
+    """
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise UserError(
+            f"{run}: the loss ({', '.join(broken)}) is not finite in epoch {epoch + 1}; "
+            "a lower --optim.lr0 or a longer --optim.warmup-epochs may help"
+        )
+
+
+def accuracy_record(accuracy: CocoAp, names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the accuracy as JSON can hold it: what is undefined is null."""
+
+    def number(value: float) -> float | None:
+        return float(value) if math.isfinite(value) else None
+
+    return {
+        "ap": number(accuracy.ap),
+        "ap50": number(accuracy.ap50),
+        "ap75": number(accuracy.ap75),
+        "class_ap": dict(zip(names, map(number, accuracy.class_ap), strict=True)),
+        "class_ap50": dict(zip(names, map(number, accuracy.class_ap50), strict=True)),
+    }
+
+
+class Interruption:
+    """Notes the first SIGINT or SIGTERM, a context manager; a second one acts as usual.
+
+    Attributes:
+      signal: the number of the signal that came; None before.
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._restore()

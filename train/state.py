@@ -1,0 +1,50 @@
+"""What a training run is made of between two steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.optim import OptimConfig, init_optimizer
+
+
+class TrainState(NamedTuple):
+    """Everything that a step reads and writes; saved whole, it continues a run exactly.
+
+    Attributes:
+      step: batches seen; the state of the input pipeline as well.
+      params: what the optimiser moves.
+      batch_stats: running statistics of the norms.
+      opt_state: momentum of the optimiser.
+      gradients: sum of the gradients since the last update.
+      updates: times the optimiser moved the parameters.
+      ema_params: running average of the parameters; evaluation uses it.
+      ema_batch_stats: the same of the statistics.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    gradients: Any
+    updates: jax.Array
+    ema_params: Any
+    ema_batch_stats: Any
+
+
+def create_state(params: Any, batch_stats: Any, config: OptimConfig) -> TrainState:
+    """Returns the state before the first step.
+
+    No two fields share an array, so that all of them can be donated.
+    """
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=init_optimizer(config, params),
+        gradients=jax.tree.map(jnp.zeros_like, params),
+        updates=jnp.zeros((), jnp.int32),
+        ema_params=jax.tree.map(jnp.copy, params),
+        ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+    )
