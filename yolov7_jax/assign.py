@@ -249,7 +249,9 @@ def _cheapest_row(cost):
 def _objects_in_pixels(targets, finest_shape, finest_stride):
     height, width = (side * finest_stride for side in finest_shape[1:3])
     size = jnp.array([width, height, width, height], jnp.float32)
-    return cxcywh_to_xyxy(targets.boxes.astype(jnp.float32) * size)
+    # Padding becomes an empty box: whatever it held, nothing that is not finite goes on.
+    boxes = jnp.where(targets.valid[..., None], targets.boxes.astype(jnp.float32), 0)
+    return cxcywh_to_xyxy(boxes * size)
 
 
 def _iou_and_cost(part: _Columns, output, objects_xyxy, targets, config):
