@@ -28,9 +28,7 @@ class Case(NamedTuple):
 
     def gradients(self):
         """Gradients of the total, in the layout of `outputs`."""
-        return tuple(
-            to_nhwc(self.file[f"grad_{i}"]) for i in range(count_levels(self.file))
-        )
+        return tuple(to_nhwc(self.file[f"grad_{i}"]) for i in range(count_levels(self.file)))
 
     def matches(self, prefix=""):
         """Sorted (image, level, anchor, row, column, object's class and box) of each match."""

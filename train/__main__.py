@@ -55,7 +55,8 @@ def fit_command(arguments: list[str]) -> Summary:
         # The run can then be resumed from any folder.
         config = dataclasses.replace(config, data=str(pathlib.Path(config.data).absolute()))
     if config.output is None:
-        run = free_folder(RUNS / f"{data_name(config.data)}-{pathlib.Path(config.recipe).stem}")
+        names = dict.fromkeys((data_name(config.data), pathlib.Path(config.recipe).stem))
+        run = free_folder(RUNS / "-".join(names))
     else:
         run = pathlib.Path(config.output)
         if holds_run(run):

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from train.checkpoint import Checkpoints, append_record, truncate_records
 from train.config import TrainConfig, check_image_size, write_yaml
-from train.data.augment import AugmentConfig
 from train.data.dataset import Dataset
 from train.data.demo import make_demo
 from train.data.pipeline import Batch, epoch_end, train_batches
@@ -29,13 +27,14 @@ from train.optim import make_schedule
 from train.report import Progress, draw_contact_sheet, epoch_line
 from train.state import create_state
 from train.step import Metrics, make_eval_step, make_train_step
-from yolov7_jax import Targets, assign_anchor, assign_ota
+from yolov7_jax import assign_anchor, assign_ota
 from yolov7_jax import model as networks
 from yolov7_jax.metrics import CocoAp
 from yolov7_jax.nn.blocks import leaky_relu
 
 CONFIG_FILE = "config.yaml"
 SHEET_FILE = "detections.png"
+DATA_FILE = "data.sha256"
 DEMO = "demo"
 
 ACTIVATIONS: dict[str | None, Callable[[jax.Array], jax.Array] | None] = {
@@ -103,7 +102,6 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         epoch_end(epoch, len(train_set), config.batch_size) if epoch >= 0 else 0
         for epoch in range(-1, config.epochs)
     ]
-    num_rows = usual_objects(train_set, config.augment)
     truth = ground_truth(val_set)
 
     run.mkdir(parents=True, exist_ok=True)
@@ -114,7 +112,9 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         step = checkpoints.last_step or 0
         if not step:
             write_yaml(config, run / CONFIG_FILE)
+            (run / DATA_FILE).write_text(train_set.fingerprint() + "\n")
         else:
+            check_same_data(train_set, run)
             saved = checkpoints.load({"state": state, "sums": sums}, replicated(mesh))
             state, sums = saved["state"], saved["sums"]
         records = truncate_records(run, step)
@@ -127,7 +127,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             first_step=step,
             num_workers=config.num_workers,
         )
-        stack.callback(batches.close)  # type: ignore[attr-defined] - it is a generator
+        stack.callback(batches.close)
         progress = Progress(bounds[-1] * config.batch_size, step * config.batch_size)
         stack.callback(progress.close)
         progress.line(
@@ -144,15 +144,14 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         for epoch in range(bisect.bisect_right(bounds, step) - 1, config.epochs):
             started, first_step = time.monotonic(), step
             while step < bounds[epoch + 1] and interruption.signal is None:
-                batch = next_batch(batches)
-                batch = batch._replace(targets=pad_objects(batch.targets, num_rows))
-                images, targets = shard_batch(batch, mesh)
+                images, targets = shard_batch(next_batch(batches), mesh)
                 state, metrics = train_step(state, images, targets, schedule.rates(step, epoch))
                 previous, sums = sums, add_metrics(sums, metrics)
                 step += 1
                 # Waiting for the step before keeps the device busy and the times honest.
                 losses = mean_losses(jax.device_get(previous), step - 1 - bounds[epoch])
-                shown = {name: losses[name] for name in ("box", "obj", "cls")}
+                names = ("box", "obj", "cls") if step - 1 > bounds[epoch] else ()
+                shown = {name: losses[name] for name in names}
                 progress.update(config.batch_size, f"{epoch + 1}/{config.epochs}", shown)
             if step < bounds[epoch + 1]:
                 checkpoints.save(step, {"state": state, "sums": sums}, ap=None)
@@ -207,6 +206,20 @@ def load_data(data: str) -> tuple[Dataset, Dataset]:
     return load_yolo(data_yaml, "train"), load_yolo(data_yaml, "val")
 
 
+def check_same_data(dataset: Dataset, run: pathlib.Path) -> None:
+    """Refuses to continue a run on other data than it was started with.
+
+    Raises:
+      UserError: the training split has changed.
+    """
+    saved = run / DATA_FILE
+    if not saved.is_file() or saved.read_text().strip() != dataset.fingerprint():
+        raise UserError(
+            f"{run}: the training data have changed since the run was started (pictures, sizes, "
+            "classes or labels); it cannot be continued exactly, so start a new one with `fit`"
+        )
+
+
 def create_model(config: TrainConfig, num_classes: int) -> networks.Detector:
     """Returns a fresh model.
 
@@ -237,32 +250,6 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
         return next(batches)
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def usual_objects(dataset: Dataset, augment: AugmentConfig) -> int:
-    """Returns a number of objects that few training samples exceed.
-
-    Every length of `Targets` is one more compilation of the training step, which may take longer
-    than a short run can spare; so batches with fewer objects are padded to this one.
-    """
-    counts = np.diff(dataset.offsets)
-    if not augment.mosaic:
-        return int(counts.max())
-    return round(3 * float(np.quantile(counts, 0.9)))  # of four pictures, parts are cut off
-
-
-def pad_objects(targets: Targets, least: int) -> Targets:
-    """Pads the objects of a batch with rows that are not valid.
-
-    Args:
-      targets: the batch.
-      least: the result has at least this many rows, rounded up to a power of two.
-    """
-    rows = targets.valid.shape[1]
-    missing = max(rows, 2 ** math.ceil(math.log2(max(least, 1)))) - rows
-    return jax.tree.map(
-        lambda field: np.pad(field, [(0, 0), (0, missing)] + [(0, 0)] * (field.ndim - 2)), targets
-    )
 
 
 def no_metrics() -> Metrics:

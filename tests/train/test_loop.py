@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import cv2
@@ -178,6 +179,14 @@ def test_checkpoint_of_another_model_is_refused_in_one_line(whole, config):
     assert "\n" not in str(caught.value)
 
 
+def test_run_is_not_continued_on_other_data(whole, config, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole.run, run)
+    (run / loop.DATA_FILE).write_text("of other data")
+    with pytest.raises(UserError, match="training data have changed since the run was started"):
+        fit(config, run)
+
+
 def test_diverging_run_is_stopped_with_advice(config, tmp_path):
     with pytest.raises(UserError, match=r"not finite in epoch 3; a lower --optim\.lr0"):
         loop.check_finite({"box": 0.1, "obj": float("nan")}, 2, tmp_path)
@@ -186,18 +195,3 @@ def test_diverging_run_is_stopped_with_advice(config, tmp_path):
 def test_batch_that_devices_cannot_share_is_refused():
     with pytest.raises(UserError, match=r"--batch-size \(=7\) must be a multiple of 2"):
         make_mesh(7, [jax.devices()[0]] * 2)
-
-
-def test_padding_objects_keeps_them_and_never_shortens(data_yaml):
-    train_set, _ = loop.load_data(str(data_yaml))
-    batch = next(
-        loop.train_batches(
-            train_set, image_size=64, batch_size=8, seed=0, augment=AugmentConfig(mosaic=0)
-        )
-    )
-    rows = batch.targets.valid.shape[1]
-    padded = loop.pad_objects(batch.targets, 40)
-    assert padded.boxes.shape == (8, 64, 4)
-    assert padded.valid.sum() == batch.targets.valid.sum()
-    np.testing.assert_array_equal(padded.boxes[:, :rows], batch.targets.boxes)
-    assert loop.pad_objects(padded, 1).valid.shape == (8, 64)

@@ -1,6 +1,8 @@
 """A detection data set in memory: where the pictures are, and every object in them."""
 
 import dataclasses
+import hashlib
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +68,15 @@ class Dataset:
     def __len__(self) -> int:
         """Number of pictures."""
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Returns a hash of all but the folders: names of classes and files, sizes, objects."""
+        digest = hashlib.sha256()
+        files = [pathlib.PurePath(path).name for path in self.paths]
+        digest.update(repr((self.names, files)).encode())
+        for field in (self.sizes, self.offsets, self.labels, self.boxes):
+            digest.update(np.ascontiguousarray(field).tobytes())
+        return digest.hexdigest()
 
     def objects_of(self, index: int) -> Objects:
         """Returns the objects of one picture.

@@ -6,8 +6,8 @@ with (seed, g); so a run that stops and continues sees what it would have seen.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import grain
@@ -19,7 +19,7 @@ from train.data.dataset import Dataset
 from yolov7_jax.image import PAD_VALUE, LetterboxInfo, letterbox, letterbox_boxes, read_image
 from yolov7_jax.types import Targets
 
-SMALLEST_PADDING = 32  # fewer lengths, fewer compilations; the loss hardly costs more
+SMALLEST_PADDING = 8  # objects of an image; doubled until all have room
 EVAL_THREADS = 2
 END_OF_STREAM = 2**62  # positions; a range must end somewhere
 
@@ -75,7 +75,7 @@ def train_batches(
     augment: AugmentConfig,
     first_step: int = 0,
     num_workers: int = 2,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Returns an endless iterator over training batches.
 
     Epochs follow each other without a gap, so a batch may hold the end of one and the start of
@@ -115,10 +115,13 @@ def train_batches(
     sample_at = functools.partial(_sample_at, _Stream(dataset, image_size, seed, augment))
     positions = grain.MapDataset.range(first_step * batch_size, END_OF_STREAM)
     samples = positions.map(sample_at).to_iter_dataset(_read_options(num_workers, 2 * batch_size))
-    return _close_after(samples.batch(batch_size, batch_fn=_collate))
+    collate = functools.partial(_collate, usual_objects(dataset, augment))
+    return _close_after(samples.batch(batch_size, batch_fn=collate))
 
 
-def eval_batches(dataset: Dataset, *, image_size: int, batch_size: int) -> Iterator[EvalBatch]:
+def eval_batches(
+    dataset: Dataset, *, image_size: int, batch_size: int
+) -> Generator[EvalBatch, None, None]:
     """Returns an iterator over a split, once and in order; the last batch is padded.
 
     Args:
@@ -141,6 +144,18 @@ def eval_batches(dataset: Dataset, *, image_size: int, batch_size: int) -> Itera
     return _close_after(samples.batch(batch_size, batch_fn=_collate_eval))
 
 
+def usual_objects(dataset: Dataset, augment: AugmentConfig) -> int:
+    """Returns a number of objects that few training samples exceed.
+
+    Padding all batches to it at least saves compilations, which take longer than a short run can
+    spare; the loss hardly costs more.
+    """
+    counts = np.diff(dataset.offsets)
+    if not augment.mosaic:
+        return int(counts.max())
+    return round(3 * float(np.quantile(counts, 0.9)))  # of four pictures, parts are cut off
+
+
 def load_sample(dataset: Dataset, index: int) -> Sample:
     """Reads a picture and its objects, in its own pixels."""
     image = read_image(dataset.paths[index])
@@ -153,9 +168,12 @@ def load_sample(dataset: Dataset, index: int) -> Sample:
 
 
 def stack_targets(
-    boxes_xyxy: list[Float32[np.ndarray, "_ 4"]], labels: list[Int32[np.ndarray, " _"]], size: int
+    boxes_xyxy: list[Float32[np.ndarray, "_ 4"]],
+    labels: list[Int32[np.ndarray, " _"]],
+    size: int,
+    usual: int,
 ) -> Targets:
-    """Pads the objects of a batch to the next of 8, 16, 32, ...; none is dropped.
+    """Pads the objects of a batch to the first of 8, 16, 32, ... with room; none is dropped.
 
     A short ladder, because every length met is one more compilation of the training step.
 
@@ -163,8 +181,9 @@ def stack_targets(
       boxes_xyxy: per picture, in pixels of the network's input.
       labels: per picture.
       size: side of the network's input.
+      usual: batches with fewer objects in an image are padded as if they had this many.
     """
-    most = max((len(rows) for rows in labels), default=0)
+    most = max(usual, *(len(rows) for rows in labels))
     length = SMALLEST_PADDING
     while length < most:
         length *= 2
@@ -220,15 +239,15 @@ def _eval_sample(dataset: Dataset, image_size: int, row: int) -> _EvalSample:
     return _EvalSample(row, Sample(image, boxes_xyxy, sample.labels), info)
 
 
-def _collate(samples: Sequence[Sample]) -> Batch:
+def _collate(usual: int, samples: Sequence[Sample]) -> Batch:
     images = np.stack([sample.image for sample in samples])
     boxes = [sample.boxes_xyxy for sample in samples]
     labels = [sample.labels for sample in samples]
-    return Batch(images, stack_targets(boxes, labels, images.shape[1]))
+    return Batch(images, stack_targets(boxes, labels, images.shape[1], usual))
 
 
 def _collate_eval(samples: Sequence[_EvalSample]) -> EvalBatch:
-    images, targets = _collate([sample.sample for sample in samples])
+    images, targets = _collate(0, [sample.sample for sample in samples])
     index = np.asarray([sample.row for sample in samples], np.int32)
     infos = [sample.letterbox for sample in samples]
     stacked = LetterboxInfo(*(np.stack(field) for field in zip(*infos, strict=True)))
@@ -241,7 +260,7 @@ def _read_options(num_threads: int, ahead: int) -> grain.ReadOptions:
     return grain.ReadOptions(num_threads, max(num_threads, ahead) if num_threads else 0)
 
 
-def _close_after(batches: grain.IterDataset) -> Iterator:
+def _close_after(batches: grain.IterDataset) -> Generator[Any, None, None]:
     iterator = iter(batches)
     try:
         yield from iterator

@@ -118,10 +118,14 @@ def _names(config: dict[str, Any], data_yaml: Path) -> tuple[str, ...]:
         )
     if any(isinstance(name, (dict, list)) or name is None for name in names):
         raise UserError(f"{data_yaml}: every class in 'names' must be a word; got {names}")
+    names = [str(name) for name in names]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{data_yaml}: 'names' has {twice[0]!r} more than once")
     count = config.get("nc", len(names))
     if count != len(names):
         raise UserError(f"{data_yaml}: 'nc' is {count!r}, but 'names' has {len(names)} classes")
-    return tuple(str(name) for name in names)
+    return tuple(names)
 
 
 def _pictures(config: dict[str, Any], data_yaml: Path, split: str) -> list[Path]:
