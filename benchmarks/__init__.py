@@ -1,0 +1,1 @@
+"""One script per claim about speed; each is run as `python -m benchmarks.NAME`."""

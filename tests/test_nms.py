@@ -68,15 +68,15 @@ def test_nms_reproduces_the_measured_detections(path, jitted):
 @pytest.mark.parametrize("class_agnostic", [False, True])
 @pytest.mark.parametrize("classes", [None, (0, 2)])
 def test_nms_equals_the_oracle_on_random_boxes(ties, multi_label, class_agnostic, classes):
-    settings = dict(
-        score_threshold=0.15,
-        iou_threshold=0.4,
-        multi_label=multi_label,
-        class_agnostic=class_agnostic,
-        classes=classes,
-        max_candidates=50,
-        max_detections=20,
-    )
+    settings = {
+        "score_threshold": 0.15,
+        "iou_threshold": 0.4,
+        "multi_label": multi_label,
+        "class_agnostic": class_agnostic,
+        "classes": classes,
+        "max_candidates": 50,
+        "max_detections": 20,
+    }
     run = jax.jit(lambda predictions: nms(predictions, **settings))
     for seed in range(10):
         predictions = random_predictions(np.random.default_rng(seed), ties=ties)
@@ -110,7 +110,7 @@ def test_nothing_above_the_threshold_gives_only_padding():
 
 def test_nms_is_the_same_under_vmap():
     predictions = random_predictions(np.random.default_rng(3))
-    settings = dict(score_threshold=0.2, iou_threshold=0.5)
+    settings = {"score_threshold": 0.2, "iou_threshold": 0.5}
     batched = nms(predictions, **settings)
     lifted = jax.tree.map(lambda x: jnp.asarray(x)[:, None], predictions)
     one_by_one = jax.vmap(lambda p: nms(p, **settings))(lifted)

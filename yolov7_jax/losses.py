@@ -216,7 +216,7 @@ def _last_written(values, matched, level, index, objectness):
 
     By the largest position rather than by overwriting, whose order accelerators leave open.
     """
-    batch, num = matched.shape
+    num = matched.shape[1]
     sizes = [logit.shape[1] for logit in objectness]
     offsets = jnp.array(np.cumsum([0, *sizes[:-1]]), jnp.int32)
     place = jnp.where(matched, offsets[level] + index, sum(sizes))
