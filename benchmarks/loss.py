@@ -69,7 +69,7 @@ def median_times(functions, repeats):
 
 def main():
     """Prints a row for each number of objects."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Times loss and gradient together.")
     parser.add_argument("--repeats", type=int, default=20, help="turns that medians are taken of")
     repeats = parser.parse_args().repeats
 

@@ -109,19 +109,20 @@ def _number(value: float | None) -> str:
 def draw_contact_sheet(dataset: Dataset, detections: ScoredBoxes, path: pathlib.Path) -> None:
     """Writes a PNG of some pictures twice: with their objects, and beside with what was detected.
 
-    The pictures are spread evenly over the split. Detections are drawn from a score of 0.25, and
-    one that overlaps a better one of its class by an IoU of 0.45 is not.
+    The pictures are spread evenly over those that have objects. Detections are drawn from a score
+    of 0.25, and one that overlaps a better one of its class by an IoU of 0.45 is not.
 
     Args:
       dataset: the split.
       detections: of the split, in pixels of the original pictures.
       path: where to write.
     """
-    count = min(len(dataset), SHEET_ROWS * SHEET_PAIRS)
-    pairs = [
-        _pair(dataset, detections, int(image))
-        for image in np.linspace(0, len(dataset) - 1, count).round()
-    ]
+    images = np.flatnonzero(np.diff(dataset.offsets))
+    if not len(images):
+        images = np.arange(len(dataset))
+    count = min(len(images), SHEET_ROWS * SHEET_PAIRS)
+    chosen = images[np.linspace(0, len(images) - 1, count).round().astype(int)]
+    pairs = [_pair(dataset, detections, int(image)) for image in chosen]
     rows = [_row(pairs[i : i + SHEET_PAIRS]) for i in range(0, count, SHEET_PAIRS)]
     encoded, png = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
     if not encoded:
@@ -140,14 +141,21 @@ def _row(pairs: list[UInt8[np.ndarray, "_h w 3"]]) -> UInt8[np.ndarray, "H W 3"]
 
 def _pair(dataset: Dataset, detections: ScoredBoxes, image: int) -> UInt8[np.ndarray, "h w 3"]:
     sample = load_sample(dataset, image)
-    rows = np.flatnonzero((detections.image == image) & (detections.scores >= SHOWN_SCORE))
-    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    boxes, labels = detections.boxes_xyxy[rows], detections.labels[rows]
-    shown = _without_overlap(boxes, labels)
+    rows = np.flatnonzero(detections.image == image)
+    boxes, scores, labels = (
+        field[rows] for field in (detections.boxes_xyxy, detections.scores, detections.labels)
+    )
+    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    shown = np.asarray(
+        cv2.dnn.NMSBoxesBatched(
+            boxes_xywh.tolist(), scores.tolist(), labels.tolist(), SHOWN_SCORE, SHOWN_IOU
+        ),
+        np.int64,
+    )
     names = dataset.names
     found = [
         f"{names[label]} {score:.2f}"
-        for label, score in zip(labels[shown], detections.scores[rows][shown], strict=True)
+        for label, score in zip(labels[shown], scores[shown], strict=True)
     ]
     title = pathlib.Path(dataset.paths[image]).name
     left = _tile(
@@ -155,26 +163,14 @@ def _pair(dataset: Dataset, detections: ScoredBoxes, image: int) -> UInt8[np.nda
         sample.boxes_xyxy,
         sample.labels,
         [names[label] for label in sample.labels],
-        f"{title}: {len(sample.labels)} objects",
+        f"{title}: {_count(len(sample.labels), 'object')}",
     )
-    right = _tile(sample.image, boxes[shown], labels[shown], found, f"{len(shown)} detections")
+    right = _tile(sample.image, boxes[shown], labels[shown], found, _count(len(shown), "detection"))
     return np.hstack([left, right])
 
 
-def _without_overlap(
-    boxes_xyxy: Float[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"]
-) -> Int[np.ndarray, " k"]:
-    """Greedy suppression within each class; the boxes come best first."""
-    kept: list[int] = []
-    area = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)
-    for row in range(len(labels)):
-        others = [other for other in kept if labels[other] == labels[row]]
-        top_left = np.maximum(boxes_xyxy[others, :2], boxes_xyxy[row, :2])
-        bottom_right = np.minimum(boxes_xyxy[others, 2:], boxes_xyxy[row, 2:])
-        inter = np.maximum(bottom_right - top_left, 0).prod(1)
-        if (inter <= SHOWN_IOU * (area[others] + area[row] - inter)).all():
-            kept.append(row)
-    return np.asarray(kept, np.int64)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _tile(

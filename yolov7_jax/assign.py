@@ -116,8 +116,8 @@ class _Columns(NamedTuple):
     Decoded here, outside the loop over chunks: inside it compilers decode again for every object.
     """
 
-    count: Int[Array, "b"]
-    index: Int[Array, "b n"]  # in the flattened level
+    num_valid: Int[Array, "b"]
+    prediction: Int[Array, "b n"]  # its index in the flattened level
     row: Int[Array, "b n"]
     column: Int[Array, "b n"]
     anchor: Int[Array, "b n"]
@@ -149,17 +149,17 @@ def _columns_of_level(candidates: Candidates, level: int, output, head: HeadConf
         jnp.take_along_axis(field, which, axis=1, mode="promise_in_bounds")
         for field in (row, column, anchor, rows)
     )
-    index = (row * output.shape[2] + column) * output.shape[3] + anchor
+    prediction = (row * output.shape[2] + column) * output.shape[3] + anchor
     boxes = decode_boxes(
-        gather_rows(flatten(output), index)[..., :4].astype(jnp.float32),
+        gather_rows(flatten(output), prediction)[..., :4].astype(jnp.float32),
         jnp.stack([column, row], axis=-1),
         jnp.array(head.anchors[level], jnp.float32)[anchor],
         head.strides[level],
     )
-    count = valid.sum(axis=1, dtype=jnp.int32)
-    real = jnp.arange(padded) < count[:, None]
+    num_valid = valid.sum(axis=1, dtype=jnp.int32)
+    real = jnp.arange(padded) < num_valid[:, None]
     corners = jnp.where(real[:, None], jnp.swapaxes(cxcywh_to_xyxy(boxes), 1, 2), 0)
-    return _Columns(count, index, row, column, anchor, rows, corners)
+    return _Columns(num_valid, prediction, row, column, anchor, rows, corners)
 
 
 def _chunk_width(size: int) -> int:
@@ -181,7 +181,7 @@ def _compare(lead, targets, levels: list[_Columns], head, config, top_k) -> _Tot
     kept = min(top_k, num_places)
     objects_xyxy = _objects_in_pixels(targets, lead[0].shape, head.strides[0])
     # Made from the data, so that under shard_map they vary over the devices as the results do.
-    varying = levels[0].count[:, None, None] * 0
+    varying = levels[0].num_valid[:, None, None] * 0
     totals = _Totals(
         largest_iou=jnp.zeros((batch, num_objects, kept)) + varying,
         least_cost=jnp.full((batch, num_objects, kept), jnp.inf) + varying,
@@ -195,13 +195,13 @@ def _compare(lead, targets, levels: list[_Columns], head, config, top_k) -> _Tot
         def step(chunk, totals, columns=columns, output=output, first=first_place, width=width):
             start = chunk * width
             part = _Columns(
-                columns.count - start,
+                columns.num_valid - start,
                 *(lax.dynamic_slice_in_dim(field, start, width, axis=-1) for field in columns[1:]),
             )
             iou, cost = _iou_and_cost(part, output, objects_xyxy, targets, config)
             return _merge(totals, iou, cost, first + start)
 
-        num_chunks = -(-jnp.max(columns.count) // width)
+        num_chunks = -(-jnp.max(columns.num_valid) // width)
         totals = lax.fori_loop(0, num_chunks, step, totals)
         first_place += columns.row.shape[1]
     return totals
@@ -256,10 +256,10 @@ def _objects_in_pixels(targets, finest_shape, finest_stride):
 
 def _iou_and_cost(part: _Columns, output, objects_xyxy, targets, config):
     """Returns the IoU and the cost of each object (rows) with each candidate of a chunk."""
-    logits = gather_rows(flatten(output), part.index).astype(jnp.float32)  # [b, n, f]
+    logits = gather_rows(flatten(output), part.prediction).astype(jnp.float32)  # [b, n, f]
     iou = pairwise_iou(objects_xyxy, jnp.swapaxes(part.corners, 1, 2))  # [b, m, n]
     # Added rather than selected: what is added has m or n elements, not m times n.
-    real = jnp.arange(part.row.shape[1]) < part.count[:, None]
+    real = jnp.arange(part.row.shape[1]) < part.num_valid[:, None]
     unreal = jnp.where(real, 0, jnp.inf)[:, None] + jnp.where(targets.valid, 0, jnp.inf)[..., None]
     cost = _class_cost(logits, targets.labels) - IOU_WEIGHT * jnp.log(iou + IOU_EPSILON) + unreal
     if config.restrict_to_own_candidates:

@@ -9,20 +9,20 @@ from jaxtyping import Array, Float, Int
 
 from yolov7_jax.boxes import cxcywh_to_xyxy
 from yolov7_jax.config import HeadConfig
-from yolov7_jax.types import Predictions
+from yolov7_jax.types import AnyArray, Predictions
 
 
 def decode_boxes(
     logits: Float[Array, "*n 4"],
-    cells: Int[Array, "*n 2"],
-    anchors: Float[Array, "*n 2"],
+    cells: Int[AnyArray, "*n 2"] | float,
+    anchors: Float[AnyArray, "*n 2"],
     strides: Float[Array, "*n 1"] | float,
 ) -> Float[Array, "*n 4"]:
     """Turns box logits into centres and sizes.
 
     Args:
       logits: `tx ty tw th`.
-      cells: (column, row) of each prediction.
+      cells: (column, row) of each prediction; 0 for centres relative to the cell.
       anchors: (w, h) in the unit of the result.
       strides: length of a cell's side in the unit of the result; 1 for grid units.
 

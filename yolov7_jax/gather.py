@@ -21,7 +21,7 @@ class Matches(NamedTuple):
 
     matched: Bool[Array, "b n"]
     level: Int[Array, "b n"]
-    index: Int[Array, "b n"]
+    prediction: Int[Array, "b n"]
 
 
 # (box logits [b, k, 4], class logits [b, k, c], matched [b, k], about [b, k, ...]) -> tree [b, k]
@@ -120,7 +120,7 @@ def _backward(terms_of, kept, cotangents):
         # The last chunk may reach back into the one before, which has added its rows already.
         fresh = part.matched & (start + jnp.arange(width) >= chunk * width)
         return tuple(
-            _add_rows(gradient, box, classes, part.index, fresh & (part.level == level))
+            _add_rows(gradient, box, classes, part.prediction, fresh & (part.level == level))
             for level, gradient in enumerate(gradients)
         )
 
@@ -134,12 +134,12 @@ objectness_and_terms.defvjp(_forward, _backward)
 
 def _logits(levels, matches):
     """Returns box and class logits of matched predictions, each from its own level."""
-    rows = 0.0
+    # Zero before any arithmetic, not after it: an unused NaN would reach the gradient.
+    rows = jnp.zeros((*matches.matched.shape, levels[0].shape[-1]))
     for level, output in enumerate(levels):
         # Those of other levels all read prediction 0, which stays in the cache.
         here = matches.matched & (matches.level == level)
-        found = gather_rows(flatten(output), jnp.where(here, matches.index, 0))
-        # Masked before any arithmetic, not after it: an unused NaN would reach the gradient.
+        found = gather_rows(flatten(output), jnp.where(here, matches.prediction, 0))
         rows = jnp.where(here[..., None], found.astype(jnp.float32), rows)
     return rows[..., :OBJECTNESS], rows[..., OBJECTNESS + 1 :]
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -142,12 +142,13 @@ def _head_terms(levels, assignment, targets, head, config, axis_name) -> _Terms:
     assignment = Assignment(*(jnp.broadcast_to(field, shape) for field in assignment))
     matched, level = assignment.matched, assignment.level
     index = flat_index(assignment.row, assignment.column, assignment.anchor, level, levels)
-    objectness, (overlap, cls_sums) = objectness_and_terms(
+    found: Any = objectness_and_terms(
         functools.partial(_candidate_terms, config=config),
         levels,
         Matches(matched, level, index),
         _truth(assignment, levels, targets, head),
     )
+    objectness, (overlap, cls_sums) = found
     target_if_matched = 1 - config.iou_ratio * (1 - jnp.maximum(lax.stop_gradient(overlap), 0))
     objectness_targets = _last_written(target_if_matched, matched, level, index, objectness)
 
@@ -199,7 +200,7 @@ def _truth(assignment, levels, targets, head) -> _Truth:
 
 def _candidate_terms(box_logits, class_logits, matched, truth: _Truth, config):
     """Returns each candidate's CIoU with its object, and its class BCE summed over classes."""
-    predicted = decode_boxes(box_logits, jnp.zeros(2), truth.anchor, 1.0)
+    predicted = decode_boxes(box_logits, 0.0, truth.anchor, 1.0)
     overlap = jnp.where(matched, ciou(predicted, truth.box), 0)
     num_classes = class_logits.shape[-1]
     if num_classes == 1:

@@ -57,9 +57,9 @@ def nms(
     boxes = predictions.boxes_xyxy.astype(jnp.float32)
     scores = predictions.scores.astype(jnp.float32)  # [b, n, c]
     allowed = (scores > score_threshold) & (predictions.objectness > score_threshold)[..., None]
+    best = jnp.argmax(scores, axis=-1)  # [b, n]
     if not multi_label:
-        best = jnp.argmax(scores, axis=-1)[..., None]
-        allowed &= best == jnp.arange(num_classes)
+        allowed &= best[..., None] == jnp.arange(num_classes)
     if classes is not None:
         allowed &= jnp.isin(jnp.arange(num_classes), jnp.array(classes, jnp.int32))
     if multi_label or num_classes == 1:
@@ -68,7 +68,7 @@ def nms(
     else:
         # One candidate a box: the table shrinks by the number of classes before it is sorted.
         scores = jnp.where(allowed, scores, -jnp.inf).max(axis=-1)
-        labels = best[..., 0]
+        labels = best
 
     scores, index = lax.top_k(scores, min(max_candidates, scores.shape[1]))  # [b, k]
     if labels is None:

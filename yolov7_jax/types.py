@@ -6,7 +6,10 @@ classes, `n` candidates or predictions per image.
 
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+AnyArray = Array | np.ndarray
 
 
 class Targets(NamedTuple):
@@ -18,9 +21,9 @@ class Targets(NamedTuple):
       valid: which rows are objects; the others are padding, and their values mean nothing.
     """
 
-    boxes: Float[Array, "b m 4"]
-    labels: Int[Array, "b m"]
-    valid: Bool[Array, "b m"]
+    boxes: Float[AnyArray, "b m 4"]
+    labels: Int[AnyArray, "b m"]
+    valid: Bool[AnyArray, "b m"]
 
 
 class Outputs(NamedTuple):

@@ -22,7 +22,7 @@ RECORD = {
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three black pictures of different shapes, with one object in the first."""
+    """Three black pictures of different shapes, with an object in each."""
     sizes = np.array([(160, 120), (100, 200), (320, 320)], np.int32)
     paths = []
     for number, (width, height) in enumerate(sizes):
@@ -32,9 +32,9 @@ def dataset(tmp_path):
         names=("cat", "dog"),
         paths=tuple(paths),
         sizes=sizes,
-        offsets=np.array([0, 1, 1, 1]),
-        labels=np.array([0], np.int32),
-        boxes=np.array([[0.5, 0.5, 0.5, 0.5]], np.float32),
+        offsets=np.arange(4),
+        labels=np.zeros(3, np.int32),
+        boxes=np.full((3, 4), 0.5, np.float32),
     )
 
 
