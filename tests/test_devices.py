@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from yolov7_jax import LossConfig, Outputs, detection_loss, pad_targets
@@ -65,9 +65,10 @@ def assert_same_as_on_one_device(found, head, *, auxiliary=False):
     assert cases.relative_error(our_features, of_features) < 5e-6
 
 
-def test_jit_with_a_sharded_batch():
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_jit_with_a_sharded_batch(kind):
     params, features, targets = problem(cases.P5)
-    mesh = Mesh(devices(), ("data",))
+    mesh = jax.make_mesh((NUM_DEVICES,), ("data",), axis_types=(kind,), devices=devices())
     features, targets = jax.device_put((features, targets), NamedSharding(mesh, P("data")))
     params = jax.device_put(params, NamedSharding(mesh, P()))
     found = jax.jit(loss_of(cases.P5))(params, features, targets)

@@ -15,6 +15,7 @@ from yolov7_jax import (
     HeadConfig,
     LossConfig,
     Outputs,
+    assign_anchor,
     detection_loss,
     pad_targets,
     update_balance,
@@ -351,3 +352,46 @@ def test_autobalance_without_a_level_of_stride_16_is_refused():
     head = HeadConfig(2, (8,), (((20.0, 30.0),),))
     with pytest.raises(ValueError, match=r"level of stride 16; got \(8,\)"):
         update_balance((1.0,), np.ones(1), head)
+
+
+def test_many_identical_objects_in_bfloat16_add_up_like_in_float32():
+    case = cases.random_case(0, cases.P5, LossConfig(), coarsest=(2, 3), counts=(1,))
+    targets = pad_targets(np.repeat(case.rows, 300, axis=0), 1, 300)
+    rounded = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), case.outputs)
+
+    def gradient(outputs):
+        def loss(outputs):
+            return detection_loss(outputs, targets, cases.P5, LossConfig(), assigner=assign_anchor)[
+                0
+            ]
+
+        return jax.tree.map(lambda x: x.astype(jnp.float32), jax.jit(jax.grad(loss))(outputs))
+
+    exact = gradient(jax.tree.map(lambda x: x.astype(jnp.float32), rounded))
+    assert cases.relative_error(gradient(rounded), exact) < 2**-8
+
+
+def test_levels_may_be_given_as_lists():
+    case = cases.random_case(0, cases.P5, LossConfig(), coarsest=(2, 3), counts=(2,))
+    targets = pad_targets(case.rows, 1, 2)
+
+    def loss(lead):
+        return detection_loss(Outputs(lead), targets, cases.P5, LossConfig())[0]
+
+    value, gradient = jax.value_and_grad(loss)([jnp.asarray(x) for x in case.outputs.lead])
+    assert np.isfinite(value)
+    assert all(np.isfinite(level).all() for level in gradient)
+
+
+def test_targets_of_the_wrong_dtype_are_refused():
+    case = cases.random_case(0, cases.P5, LossConfig(), coarsest=(2, 3), counts=(2,))
+    targets = pad_targets(case.rows, 1, 2)
+    targets = targets._replace(valid=targets.valid.astype(np.float32))
+    with pytest.raises(ValueError, match=r"'float32', 'int32', 'float32'.*booleans were wanted"):
+        detection_loss(case.outputs, targets, cases.P5, LossConfig())
+
+
+def test_balance_stays_finite_when_a_level_has_no_loss_left():
+    balance = update_balance((4.0, 1.0, 0.4), np.array([0.1, 0.0, 0.0], np.float32), cases.P5)
+    assert np.isfinite(balance).all()
+    assert balance[1] == 1

@@ -13,12 +13,14 @@ from train.checkpoint import CHECKPOINT_FOLDER, METRICS_FILE
 from train.config import TrainConfig, check_config, load_recipe, read_yaml
 from train.errors import UserError
 from train.loop import CONFIG_FILE, DEMO, SHEET_FILE, Summary, fit
+from yolov7_jax.image import UnreadableImageError
 
 USAGE = """usage: python -m train COMMAND ...
 
   fit [--recipe NAME] [--data DATA.yaml] ...   train; `fit --help` lists the settings
   resume RUN                                   continue an interrupted run
 """
+RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FOLDER)
 RUNS = pathlib.Path("runs")
 WRONG_USE = 2
 
@@ -41,9 +43,12 @@ def main(arguments: list[str]) -> int:
             return finish(fit_command(rest))
         if command == "resume":
             return finish(resume_command(rest))
-        raise UserError(f"unknown command {command!r}; commands are fit and resume")
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        got = f"unknown command {command!r}" if command else "a command is wanted"
+        raise UserError(f"{got}; commands are fit and resume")
+    except (UserError, UnreadableImageError) as error:
+        # The input pipeline adds paragraphs of its own to errors that cross it.
+        first_line = str(error).strip().splitlines()[0]
+        print(f"error: {first_line}", file=sys.stderr)
         return WRONG_USE
 
 
@@ -64,8 +69,12 @@ def fit_command(arguments: list[str]) -> Summary:
                 f"{run} holds a run already; continue it with `python -m train resume {run}` "
                 "or choose another --output"
             )
-        if run.exists() and not run.is_dir():
-            raise UserError(f"--output {run} is a file; it must be a folder or not exist")
+        remains = [name for name in RUN_FILES if (run / name).exists()]
+        if remains:
+            raise UserError(
+                f"{run} has {', '.join(remains)} of another run, but no complete checkpoint; "
+                "remove them or choose another --output"
+            )
     return fit(config, run)
 
 
@@ -79,6 +88,8 @@ def resume_command(arguments: list[str]) -> Summary:
     run = pathlib.Path(arguments[0])
     if not run.is_dir():
         raise UserError(f"{run}: there is no such folder; nothing to resume")
+    if not (run / CONFIG_FILE).is_file():
+        raise UserError(f"{run}: has no {CONFIG_FILE}; it is not the folder of a run")
     if not holds_run(run):
         raise UserError(f"{run}: has no checkpoint to resume from; start it with `fit`")
     config = read_yaml(run / CONFIG_FILE)

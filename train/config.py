@@ -15,6 +15,8 @@ from train.errors import UserError
 from train.optim import OptimConfig
 from yolov7_jax.config import LossConfig
 
+MOST_WIDTH = 8  # times the published channels
+MOST_SEED = 2**32 - 1
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 
 
@@ -80,8 +82,10 @@ def check_config(config: TrainConfig) -> None:
         for name, bound in least.items()
         if getattr(config, name) < bound
     ]
-    if not config.width > 0:
-        faults.append(f"--width (={config.width}) must be more than 0")
+    if not 0 < config.width <= MOST_WIDTH:
+        faults.append(f"--width (={config.width}) must be more than 0 and at most {MOST_WIDTH}")
+    if config.seed > MOST_SEED:
+        faults.append(f"--seed (={config.seed}) must be at most {MOST_SEED}")
     if faults:
         raise UserError("; ".join(faults))
 
@@ -204,7 +208,7 @@ def _convert(value: Any, hint: Any) -> Any:
             except ValueError:
                 pass
         raise ValueError("a number")
-    if hint is int and is_number and value == int(value):
+    if hint is int and is_number and float(value).is_integer():
         return int(value)
     if hint in (str, bool) and isinstance(value, hint):
         return value

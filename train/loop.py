@@ -6,9 +6,10 @@ import functools
 import math
 import pathlib
 import signal
+import tempfile
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -18,7 +19,7 @@ from train.checkpoint import Checkpoints, append_record, truncate_records
 from train.config import TrainConfig, check_image_size, write_yaml
 from train.data.dataset import Dataset
 from train.data.demo import make_demo
-from train.data.pipeline import Batch, epoch_end, train_batches
+from train.data.pipeline import epoch_end, train_batches
 from train.data.yolo_txt import load_yolo
 from train.errors import UserError
 from train.evaluate import evaluate, ground_truth
@@ -70,10 +71,16 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
 
     Raises:
       UserError: the data, the settings or the checkpoint do not allow it.
+      UnreadableImageError: a picture is damaged.
     """
     train_set, val_set = load_data(config.data)
-    mesh = make_mesh(config.batch_size)
     model = create_model(config, len(train_set.names))
+    if config.batch_size > len(train_set):
+        raise UserError(
+            f"--batch-size (={config.batch_size}) must be at most {len(train_set)}, "
+            "the number of training pictures"
+        )
+    mesh = make_mesh(config.batch_size)
     graphdef, params, batch_stats = networks.split(model)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     state = jax.device_put(create_state(params, batch_stats, config.optim), replicated(mesh))
@@ -104,7 +111,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     ]
     truth = ground_truth(val_set)
 
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run))
         interruption = stack.enter_context(Interruption())
@@ -144,7 +151,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         for epoch in range(bisect.bisect_right(bounds, step) - 1, config.epochs):
             started, first_step = time.monotonic(), step
             while step < bounds[epoch + 1] and interruption.signal is None:
-                images, targets = shard_batch(next_batch(batches), mesh)
+                images, targets = shard_batch(next(batches), mesh)
                 state, metrics = train_step(state, images, targets, schedule.rates(step, epoch))
                 previous, sums = sums, add_metrics(sums, metrics)
                 step += 1
@@ -193,6 +200,21 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     return Summary(run, records, step, interruption.signal if unfinished else None)
 
 
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder that can be written to.
+
+    Raises:
+      UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{folder}: cannot be written to: {reason}") from error
+
+
 def load_data(data: str) -> tuple[Dataset, Dataset]:
     """Returns the training and the validation split.
 
@@ -238,18 +260,6 @@ def create_model(config: TrainConfig, num_classes: int) -> networks.Detector:
         activation=ACTIVATIONS[config.activation],
         dtype=jnp.dtype(config.dtype),
     )
-
-
-def next_batch(batches: Iterator[Batch]) -> Batch:
-    """Returns the next batch.
-
-    Raises:
-      UserError: a picture cannot be read.
-    """
-    try:
-        return next(batches)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def no_metrics() -> Metrics:

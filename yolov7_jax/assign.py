@@ -20,6 +20,7 @@ from yolov7_jax.candidates import Candidates, propose
 from yolov7_jax.config import HeadConfig, LossConfig
 from yolov7_jax.decode import decode_boxes
 from yolov7_jax.gather import flatten, gather_rows
+from yolov7_jax.sharding import automatic
 from yolov7_jax.targets import with_a_row
 from yolov7_jax.types import Assignment, Targets
 
@@ -90,19 +91,28 @@ def assign_ota(
       top_k: how many IoUs are summed; also the most that one object can claim.
 
     Returns:
-      `Assignment` with n = min(top_k * m, levels * 5 * anchors * m): the claimed candidates only,
-      in candidate order.
+      `Assignment` with n = top_k * m, or less where there are fewer candidates than top_k: the
+      claimed candidates only, in candidate order.
+
+    Raises:
+      ValueError: top_k is less than 1.
 
     Source: OTA (arXiv 2103.14259) as simplified by YOLOX (arXiv 2107.08430) and YOLOv7
     (arXiv 2207.02696).
     """
-    lead, targets = lax.stop_gradient(lead), with_a_row(targets)
-    candidates = _propose(lead, targets, head, config, reach)
-    levels = [
-        _columns_of_level(candidates, level, output, head) for level, output in enumerate(lead)
-    ]
-    totals = _compare(lead, targets, levels, head, config, top_k)
-    return _settle(totals, levels, targets)
+    if top_k < 1:
+        raise ValueError(f"top_k (={top_k}) must be at least 1")
+    lead = lax.stop_gradient(tuple(lead))
+
+    def assign(lead, targets):
+        candidates = _propose(lead, targets, head, config, reach)
+        levels = [
+            _columns_of_level(candidates, level, output, head) for level, output in enumerate(lead)
+        ]
+        totals = _compare(lead, targets, levels, head, config, top_k)
+        return _settle(totals, levels, targets)
+
+    return automatic(assign, lead[0], by_batch=True)(lead, with_a_row(targets))
 
 
 def _propose(lead, targets, head, config, reach) -> Candidates:
@@ -141,14 +151,12 @@ def _columns_of_level(candidates: Candidates, level: int, output, head: HeadConf
     )  # [b, n]
     size = valid.shape[1]
     padded = -(-size // _chunk_width(size)) * _chunk_width(size)
-    place = jnp.where(valid, jnp.cumsum(valid, axis=1) - 1, padded)
-    which = jax.vmap(
-        lambda place: jnp.zeros(padded, jnp.int32).at[place].set(jnp.arange(size), mode="drop")
-    )(place)  # [b, padded]: the candidate in each place
-    row, column, anchor, rows = (
-        jnp.take_along_axis(field, which, axis=1, mode="promise_in_bounds")
-        for field in (row, column, anchor, rows)
-    )
+    place = jnp.where(valid, jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, padded)
+    order = jnp.arange(size, dtype=jnp.int32)
+    which = jax.vmap(lambda place: jnp.zeros(padded, jnp.int32).at[place].set(order, mode="drop"))(
+        place
+    )  # [b, padded]: the candidate in each place
+    row, column, anchor, rows = (gather_rows(field, which) for field in (row, column, anchor, rows))
     prediction = (row * output.shape[2] + column) * output.shape[3] + anchor
     boxes = decode_boxes(
         gather_rows(flatten(output), prediction)[..., :4].astype(jnp.float32),
@@ -230,7 +238,7 @@ def _largest(values, kept):
         return lax.top_k(values, min(kept, values.shape[-1]))[0]
     groups = values[..., : 4 * quarter].reshape(*values.shape[:-1], 4, quarter)
     _, best = lax.top_k(groups.max(axis=-2), kept)
-    members = jnp.take_along_axis(groups, best[..., None, :], axis=-1, mode="promise_in_bounds")
+    members = jnp.take_along_axis(groups, best[..., None, :], axis=-1)
     members = members.reshape(*values.shape[:-1], 4 * kept)
     return lax.top_k(jnp.concatenate([members, values[..., 4 * quarter :]], axis=-1), kept)[0]
 

@@ -67,7 +67,7 @@ def propose(
     Returns:
       `Candidates` in (level, direction, anchor, object) order.
 
-    Source: YOLOv7 (arXiv 2207.02696), "find 3 positive"; SPEC.md section 2.
+    Source: YOLOv7 (arXiv 2207.02696), "find 3 positive".
     """
     levels = [
         _propose_on_level(targets, stride, anchors, grid, anchor_threshold, reach)

@@ -30,7 +30,7 @@ def decode_boxes(
       `cx cy w h`. The centre can leave its cell by half a cell, and the size reach 4 anchors:
       both have bounds, so that no logit makes a gradient explode.
 
-    Source: YOLOv4/YOLOv7 (arXiv 2207.02696); SPEC.md section 1.
+    Source: YOLOv4/YOLOv7 (arXiv 2207.02696).
     """
     sigmoid = jax.nn.sigmoid(logits)
     centre = (2 * sigmoid[..., :2] - 0.5 + cells) * strides
@@ -52,7 +52,7 @@ def decode(lead: Sequence[Float[Array, "b _h _w a f"]], head: HeadConfig) -> Pre
     Raises:
       ValueError: the outputs do not fit the head.
 
-    Source: YOLOv7 (arXiv 2207.02696); SPEC.md section 1.
+    Source: YOLOv7 (arXiv 2207.02696).
     """
     check_levels(lead, head, "lead")
     boxes, objectness, scores = [], [], []

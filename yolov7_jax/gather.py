@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 OBJECTNESS = 4  # its place among the fields tx ty tw th objectness class...
 SMALLEST_CHUNK = 256  # matched predictions of each image in a pass
@@ -46,9 +46,9 @@ def flat_index(
     return (row * columns[level] + column) * num_anchors + anchor
 
 
-def gather_rows(flat: Float[Array, "b p f"], index: Int[Array, "b n"]) -> Float[Array, "b n f"]:
-    """Takes the rows at `index`, which must be in range, of each image."""
-    return jnp.take_along_axis(flat, index[..., None], axis=1, mode="promise_in_bounds")
+def gather_rows(flat: Shaped[Array, "b p *f"], index: Int[Array, "b n"]) -> Shaped[Array, "b n *f"]:
+    """Takes the rows at `index`, which must be in range, of each image; also of `[b, p]`."""
+    return jax.vmap(lambda rows, index: rows.at[index].get(mode="promise_in_bounds"))(flat, index)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -107,7 +107,10 @@ def _backward(terms_of, kept, cotangents):
     num = matches.matched.shape[1]
     width = _width(num)
     is_objectness = jnp.arange(levels[0].shape[-1]) == OBJECTNESS
-    gradients = tuple(jnp.where(is_objectness, dense[..., None], 0) for dense in objectness)
+    # Float32 whatever the levels are: rows that are repeated many times add up.
+    gradients = tuple(
+        jnp.where(is_objectness, dense[..., None].astype(jnp.float32), 0) for dense in objectness
+    )
 
     def step(chunk, gradients):
         start = _start(chunk, num)
@@ -125,7 +128,10 @@ def _backward(terms_of, kept, cotangents):
         )
 
     gradients = lax.fori_loop(0, _num_chunks(matches.matched), step, gradients)
-    shaped = tuple(g.reshape(output.shape) for g, output in zip(gradients, levels, strict=True))
+    shaped = tuple(
+        gradient.reshape(output.shape).astype(output.dtype)
+        for gradient, output in zip(gradients, levels, strict=True)
+    )
     return shaped, None, None
 
 
@@ -152,9 +158,7 @@ def _add_rows(gradient, box, classes, index, used):
         gradient = gradient.at[place, :OBJECTNESS].add(box, mode="drop")
         return gradient.at[place, OBJECTNESS + 1 :].add(classes, mode="drop")
 
-    return jax.vmap(add)(
-        gradient, place, box.astype(gradient.dtype), classes.astype(gradient.dtype)
-    )
+    return jax.vmap(add)(gradient, place, box, classes)
 
 
 def _width(num):

@@ -31,6 +31,10 @@ class LetterboxInfo(NamedTuple):
     size_wh: Int32[np.ndarray, "*b 2"]
 
 
+class UnreadableImageError(ValueError):
+    """A file is missing, or is no picture that can be decoded; the message names it."""
+
+
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     """Reads a picture as 8-bit RGB, turned upright as its EXIF orientation says.
 
@@ -40,19 +44,19 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
       path: a picture in a format that OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, ...
 
     Raises:
-      ValueError: the file is missing or is no such picture; the message names it.
+      UnreadableImageError: the file is missing or is no such picture; the message names it.
     """
     try:
         encoded = np.fromfile(path, np.uint8)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ValueError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+        raise UnreadableImageError(f"{os.fspath(path)}: cannot be read: {reason}") from error
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
     except cv2.error:
         image = None
     if image is None:
-        raise ValueError(f"{os.fspath(path)}: is not a picture that OpenCV can decode")
+        raise UnreadableImageError(f"{os.fspath(path)}: is not a picture that OpenCV can decode")
     return np.asarray(image, np.uint8)
 
 

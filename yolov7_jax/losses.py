@@ -16,6 +16,7 @@ from yolov7_jax.candidates import grid_size
 from yolov7_jax.config import HeadConfig, LossConfig
 from yolov7_jax.decode import check_levels, decode_boxes
 from yolov7_jax.gather import Matches, flat_index, objectness_and_terms
+from yolov7_jax.sharding import automatic
 from yolov7_jax.targets import with_a_row
 from yolov7_jax.types import Assignment, LossTerms, Outputs, Targets
 
@@ -25,6 +26,7 @@ AUXILIARY_TOP_K = 20  # for the lead's assignment too, where there are auxiliary
 FOCAL_ALPHA = 0.25
 BALANCES = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}  # by number of levels
 BALANCE_DECAY = 0.9999
+SMALLEST_OBJ = 1e-20  # a loss that underflowed to 0 must not end the balance in NaN
 BALANCE_STRIDE = 16  # the level whose balance stays 1
 
 Assigner = Callable[..., Assignment]
@@ -65,17 +67,27 @@ def detection_loss(
       The total, and its terms; the same on every device.
 
     Raises:
-      ValueError: shapes that do not fit the head or each other; a balance of another length, or
-        none where the number of levels has no default.
+      ValueError: shapes or dtypes that do not fit the head or each other; a balance of another
+        length, or none where the number of levels has no default.
 
-    Source: YOLOv7 (arXiv 2207.02696); SPEC.md section 4.
+    Reverse-mode differentiation only, with respect to the outputs; the targets get no gradient.
+
+    Source: YOLOv7 (arXiv 2207.02696).
     """
+    outputs = Outputs(tuple(outputs.lead), tuple(outputs.auxiliary))
     _check(outputs, targets, head)
     targets = with_a_row(targets)
-    balance = _checked_balance(balance, head)
     if outputs.auxiliary and assigner is assign_ota:
         assigner = functools.partial(assign_ota, top_k=AUXILIARY_TOP_K)
 
+    def total_and_terms(outputs, targets, balance):
+        return _total_and_terms(outputs, targets, balance, head, config, assigner, axis_name)
+
+    run = automatic(total_and_terms, outputs.lead[0], by_batch=False)
+    return run(outputs, targets, _checked_balance(balance, head))
+
+
+def _total_and_terms(outputs, targets, balance, head, config, assigner, axis_name):
     matches = assigner(outputs.lead, targets, head, config)
     terms = _head_terms(outputs.lead, matches, targets, head, config, axis_name)
     weighted = _weigh(terms, balance, config)
@@ -106,14 +118,15 @@ def update_balance(
     Raises:
       ValueError: no level has stride 16.
 
-    Source: YOLOv5's autobalance as YOLOv7 keeps it; SPEC.md section 4.
+    Source: YOLOv5's autobalance as YOLOv7 keeps it.
     """
     if BALANCE_STRIDE not in head.strides:
         raise ValueError(
             f"autobalance needs a level of stride {BALANCE_STRIDE}; got {head.strides}"
         )
     balance = jnp.asarray(balance, jnp.float32)
-    balance = BALANCE_DECAY * balance + (1 - BALANCE_DECAY) / obj_per_level
+    inverse = 1 / jnp.maximum(obj_per_level, SMALLEST_OBJ)
+    balance = BALANCE_DECAY * balance + (1 - BALANCE_DECAY) * inverse
     return balance / balance[head.strides.index(BALANCE_STRIDE)]
 
 
@@ -156,8 +169,8 @@ def _head_terms(levels, assignment, targets, head, config, axis_name) -> _Terms:
     num_matched = _global_sum(on_level.sum(axis=(0, 1), dtype=jnp.int32), axis_name)
 
     def mean_per_level(values, values_per_candidate):
-        total = jnp.where(on_level, values[..., None], 0).sum(axis=(0, 1))
-        return _global_sum(total, axis_name) / jnp.maximum(num_matched * values_per_candidate, 1)
+        total = jnp.where(on_level, values[..., None], 0).sum(axis=(0, 1)) / values_per_candidate
+        return _global_sum(total, axis_name) / jnp.maximum(num_matched, 1)
 
     num_images = batch * _axis_size(axis_name)
     obj = jnp.stack(
@@ -285,4 +298,11 @@ def _check(outputs, targets, head):
     if shapes != wanted:
         raise ValueError(
             f"targets (boxes, labels, valid) have shapes {shapes}; {wanted} was wanted"
+        )
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if not all(jnp.issubdtype(f.dtype, kind) for f, kind in zip(targets, kinds, strict=True)):
+        dtypes = tuple(str(field.dtype) for field in targets)
+        raise ValueError(
+            f"targets (boxes, labels, valid) have dtypes {dtypes}; "
+            "floats, integers and booleans were wanted"
         )

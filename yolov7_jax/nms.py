@@ -42,7 +42,7 @@ def nms(
     Raises:
       ValueError: a class that does not exist, or a limit under 1.
 
-    Source: SPEC.md section 7; the greedy algorithm of torchvision's batched_nms.
+    Source: the greedy algorithm of torchvision's batched_nms.
     """
     num_classes = predictions.scores.shape[-1]
     if max_candidates < 1 or max_detections < 1:

@@ -48,6 +48,12 @@ def pad_targets(rows: np.ndarray, batch_size: int, max_objects: int) -> Targets:
         raise ValueError(
             f"row {first} has class {rows[first, 1]:g}; a whole number of at least 0 was wanted"
         )
+    if (rows[:, 4:] < 0).any():
+        first = np.flatnonzero((rows[:, 4:] < 0).any(axis=1))[0]
+        raise ValueError(
+            f"row {first} has width {rows[first, 4]:g} and height {rows[first, 5]:g}; "
+            "they must be at least 0"
+        )
     counts = np.bincount(image, minlength=batch_size)
     if counts.max() > max_objects:
         raise ValueError(

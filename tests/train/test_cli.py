@@ -61,7 +61,7 @@ def assert_wrong_use(capsys, arguments: list[str], *parts: str):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["unknown command ''", "fit and resume"]),
+        ([], ["a command is wanted", "fit and resume"]),
         (["fti"], ["unknown command 'fti'"]),
         (["fit", "--epoch", "3"], ["--epoch", "did you mean --epochs?"]),
         (["fit", "--epochs", "many"], ["--epochs", "many"]),
@@ -75,7 +75,9 @@ def assert_wrong_use(capsys, arguments: list[str], *parts: str):
         (["fit", "--data", "no/data.yaml"], ["no/data.yaml"]),
         (["resume"], ["resume takes the folder of one run"]),
         (["resume", "nowhere"], ["nowhere: there is no such folder"]),
-        (["resume", "."], ["has no checkpoint to resume from"]),
+        (["resume", "."], ["has no config.yaml"]),
+        (["fit", "--seed", "9" * 20], ["--seed", "must be at most 4294967295"]),
+        (["fit", "--width", "inf"], ["--width (=inf)"]),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(capsys, arguments, parts):
@@ -106,6 +108,19 @@ def test_output_that_holds_a_run_is_refused_and_resume_named(capsys, tmp_path):
     assert_wrong_use(
         capsys, ["fit", "--output", "old"], "old holds a run already", "python -m train resume old"
     )
+
+
+def test_output_with_remains_of_a_run_is_refused(capsys, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "metrics.jsonl").write_text("{}\n")
+    assert_wrong_use(capsys, ["fit", "--output", "old"], "old has metrics.jsonl of another run")
+    assert (old / "metrics.jsonl").read_text() == "{}\n"
+
+
+def test_batch_larger_than_the_training_split_is_refused(capsys, tmp_path):
+    data = make_data(tmp_path, "0 0.5 0.5 0.2 0.2")
+    assert_wrong_use(capsys, ["fit", "--data", data], "--batch-size", "must be at most 1")
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,12 @@ def test_checkpoint_of_another_model_is_refused_in_one_line(whole, config):
     assert "\n" not in str(caught.value)
 
 
+def test_run_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/run: cannot be written to"):
+        loop.make_folder(tmp_path / "file" / "run")
+
+
 def test_run_is_not_continued_on_other_data(whole, config, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole.run, run)
