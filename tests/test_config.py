@@ -27,13 +27,13 @@ def test_settings_are_frozen(config):
 @pytest.mark.parametrize(
     ("num_classes", "strides", "anchors", "message"),
     [
-        (0, (8, 16), ANCHORS, r"num_classes \(=0\) must be at least 1"),
-        (3, (), (), r"strides \(=\(\)\) must be positive, one per level"),
+        (0, (8, 16), ANCHORS, r"num_classes \(=0\) must be a whole number of at least 1"),
+        (3, (), (), r"strides \(=\(\)\) must be positive whole numbers, one per level"),
         (3, (0, 16), ANCHORS, r"strides \(=\(0, 16\)\) must be positive"),
         (3, (8, 16, 32), ANCHORS, r"anchors has 2 levels and strides has 3"),
         (3, (8, 16), (ANCHORS[0], ANCHORS[1][:1]), r"same number of anchors.*\[2, 1\]"),
         (3, (8, 16), ((), ()), r"at least 1; got \[0, 0\]"),
-        (3, (8,), (((10.0, 0.0),),), r"anchors .* must have positive widths and heights"),
+        (3, (8,), (((10.0, 0.0),),), r"anchors .* must have positive, finite widths and heights"),
     ],
 )
 def test_impossible_heads_are_refused(num_classes, strides, anchors, message):
@@ -86,3 +86,19 @@ def test_gains_follow_levels_classes_and_picture_size():
 def test_gains_stay_for_80_classes_640_pixels_and_3_levels():
     scaled = LossConfig().scaled(HeadConfig(80, (8, 16, 32), (ANCHORS[0],) * 3), 640)
     assert scaled == LossConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 2.5}, r"num_classes \(=2\.5\) must be a whole number"),
+        ({"strides": (8.5, 16)}, "must be positive whole numbers"),
+        ({"strides": (16, 8)}, "must grow from level to level"),
+        ({"anchors": (((1, float("nan")),), ((2, 2),))}, "positive, finite widths and heights"),
+    ],
+)
+def test_head_refuses_what_is_not_geometry(settings, message):
+    fine = {"num_classes": 2, "strides": (8, 16), "anchors": (((1, 1),), ((2, 2),))}
+    HeadConfig(**fine)
+    with pytest.raises(ValueError, match=message):
+        HeadConfig(**{**fine, **settings})

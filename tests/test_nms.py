@@ -121,3 +121,18 @@ def test_a_class_that_does_not_exist_is_refused_by_name():
     predictions = random_predictions(np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"classes \[3\] do not exist; there are 0 to 2"):
         nms(predictions, score_threshold=0.1, iou_threshold=0.5, classes=[1, 3])
+
+
+def test_classes_may_be_an_array():
+    predictions = random_predictions(np.random.default_rng(0))
+    settings = {"score_threshold": 0.1, "iou_threshold": 0.5}
+    chex.assert_trees_all_equal(
+        nms(predictions, classes=np.array([0, 2]), **settings),
+        nms(predictions, classes=(0, 2), **settings),
+    )
+
+
+def test_predictions_that_do_not_fit_each_other_are_refused():
+    boxes, objectness, scores = random_predictions(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"predictions .* have shapes .* were wanted"):
+        nms(Predictions(boxes[:, 1:], objectness, scores), score_threshold=0.1, iou_threshold=0.5)

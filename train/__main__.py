@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import signal
 import sys
 
 import tyro
@@ -50,6 +51,9 @@ def main(arguments: list[str]) -> int:
         first_line = str(error).strip().splitlines()[0]
         print(f"error: {first_line}", file=sys.stderr)
         return WRONG_USE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def fit_command(arguments: list[str]) -> Summary:
@@ -112,15 +116,16 @@ def parse_fit(arguments: list[str]) -> TrainConfig:
 
 def recipe_argument(arguments: list[str]) -> str:
     """Returns the recipe that the arguments name; the rest is parsed on top of it."""
+    recipe = TrainConfig().recipe
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--recipe" and equals:
-            return value
-        if name == "--recipe":
+            recipe = value
+        elif name == "--recipe":
             if position + 1 == len(arguments):
                 raise UserError("--recipe needs the name of a recipe or the path of a YAML file")
-            return arguments[position + 1]
-    return TrainConfig().recipe
+            recipe = arguments[position + 1]
+    return recipe
 
 
 def first_message(box: str) -> str:

@@ -131,15 +131,24 @@ def _differences(
 def read_records(run: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the epochs in a run's metrics.jsonl, first to last; none if there is no such file.
 
-    A line that an interruption cut short, and what follows it, is left out.
+    A last line that an interruption cut short is left out.
+
+    Raises:
+      UserError: another line is not the record of an epoch.
     """
     path = run / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
-            break
+            record = None
+            if number == len(lines):
+                break
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise UserError(f"{path}:{number}: is not the record of an epoch; mend or remove it")
+        records.append(record)
     return records
 
 

@@ -6,6 +6,7 @@ import functools
 import math
 import pathlib
 import signal
+import sys
 import tempfile
 import time
 import types
@@ -326,6 +327,7 @@ class Interruption:
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         self.signal = number
+        print("\nstopping after this step; once more stops at once", file=sys.stderr)
         self._restore()
 
     def _restore(self) -> None:

@@ -1,6 +1,9 @@
 """Frozen settings: heads and losses."""
 
 import dataclasses
+import math
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +27,21 @@ class HeadConfig:
     anchors: tuple[tuple[tuple[float, float], ...], ...]
 
     def __post_init__(self):
-        strides = tuple(int(stride) for stride in self.strides)
+        given = tuple(self.strides)
+        strides = tuple(int(stride) for stride in given)
         anchors = tuple(tuple((float(w), float(h)) for w, h in level) for level in self.anchors)
+        if isinstance(self.num_classes, np.integer):
+            object.__setattr__(self, "num_classes", int(self.num_classes))
         object.__setattr__(self, "strides", strides)
         object.__setattr__(self, "anchors", anchors)
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes (={self.num_classes}) must be at least 1")
-        if not strides or min(strides) < 1:
-            raise ValueError(f"strides (={strides}) must be positive, one per level")
+        if not isinstance(self.num_classes, int) or self.num_classes < 1:
+            raise ValueError(
+                f"num_classes (={self.num_classes!r}) must be a whole number of at least 1"
+            )
+        if not strides or min(strides) < 1 or strides != given:
+            raise ValueError(f"strides (={given}) must be positive whole numbers, one per level")
+        if list(strides) != sorted(set(strides)):
+            raise ValueError(f"strides (={strides}) must grow from level to level")
         if len(anchors) != len(strides):
             raise ValueError(
                 f"anchors has {len(anchors)} levels and strides has {len(strides)}; "
@@ -43,8 +53,8 @@ class HeadConfig:
                 "every level must have the same number of anchors, at least 1; "
                 f"got {[len(level) for level in anchors]}"
             )
-        if min(side for level in anchors for anchor in level for side in anchor) <= 0:
-            raise ValueError(f"anchors (={anchors}) must have positive widths and heights")
+        if not all(0 < side < math.inf for level in anchors for box in level for side in box):
+            raise ValueError(f"anchors (={anchors}) must have positive, finite widths and heights")
 
     @property
     def num_levels(self) -> int:
@@ -101,8 +111,14 @@ class LossConfig:
     def __post_init__(self):
         not_negative = ("box_gain", "obj_gain", "cls_gain", "focal_gamma")
         positive = ("cls_pos_weight", "obj_pos_weight")
-        checks = [(name, getattr(self, name) >= 0, "at least 0") for name in not_negative]
-        checks += [(name, getattr(self, name) > 0, "more than 0") for name in positive]
+        checks = [
+            (name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
+            for name in not_negative
+        ]
+        checks += [
+            (name, 0 < getattr(self, name) < math.inf, "more than 0 and finite")
+            for name in positive
+        ]
         checks += [
             (name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
             for name in ("label_smoothing", "iou_ratio")

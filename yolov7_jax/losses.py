@@ -291,6 +291,11 @@ def _check(outputs, targets, head):
     check_levels(outputs.lead, head, "outputs.lead")
     if outputs.auxiliary:
         check_levels(outputs.auxiliary, head, "outputs.auxiliary")
+        if outputs.auxiliary[0].shape[:3] != outputs.lead[0].shape[:3]:
+            raise ValueError(
+                f"outputs.auxiliary[0] has shape {outputs.auxiliary[0].shape}; that of "
+                f"outputs.lead[0], {outputs.lead[0].shape}, was wanted"
+            )
     batch = outputs.lead[0].shape[0]
     shapes = tuple(field.shape for field in targets)
     num_objects = targets.valid.shape[-1:]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -40,17 +41,24 @@ def nms(
       then classes.
 
     Raises:
-      ValueError: a class that does not exist, or a limit under 1.
+      ValueError: shapes that do not fit, a class that does not exist, or a limit under 1.
 
     Source: the greedy algorithm of torchvision's batched_nms.
     """
     num_classes = predictions.scores.shape[-1]
+    shapes = tuple(field.shape for field in predictions)
+    if shapes != ((*shapes[1], 4), shapes[1], (*shapes[1], num_classes)) or 0 in shapes[1]:
+        raise ValueError(
+            f"predictions (boxes_xyxy, objectness, scores) have shapes {shapes}; "
+            "[b, n, 4], [b, n], [b, n, c] were wanted, b and n at least 1"
+        )
     if max_candidates < 1 or max_detections < 1:
         raise ValueError(
             f"max_candidates (={max_candidates}) and max_detections (={max_detections}) must be "
             "at least 1"
         )
-    unknown = [label for label in classes or () if not 0 <= label < num_classes]
+    wanted = range(num_classes) if classes is None else [int(label) for label in classes]
+    unknown = [label for label in wanted if not 0 <= label < num_classes]
     if unknown:
         raise ValueError(f"classes {unknown} do not exist; there are 0 to {num_classes - 1}")
 
@@ -61,7 +69,7 @@ def nms(
     if not multi_label:
         allowed &= best[..., None] == jnp.arange(num_classes)
     if classes is not None:
-        allowed &= jnp.isin(jnp.arange(num_classes), jnp.array(classes, jnp.int32))
+        allowed &= np.isin(np.arange(num_classes), wanted)
     if multi_label or num_classes == 1:
         scores = jnp.where(allowed, scores, -jnp.inf).reshape(scores.shape[0], -1)
         labels = None

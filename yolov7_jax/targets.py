@@ -42,7 +42,7 @@ def pad_targets(rows: np.ndarray, batch_size: int, max_objects: int) -> Targets:
             f"row {first} has image {rows[first, 0]:g}; "
             f"a whole number from 0 to {batch_size - 1} was wanted"
         )
-    wrong = (rows[:, 1] != label) | (label < 0)
+    wrong = (rows[:, 1] != label) | (label < 0) | (label > np.iinfo(np.int32).max)
     if wrong.any():
         first = np.flatnonzero(wrong)[0]
         raise ValueError(

@@ -90,6 +90,15 @@ def test_a_line_cut_short_is_left_out(tmp_path):
     assert len(read_records(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("line", ['{"a": 1}', "5", '{"step": 1'])
+def test_a_line_that_is_no_record_is_refused_and_nothing_deleted(tmp_path, line):
+    text = '{"step": 1}\n' + line + '\n{"step": 3}\n'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: is not the record of an epoch"):
+        truncate_records(tmp_path, 3)
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
 def test_a_folder_without_records_has_none(tmp_path):
     assert read_records(tmp_path) == []
 

@@ -80,7 +80,7 @@ def load_yolo(data_yaml: str | Path, split: Split) -> Dataset:
 
 def _read_yaml(data_yaml: Path) -> dict[str, Any]:
     try:
-        text = data_yaml.read_text(encoding="utf-8")
+        text = data_yaml.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{data_yaml}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -170,7 +170,7 @@ def _is_picture(path: Path) -> bool:
 
 def _listed(source: Path) -> list[Path]:
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as text") from error
     paths = []
@@ -198,7 +198,7 @@ def _label_file(picture: Path) -> Path | None:
 def _read_labels(path: Path, num_classes: int, faults: list[str]) -> list[tuple[float, ...]]:
     """Returns the rows of a label file, and adds what is wrong with it to `faults`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         faults.append(f"{path}: cannot be read as text")
         return []
