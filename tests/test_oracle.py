@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+import golden_loss
 import numpy as np
 import oracle
 import pytest
@@ -15,7 +16,6 @@ import pytest
 from yolov7_jax.config import HeadConfig, LossConfig
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-LOSS_CASES = sorted(path.stem for path in (GOLDEN / "loss").glob("*.npz"))
 NMS_CASES = sorted(path.stem for path in (GOLDEN / "nms").glob("*.npz"))
 
 
@@ -33,40 +33,17 @@ class Case(NamedTuple):
 
 @functools.cache
 def load(name: str) -> Case:
-    stored = dict(np.load(GOLDEN / "loss" / f"{name}.npz"))
-    meta = json.loads(bytes(stored["meta"]))
-    anchors = tuple(
-        tuple(zip(level[0::2], level[1::2], strict=True)) for level in meta["anchors_px"]
-    )
-    head = HeadConfig(meta["num_classes"], tuple(meta["strides"]), anchors)
-    hyp = meta["hyp"]
-    config = LossConfig(
-        box_gain=hyp["box"],
-        obj_gain=hyp["obj"],
-        cls_gain=hyp["cls"],
-        anchor_threshold=hyp["anchor_t"],
-        label_smoothing=hyp["label_smoothing"],
-        focal_gamma=hyp["fl_gamma"],
-        cls_pos_weight=hyp["cls_pw"],
-        obj_pos_weight=hyp["obj_pw"],
-        iou_ratio=hyp["gr"],
-    )
-    count = sum(key.startswith("pred_") for key in stored)
-    levels, gradients = (
-        [np.moveaxis(stored[f"{kind}_{n}"], 1, 3) for n in range(count)]  # to [b, h, w, a, 5 + c]
-        for kind in ("pred", "grad")
-    )
-    plain = name.startswith("anchor")
+    case = golden_loss.load(name)
     return Case(
-        stored,
-        head,
-        config,
-        stored["targets"],
-        levels[: head.num_levels],
-        levels[head.num_levels :],
-        gradients,
-        oracle.assign_anchor if plain else oracle.assign_ota,
-        20 if count > head.num_levels else 10,
+        case.file,
+        case.head,
+        case.config,
+        case.rows,
+        list(case.outputs.lead),
+        list(case.outputs.auxiliary),
+        list(case.gradients()),
+        oracle.assign_ota if case.ota else oracle.assign_anchor,
+        20 if case.outputs.auxiliary else 10,
     )
 
 
@@ -83,7 +60,7 @@ def fixed_of(name: str) -> list[oracle.Fixed]:
     )
 
 
-@pytest.mark.parametrize("name", LOSS_CASES)
+@pytest.mark.parametrize("name", golden_loss.NAMES)
 def test_matches_are_the_measured_ones(name):
     case = load(name)
     for prefix, fixed in zip(("", "aux_"), fixed_of(name), strict=False):
@@ -110,7 +87,7 @@ def test_matches_are_the_measured_ones(name):
             assert ours == theirs
 
 
-@pytest.mark.parametrize("name", LOSS_CASES)
+@pytest.mark.parametrize("name", golden_loss.NAMES)
 def test_loss_is_the_measured_one(name):
     case = load(name)
     loss = oracle.loss_of_fixed(
@@ -127,7 +104,7 @@ def test_loss_is_the_measured_one(name):
     )
 
 
-@pytest.mark.parametrize("name", LOSS_CASES)
+@pytest.mark.parametrize("name", golden_loss.NAMES)
 def test_gradients_are_the_measured_ones_at_matched_and_other_cells(name):
     case = load(name)
     rng = np.random.default_rng(0)

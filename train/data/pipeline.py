@@ -196,7 +196,7 @@ def stack_targets(
         boxes[image, :count, 2:] = (corners[:, 2:] - corners[:, :2]) / size
         classes[image, :count] = of_image
         valid[image, :count] = True
-    return Targets(boxes, classes, valid)  # pyright: ignore[reportArgumentType]
+    return Targets(boxes, classes, valid)
 
 
 class _Stream(NamedTuple):
