@@ -16,14 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.model import apply, create, split
-from yolov7_jax.nn.blocks import ConvBnAct, leaky_relu
+from yolov7_jax.nn.blocks import Build, ConvBnAct, leaky_relu
 from yolov7_jax.nn.convolution import convolution
 from yolov7_jax.nn.norm import BatchNorm
 from yolov7_jax.nn.pooling import max_pool
 from yolov7_jax.weights import load_official, to_official
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "model"
-MODELS = ["yolov7-tiny"]
+MODELS = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 OPTIONAL = (".anchors", ".anchor_grid", ".num_batches_tracked")
 
 
@@ -347,7 +347,7 @@ class Pooled(nnx.Module):
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        conv = functools.partial(ConvBnAct, activation=leaky_relu, dtype=jnp.float32, rng=rng)
+        conv = functools.partial(ConvBnAct, Build(1.0, leaky_relu, jnp.float32, rng))
         self.first = conv(3, 4, 3)
         self.second = conv(4, 5, 1)
 

@@ -6,6 +6,8 @@ and any optimiser work on it as on every other function.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,17 +18,31 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from yolov7_jax.config import HeadConfig
-from yolov7_jax.nn.blocks import Activation, leaky_relu
+from yolov7_jax.nn.blocks import Activation, Build, Stage, leaky_relu
 from yolov7_jax.nn.head import Detect
 from yolov7_jax.nn.norm import BatchNorm
+from yolov7_jax.nn.p5 import P5Backbone, P5Neck
+from yolov7_jax.nn.p6 import P6Backbone, P6Neck
 from yolov7_jax.nn.tiny import TinyBackbone, TinyNeck
 from yolov7_jax.types import Outputs
 
 P5_STRIDES = (8, 16, 32)
+P6_STRIDES = (8, 16, 32, 64)
 TINY_ANCHORS = (
     ((10, 13), (16, 30), (33, 23)),
     ((30, 61), (62, 45), (59, 119)),
     ((116, 90), (156, 198), (373, 326)),
+)
+P5_ANCHORS = (
+    ((12, 16), (19, 36), (40, 28)),
+    ((36, 75), (76, 55), (72, 146)),
+    ((142, 110), (192, 243), (459, 401)),
+)
+P6_ANCHORS = (
+    ((19, 27), (44, 40), (38, 94)),
+    ((96, 68), (86, 152), (180, 137)),
+    ((140, 301), (303, 264), (238, 542)),
+    ((436, 615), (739, 380), (925, 792)),
 )
 
 
@@ -35,20 +51,51 @@ class Architecture:
     """What one of the released models is made of.
 
     Attributes:
-      backbone, neck: the modules' classes.
+      backbone, neck: make the parts.
       strides, anchors: of the head, as in `HeadConfig`.
+      image_size: side of the pictures that the model was published with, in pixels.
       activation: the one that the model was published with.
     """
 
-    backbone: type[TinyBackbone]
-    neck: type[TinyNeck]
+    backbone: Callable[[Build], TinyBackbone | P5Backbone | P6Backbone]
+    neck: Callable[[Build], TinyNeck | P5Neck | P6Neck]
     strides: tuple[int, ...]
     anchors: tuple[tuple[tuple[float, float], ...], ...]
-    activation: Activation
+    image_size: int
+    activation: Activation = jax.nn.silu
+
+
+def _p5(*, channels: int, depth: int, keep_every: int, reparameterised: bool) -> Architecture:
+    backbone = functools.partial(P5Backbone, channels=channels, depth=depth)
+    neck = functools.partial(
+        P5Neck,
+        channels=channels,
+        depth=depth,
+        keep_every=keep_every,
+        reparameterised=reparameterised,
+    )
+    return Architecture(backbone, neck, P5_STRIDES, P5_ANCHORS, 640)
+
+
+def _p6(
+    *, channels: int, depth: int, pooled: bool, paired: bool, auxiliary_channels: int
+) -> Architecture:
+    parts = {"channels": channels, "depth": depth, "pooled": pooled, "paired": paired}
+    backbone = functools.partial(P6Backbone, **parts)
+    neck = functools.partial(P6Neck, **parts, auxiliary_channels=auxiliary_channels)
+    return Architecture(backbone, neck, P6_STRIDES, P6_ANCHORS, 1280)
 
 
 ARCHITECTURES = {
-    "yolov7-tiny": Architecture(TinyBackbone, TinyNeck, P5_STRIDES, TINY_ANCHORS, leaky_relu),
+    "yolov7-tiny": Architecture(
+        TinyBackbone, TinyNeck, P5_STRIDES, TINY_ANCHORS, 640, activation=leaky_relu
+    ),
+    "yolov7": _p5(channels=32, depth=4, keep_every=1, reparameterised=True),
+    "yolov7x": _p5(channels=40, depth=6, keep_every=2, reparameterised=False),
+    "yolov7-w6": _p6(channels=64, depth=4, pooled=False, paired=False, auxiliary_channels=80),
+    "yolov7-e6": _p6(channels=80, depth=6, pooled=True, paired=False, auxiliary_channels=80),
+    "yolov7-d6": _p6(channels=96, depth=8, pooled=True, paired=False, auxiliary_channels=96),
+    "yolov7-e6e": _p6(channels=80, depth=6, pooled=True, paired=True, auxiliary_channels=80),
 }
 
 
@@ -56,30 +103,23 @@ class Detector(nnx.Module):
     """A whole model, from pictures to logits.
 
     A fresh one is in training mode. `train()` and `eval()` choose the statistics that it
-    normalises by.
+    normalises by, and whether the auxiliary heads of P6 models give anything.
 
     Attributes:
       name: the name that it was created by.
       head: strides, anchors and number of classes.
+      width: what multiplies the number of channels.
       backbone, neck, detect: the parts.
     """
 
-    def __init__(
-        self,
-        name: str,
-        head: HeadConfig,
-        *,
-        width: float,
-        activation: Activation,
-        dtype: Dtype,
-        rng: np.random.Generator,
-    ):
+    def __init__(self, name: str, head: HeadConfig, build: Build):
         architecture = ARCHITECTURES[name]
         self.name = name
         self.head = head
-        self.backbone = architecture.backbone(width, activation=activation, dtype=dtype, rng=rng)
-        self.neck = architecture.neck(width, activation=activation, dtype=dtype, rng=rng)
-        self.detect = Detect(architecture.neck.widths(width), head, dtype=dtype, rng=rng)
+        self.width = build.width
+        self.backbone = architecture.backbone(build)
+        self.neck = architecture.neck(build)
+        self.detect = Detect(build, head, self.neck.widths, self.neck.auxiliary_widths)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Outputs:
         """Maps RGB pictures in [0, 1] to logits.
@@ -88,7 +128,8 @@ class Detector(nnx.Module):
           images: `[b, h, w, 3]`; h and w are multiples of the largest stride.
 
         Returns:
-          float32 logits `[b, h / stride, w / stride, a, 5 + classes]`, one array per level.
+          float32 logits `[b, h / stride, w / stride, a, 5 + classes]`, one array per level, and
+          in training as many more from the auxiliary heads of P6 models.
 
         Raises:
           ValueError: the pictures have another shape.
@@ -105,6 +146,7 @@ def create(
     width: float = 1.0,
     activation: Activation | None = None,
     dtype: Dtype = jnp.float32,
+    remat: bool = False,
 ) -> Detector:
     """Makes a model with fresh parameters, in training mode.
 
@@ -116,6 +158,8 @@ def create(
         multiple of 8.
       activation: replaces the published one, for example by `jax.nn.silu`.
       dtype: the type that is computed in; parameters, statistics and logits stay float32.
+      remat: in the gradient, compute the inner maps of every stage again instead of keeping them:
+        less memory for about a third more time.
 
     Returns:
       the model; `.head` describes its head.
@@ -123,22 +167,55 @@ def create(
     Raises:
       ValueError: there is no model of that name, or a number is out of range.
     """
+    _check_name(name, width)
+    key = jax.random.key(0) if key is None else key
+    # Drawn on the host: each of the many shapes would cost a compilation on the device.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return _build(name, num_classes, width, activation, dtype, remat, rng)
+
+
+def create_abstract(
+    name: str, num_classes: int = 80, *, width: float = 1.0, activation: Activation | None = None
+) -> Detector:
+    """Makes a model whose arrays are only shapes and types, in no time and no memory.
+
+    Args:
+      name, num_classes, width, activation: as for `create`.
+
+    Returns:
+      the model, with a `jax.ShapeDtypeStruct` for every array.
+
+    Raises:
+      ValueError: as for `create`.
+    """
+    _check_name(name, width)
+    return nnx.eval_shape(
+        lambda: _build(name, num_classes, width, activation, jnp.float32, False, None)
+    )
+
+
+def _check_name(name: str, width: float):
     if name not in ARCHITECTURES:
         raise ValueError(f"there is no model {name!r}; known: {', '.join(ARCHITECTURES)}")
     if not width > 0:
         raise ValueError(f"width (={width}) must be more than 0")
+
+
+def _build(
+    name: str,
+    num_classes: int,
+    width: float,
+    activation: Activation | None,
+    dtype: Dtype,
+    remat: bool,
+    rng: np.random.Generator | None,
+) -> Detector:
     architecture = ARCHITECTURES[name]
-    key = jax.random.key(0) if key is None else key
-    # Drawn on the host: each of the many shapes would cost a compilation on the device.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    return Detector(
-        name,
-        HeadConfig(num_classes, architecture.strides, architecture.anchors),
-        width=width,
-        activation=architecture.activation if activation is None else activation,
-        dtype=dtype,
-        rng=rng,
-    )
+    head = HeadConfig(num_classes, architecture.strides, architecture.anchors)
+    build = Build(width, activation or architecture.activation, dtype, rng)
+    model = Detector(name, head, build)
+    model.set_attributes(Stage, remat=remat)
+    return model
 
 
 def split(model: Detector) -> tuple[nnx.GraphDef[Detector], nnx.State, nnx.State]:
@@ -184,7 +261,8 @@ def apply(
       ValueError: the pictures have another shape.
     """
     model = nnx.merge(graphdef, params, batch_stats, copy=True)
-    model.set_attributes(BatchNorm, use_running_average=not train, axis_name=axis_name)
+    model.train() if train else model.eval()
+    model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
     outputs = model(images)
     return outputs, nnx.state(model, nnx.BatchStat) if train else batch_stats
 

@@ -1,8 +1,10 @@
 """The blocks that the networks are made of."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,28 +20,71 @@ Activation = Callable[[Array], Array]
 POOL_SIZES = (5, 9, 13)
 
 
+class Features(NamedTuple):
+    """What a neck hands to the head.
+
+    Attributes:
+      lead: one `[b, h, w, c]` map per level, finest first.
+      auxiliary: as many more for the auxiliary heads, where the model has some and trains.
+    """
+
+    lead: tuple[Float[Array, "b _h _w _c"], ...]
+    auxiliary: tuple[Float[Array, "b _h _w _c"], ...] = ()
+
+
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """LeakyReLU of slope 0.1; its gradient at zero is the slope."""
     return jnp.where(x > 0, x, 0.1 * x)
 
 
 def uniform_by_fan_in(
-    rng: np.random.Generator, shape: tuple[int, ...], fan_in: int
+    rng: np.random.Generator | None, shape: tuple[int, ...], fan_in: int
 ) -> Float[Array, "..."]:
-    """Draws uniformly from +-1 / sqrt(fan_in)."""
+    """Draws uniformly from +-1 / sqrt(fan_in); zeros without `rng`."""
+    if rng is None:
+        return jnp.zeros(shape)
     bound = fan_in**-0.5
     return jnp.asarray(rng.uniform(-bound, bound, shape).astype(np.float32))
-
-
-def scaled_width(width: float, features: int) -> int:
-    """Returns `width * features`, rounded up to a multiple of 8."""
-    return 8 * math.ceil(width * features / 8)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
     """Doubles height and width by repeating every cell."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def space_to_depth(x: Float[Array, "b 2h 2w c"]) -> Float[Array, "b h w 4c"]:
+    """Halves height and width: the four cells of every 2x2 become channels.
+
+    Their order is (even row, even column), (odd, even), (even, odd), (odd, odd).
+    """
+    return join(x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2])
+
+
+def join(*maps: Float[Array, "b h w _c"]) -> Float[Array, "b h w c"]:
+    """Puts the channels of maps of one size behind each other."""
+    return jnp.concatenate(maps, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """What all blocks of one model have in common when they are made.
+
+    Attributes:
+      width: multiplies all numbers of channels.
+      activation: behind every norm.
+      dtype: the type that is computed in; parameters and statistics are float32.
+      rng: draws the start parameters; without one they are zeros, for `nnx.eval_shape`.
+    """
+
+    width: float
+    activation: Activation
+    dtype: Dtype
+    rng: np.random.Generator | None
+
+    def scaled(self, features: int) -> int:
+        """Returns `width * features`, rounded up to a multiple of 8."""
+        return 8 * math.ceil(self.width * features / 8)
 
 
 class ConvBnAct(nnx.Module):
@@ -54,22 +99,19 @@ class ConvBnAct(nnx.Module):
 
     def __init__(
         self,
+        build: Build,
         features_in: int,
         features_out: int,
         kernel_size: int,
         stride: int = 1,
-        *,
-        activation: Activation,
-        dtype: Dtype,
-        rng: np.random.Generator,
     ):
         shape = (kernel_size, kernel_size, features_in, features_out)
         fan_in = kernel_size * kernel_size * features_in
-        self.kernel = nnx.Param(uniform_by_fan_in(rng, shape, fan_in))
+        self.kernel = nnx.Param(uniform_by_fan_in(build.rng, shape, fan_in))
         self.norm = BatchNorm(features_out)
         self.stride = stride
-        self.activation = activation
-        self.dtype = dtype
+        self.activation = build.activation
+        self.dtype = build.dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
         """Maps `[b, h, w, in]` to `[b, h / stride, w / stride, out]`."""
@@ -77,7 +119,57 @@ class ConvBnAct(nnx.Module):
         return self.activation(self.norm(convolution(x.astype(self.dtype), kernel, self.stride)))
 
 
-class Elan(nnx.Module):
+class ConvAct(nnx.Module):
+    """Convolution with bias, activation: what `deploy` makes of a `ConvBnAct`.
+
+    Attributes:
+      kernel: `[k, k, in, out]`, float32.
+      bias: `[out]`, float32.
+      stride, activation: as given.
+      dtype: the type that is computed in.
+    """
+
+    def __init__(
+        self,
+        kernel: Float[Array, "k k i o"],
+        bias: Float[Array, " o"],
+        stride: int,
+        *,
+        activation: Activation,
+        dtype: Dtype,
+    ):
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(bias)
+        self.stride = stride
+        self.activation = activation
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
+        """Maps `[b, h, w, in]` to `[b, h / stride, w / stride, out]`."""
+        kernel = self.kernel[...].astype(self.dtype)
+        y = convolution(x.astype(self.dtype), kernel, self.stride)
+        return self.activation(y + self.bias[...].astype(self.dtype))
+
+
+class Stage(nnx.Module):
+    """A block of many convolutions, whose inner maps need not be kept for the gradient.
+
+    Attributes:
+      remat: compute the inner maps again when the gradient needs them; `create` sets it.
+    """
+
+    remat: bool = False
+
+    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+        raise NotImplementedError
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+        return nnx.remat(type(self).forward)(self, x) if self.remat else self.forward(x)
+
+
+class Elan(Stage):
     """Efficient layer aggregation: two 1x1 branches, one of them prolonged by a chain of 3x3.
 
     The joined maps are, in this order: the links of the chain that are kept, deepest first, then
@@ -94,6 +186,7 @@ class Elan(nnx.Module):
 
     def __init__(
         self,
+        build: Build,
         features_in: int,
         features_out: int,
         *,
@@ -101,11 +194,8 @@ class Elan(nnx.Module):
         link: int,
         depth: int,
         keep_every: int,
-        activation: Activation,
-        dtype: Dtype,
-        rng: np.random.Generator,
     ):
-        conv = functools.partial(ConvBnAct, activation=activation, dtype=dtype, rng=rng)
+        conv = functools.partial(ConvBnAct, build)
         self.left = conv(features_in, branch, 1)
         self.right = conv(features_in, branch, 1)
         self.chain = nnx.List([conv(branch if i == 0 else link, link, 3) for i in range(depth)])
@@ -113,17 +203,104 @@ class Elan(nnx.Module):
         kept = len(range(depth - 1, -1, -keep_every))
         self.out = conv(2 * branch + kept * link, features_out, 1)
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
         left, right = self.left(x), self.right(x)
         links = [right]
         for conv in self.chain:
             links.append(conv(links[-1]))
         kept = links[: 0 : -self.keep_every]
-        return self.out(jnp.concatenate([*kept, right, left], axis=-1))
+        return self.out(join(*kept, right, left))
 
 
-class SppCspTiny(nnx.Module):
+class ElanPair(nnx.Module):
+    """Two aggregations side by side, added: the paper's extended aggregation, E-ELAN.
+
+    Source: YOLOv7 (arXiv 2207.02696), section 3.
+
+    Attributes:
+      first, second: the aggregations, of the same widths.
+    """
+
+    def __init__(self, first: Elan, second: Elan):
+        self.first = first
+        self.second = second
+
+    def parts(
+        self, x: Float[Array, "b h w i"]
+    ) -> tuple[Float[Array, "b h w o"], Float[Array, "b h w o"]]:
+        """Returns the maps of both, not added."""
+        return self.first(x), self.second(x)
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+        first, second = self.parts(x)
+        return first + second
+
+
+class Down(nnx.Module):
+    """Halves height and width in two ways, half of the channels each.
+
+    Source: YOLOv7 (arXiv 2207.02696).
+
+    Attributes:
+      reduce: 1x1 before `conv`, `middle` wide.
+      conv: 3x3 of stride 2.
+      pooled: 1x1 behind a max-pool.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        features_in: int,
+        features_out: int,
+        *,
+        middle: int,
+    ):
+        conv = functools.partial(ConvBnAct, build)
+        self.reduce = conv(features_in, middle, 1)
+        self.conv = conv(middle, features_out // 2, 3, 2)
+        self.pooled = conv(features_in, features_out // 2, 1)
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
+        """Maps `[b, h, w, in]` to `[b, h / 2, w / 2, out]`."""
+        return join(self.conv(self.reduce(x)), self.pooled(max_pool(x, 2, 2)))
+
+
+class SppCsp(Stage):
+    """Spatial pyramid pooling inside a cross-stage partial block.
+
+    Attributes:
+      bypass: 1x1 on the input, beside everything else.
+      reduce, mix, squeeze: 1x1, 3x3, 1x1 before the pools.
+      merge, out_mix: 1x1 over the pooled maps and the one that they come from, 3x3.
+      out: 1x1 over (out_mix, bypass).
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        features_in: int,
+        features_out: int,
+    ):
+        conv = functools.partial(ConvBnAct, build)
+        self.bypass = conv(features_in, features_out, 1)
+        self.reduce = conv(features_in, features_out, 1)
+        self.mix = conv(features_out, features_out, 3)
+        self.squeeze = conv(features_out, features_out, 1)
+        self.merge = conv((1 + len(POOL_SIZES)) * features_out, features_out, 1)
+        self.out_mix = conv(features_out, features_out, 3)
+        self.out = conv(2 * features_out, features_out, 1)
+
+    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+        squeezed = self.squeeze(self.mix(self.reduce(x)))
+        pools = [max_pool(squeezed, size, 1) for size in POOL_SIZES]
+        merged = self.out_mix(self.merge(join(squeezed, *pools)))
+        return self.out(join(merged, self.bypass(x)))
+
+
+class SppCspTiny(Stage):
     """Spatial pyramid pooling with a bypass, the short form of yolov7-tiny.
 
     Attributes:
@@ -135,22 +312,19 @@ class SppCspTiny(nnx.Module):
 
     def __init__(
         self,
+        build: Build,
         features_in: int,
         features_out: int,
-        *,
-        activation: Activation,
-        dtype: Dtype,
-        rng: np.random.Generator,
     ):
-        conv = functools.partial(ConvBnAct, activation=activation, dtype=dtype, rng=rng)
+        conv = functools.partial(ConvBnAct, build)
         self.bypass = conv(features_in, features_out, 1)
         self.reduce = conv(features_in, features_out, 1)
         self.merge = conv((1 + len(POOL_SIZES)) * features_out, features_out, 1)
         self.out = conv(2 * features_out, features_out, 1)
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
         reduced = self.reduce(x)
         pools = [max_pool(reduced, size, 1) for size in reversed(POOL_SIZES)]
-        merged = self.merge(jnp.concatenate([*pools, reduced], axis=-1))
-        return self.out(jnp.concatenate([merged, self.bypass(x)], axis=-1))
+        merged = self.merge(join(*pools, reduced))
+        return self.out(join(merged, self.bypass(x)))

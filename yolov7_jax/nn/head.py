@@ -5,11 +5,10 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from yolov7_jax.config import HeadConfig
-from yolov7_jax.nn.blocks import uniform_by_fan_in
+from yolov7_jax.nn.blocks import Build, Features, uniform_by_fan_in
 from yolov7_jax.types import Outputs
 
 # What a fresh head expects, so that the first steps are not spent on unlearning a coin toss.
@@ -19,60 +18,97 @@ EXPECTED_CLASS = 0.6
 
 
 class DetectLevel(nnx.Module):
-    """One level of the head: a 1x1 convolution between two learned implicit vectors.
+    """One level of the head: a 1x1 convolution.
 
     Attributes:
       kernel: `[1, 1, in, a * f]`; output channels are (anchor, field), anchor-major.
       bias: `[a * f]`.
+      dtype: the type that products are computed in; logits are float32.
+    """
+
+    def __init__(self, build: Build, features_in: int, level: int, head: HeadConfig):
+        features_out = head.num_anchors * head.num_fields
+        shape = (1, 1, features_in, features_out)
+        self.kernel = nnx.Param(uniform_by_fan_in(build.rng, shape, features_in))
+        bias = uniform_by_fan_in(build.rng, (features_out,), features_in)
+        self.bias = nnx.Param(bias + _bias_prior(level, head))
+        self.dtype = build.dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Maps features to logits; products in `dtype`, sums and result in float32."""
+        kernel = self.kernel[0, 0].astype(self.dtype)
+        logits = jnp.matmul(x.astype(self.dtype), kernel, preferred_element_type=jnp.float32)
+        return logits + self.bias[...]
+
+
+class ImplicitDetectLevel(DetectLevel):
+    """One level of the head, between two learned implicit vectors.
+
+    Attributes:
       implicit_add: `[in]`, added to the input.
       implicit_multiply: `[a * f]`, multiplies the output, bias included.
 
     Source: implicit knowledge, YOLOR (arXiv 2105.04206).
     """
 
-    def __init__(self, features_in: int, level: int, head: HeadConfig, rng: np.random.Generator):
-        features_out = head.num_anchors * head.num_fields
-        shape = (1, 1, features_in, features_out)
-        self.kernel = nnx.Param(uniform_by_fan_in(rng, shape, features_in))
-        bias = uniform_by_fan_in(rng, (features_out,), features_in)
-        self.bias = nnx.Param(bias + _bias_prior(level, head))
-        self.implicit_add = nnx.Param(_normal(rng, 0.0, features_in))
-        self.implicit_multiply = nnx.Param(_normal(rng, 1.0, features_out))
+    def __init__(self, build: Build, features_in: int, level: int, head: HeadConfig):
+        super().__init__(build, features_in, level, head)
+        self.implicit_add = nnx.Param(_normal(build.rng, 0.0, features_in))
+        self.implicit_multiply = nnx.Param(
+            _normal(build.rng, 1.0, head.num_anchors * head.num_fields)
+        )
 
-    def __call__(self, x: Float[Array, "b h w i"], dtype: Dtype) -> Float[Array, "b h w o"]:
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Maps features to logits; products in `dtype`, sums and result in float32."""
-        shifted = (x.astype(jnp.float32) + self.implicit_add[...]).astype(dtype)
-        kernel = self.kernel[0, 0].astype(dtype)
-        logits = jnp.matmul(shifted, kernel, preferred_element_type=jnp.float32)
-        return (logits + self.bias[...]) * self.implicit_multiply[...]
+        shifted = x.astype(jnp.float32) + self.implicit_add[...]
+        return super().__call__(shifted) * self.implicit_multiply[...]
 
 
 class Detect(nnx.Module):
-    """The head of a model without auxiliary heads: one `DetectLevel` per level.
+    """The head: a convolution per level, and as many for the auxiliary maps of P6 models.
 
     Attributes:
-      levels: the levels, finest first.
+      levels: the levels that predict, finest first.
+      auxiliary: those that only help to train; none in P5 models.
       fields: numbers of anchors and of fields per anchor.
-      dtype: the type that products are computed in; logits are float32.
     """
 
     def __init__(
-        self, features: tuple[int, ...], head: HeadConfig, *, dtype: Dtype, rng: np.random.Generator
+        self,
+        build: Build,
+        head: HeadConfig,
+        features: tuple[int, ...],
+        auxiliary_features: tuple[int, ...],
     ):
         self.levels = nnx.List(
-            [DetectLevel(width, level, head, rng) for level, width in enumerate(features)]
+            [ImplicitDetectLevel(build, width, level, head) for level, width in enumerate(features)]
+        )
+        self.auxiliary = nnx.List(
+            [
+                DetectLevel(build, width, level, head)
+                for level, width in enumerate(auxiliary_features)
+            ]
         )
         self.fields = (head.num_anchors, head.num_fields)
-        self.dtype = dtype
 
-    def __call__(self, features: tuple[Float[Array, "b _h _w _c"], ...]) -> Outputs:
+    def __call__(self, features: Features) -> Outputs:
         """Maps one feature map per level to logits `[b, h, w, a, f]`."""
-        logits = [level(x, self.dtype) for level, x in zip(self.levels, features, strict=True)]
-        return Outputs(tuple(y.reshape(*y.shape[:3], *self.fields) for y in logits))
+        # In evaluation the auxiliary maps, and so their logits, are left out.
+        auxiliary = self.auxiliary if features.auxiliary else ()
+        lead = [level(x) for level, x in zip(self.levels, features.lead, strict=True)]
+        more = [level(x) for level, x in zip(auxiliary, features.auxiliary, strict=True)]
+        return Outputs(self._by_anchor(lead), self._by_anchor(more))
+
+    def _by_anchor(
+        self, logits: list[Float[Array, "b _h _w o"]]
+    ) -> tuple[Float[Array, "b _h _w a f"], ...]:
+        return tuple(y.reshape(*y.shape[:3], *self.fields) for y in logits)
 
 
-def _normal(rng: np.random.Generator, mean: float, features: int) -> Float[Array, " c"]:
-    """Draws the start values of an implicit vector."""
+def _normal(rng: np.random.Generator | None, mean: float, features: int) -> Float[Array, " c"]:
+    """Draws the start values of an implicit vector; zeros without `rng`."""
+    if rng is None:
+        return jnp.zeros(features)
     return jnp.asarray(rng.normal(mean, 0.02, features).astype(np.float32))
 
 

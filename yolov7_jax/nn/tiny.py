@@ -2,13 +2,10 @@
 
 import functools
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from yolov7_jax.nn.blocks import Activation, ConvBnAct, Elan, SppCspTiny, scaled_width, upsample
+from yolov7_jax.nn.blocks import Build, ConvBnAct, Elan, Features, SppCspTiny, join, upsample
 from yolov7_jax.nn.pooling import max_pool
 
 FeatureMap = Float[Array, "b _h _w _c"]
@@ -22,14 +19,9 @@ class TinyBackbone(nnx.Module):
       stage2, stage3, stage4, stage5: the aggregation blocks at strides 4, 8, 16 and 32.
     """
 
-    def __init__(
-        self, width: float, *, activation: Activation, dtype: Dtype, rng: np.random.Generator
-    ):
-        conv = functools.partial(ConvBnAct, activation=activation, dtype=dtype, rng=rng)
-        elan = functools.partial(
-            Elan, depth=2, keep_every=1, activation=activation, dtype=dtype, rng=rng
-        )
-        w = functools.partial(scaled_width, width)
+    def __init__(self, build: Build):
+        conv, w = functools.partial(ConvBnAct, build), build.scaled
+        elan = functools.partial(Elan, build, depth=2, keep_every=1)
         self.stem = conv(3, w(32), 3, 2)
         self.down = conv(w(32), w(64), 3, 2)
         self.stage2 = elan(w(64), w(64), branch=w(32), link=w(32))
@@ -57,17 +49,13 @@ class TinyNeck(nnx.Module):
       down3, down4: 3x3 convolutions of stride 2.
       coarse4, coarse5: aggregation on the way back.
       out3, out4, out5: 3x3 convolutions before the head.
+      widths, auxiliary_widths: numbers of channels of p3, p4 and p5, and of no auxiliary maps.
     """
 
-    def __init__(
-        self, width: float, *, activation: Activation, dtype: Dtype, rng: np.random.Generator
-    ):
-        conv = functools.partial(ConvBnAct, activation=activation, dtype=dtype, rng=rng)
-        elan = functools.partial(
-            Elan, depth=2, keep_every=1, activation=activation, dtype=dtype, rng=rng
-        )
-        w = functools.partial(scaled_width, width)
-        self.spp = SppCspTiny(w(512), w(256), activation=activation, dtype=dtype, rng=rng)
+    def __init__(self, build: Build):
+        conv, w = functools.partial(ConvBnAct, build), build.scaled
+        elan = functools.partial(Elan, build, depth=2, keep_every=1)
+        self.spp = SppCspTiny(build, w(512), w(256))
         self.reduce5 = conv(w(256), w(128), 1)
         self.lateral4 = conv(w(256), w(128), 1)
         self.fine4 = elan(2 * w(128), w(128), branch=w(64), link=w(64))
@@ -81,21 +69,14 @@ class TinyNeck(nnx.Module):
         self.out3 = conv(w(64), w(128), 3)
         self.out4 = conv(w(128), w(256), 3)
         self.out5 = conv(w(256), w(512), 3)
+        self.widths = (w(128), w(256), w(512))
+        self.auxiliary_widths = ()
 
-    def __call__(self, c3: FeatureMap, c4: FeatureMap, c5: FeatureMap) -> tuple[FeatureMap, ...]:
+    def __call__(self, c3: FeatureMap, c4: FeatureMap, c5: FeatureMap) -> Features:
         """Returns p3, p4, p5."""
         n5 = self.spp(c5)
-        n4 = self.fine4(_join(self.lateral4(c4), upsample(self.reduce5(n5))))
-        n3 = self.fine3(_join(self.lateral3(c3), upsample(self.reduce4(n4))))
-        n4 = self.coarse4(_join(self.down3(n3), n4))
-        n5 = self.coarse5(_join(self.down4(n4), n5))
-        return self.out3(n3), self.out4(n4), self.out5(n5)
-
-    @staticmethod
-    def widths(width: float) -> tuple[int, int, int]:
-        """Returns the numbers of channels of p3, p4 and p5."""
-        return scaled_width(width, 128), scaled_width(width, 256), scaled_width(width, 512)
-
-
-def _join(*maps: FeatureMap) -> FeatureMap:
-    return jnp.concatenate(maps, axis=-1)
+        n4 = self.fine4(join(self.lateral4(c4), upsample(self.reduce5(n5))))
+        n3 = self.fine3(join(self.lateral3(c3), upsample(self.reduce4(n4))))
+        n4 = self.coarse4(join(self.down3(n3), n4))
+        n5 = self.coarse5(join(self.down4(n4), n5))
+        return Features((self.out3(n3), self.out4(n4), self.out5(n5)))

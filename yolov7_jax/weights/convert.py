@@ -8,7 +8,7 @@ import numpy as np
 
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.model import Detector
-from yolov7_jax.weights.names import FIRST_LAYER, conv_layers, entries
+from yolov7_jax.weights.names import entries, head_prefix, norms
 
 
 def load_official(model: Detector, tensors: Mapping[str, np.ndarray]) -> Detector:
@@ -31,7 +31,7 @@ def load_official(model: Detector, tensors: Mapping[str, np.ndarray]) -> Detecto
     """
     wanted = entries(model)
     shapes = {entry.key: entry.official_shape for entry in wanted}
-    counters = {f"{prefix}.bn.num_batches_tracked": conv for prefix, conv in conv_layers(model)}
+    counters = {f"{prefix}.num_batches_tracked": norm for prefix, norm in norms(model)}
     anchor_shapes = _anchor_shapes(model)
     optional = dict.fromkeys(counters, ()) | anchor_shapes
     faults = _faults(tensors, shapes, optional)
@@ -45,8 +45,8 @@ def load_official(model: Detector, tensors: Mapping[str, np.ndarray]) -> Detecto
         value = np.asarray(tensors[entry.key], np.float32)
         ours = value.reshape(-1) if entry.axes is None else value.transpose(entry.axes)
         entry.variable[...] = jnp.asarray(ours)
-    for key, conv in counters.items():
-        conv.norm.batches_tracked = int(tensors.get(key, 0))
+    for key, norm in counters.items():
+        norm.batches_tracked = int(tensors.get(key, 0))
     model.head = head
     return model
 
@@ -67,9 +67,8 @@ def to_official(model: Detector) -> dict[str, np.ndarray]:
         if entry.axes is not None:
             ours = ours.transpose(np.argsort(entry.axes))
         result[entry.key] = np.ascontiguousarray(ours).reshape(entry.official_shape)
-    for prefix, conv in conv_layers(model):
-        count = np.asarray(conv.norm.batches_tracked, np.int64)
-        result[f"{prefix}.bn.num_batches_tracked"] = count
+    for prefix, norm in norms(model):
+        result[f"{prefix}.num_batches_tracked"] = np.asarray(norm.batches_tracked, np.int64)
     pixels = np.asarray(model.head.anchors, np.float32)
     strides = np.asarray(model.head.strides, np.float32)
     cells, grid = _anchor_shapes(model)
@@ -80,7 +79,7 @@ def to_official(model: Detector) -> dict[str, np.ndarray]:
 
 def _anchor_shapes(model: Detector) -> dict[str, tuple[int, ...]]:
     """Returns the keys and shapes of the anchors, in cells and in pixels, in this order."""
-    layer = f"model.{FIRST_LAYER[model.name]['detect']}"
+    layer = head_prefix(model)
     levels, anchors = model.head.num_levels, model.head.num_anchors
     return {
         f"{layer}.anchors": (levels, anchors, 2),
