@@ -16,7 +16,8 @@ LAYERS = (
     ("boxes", "image", "metrics", "sharding", "targets"),
     ("nn", "candidates", "gather", "assign", "decode", "nms"),
     ("losses", "model"),
-    ("deploy", "weights", "predict", "export"),
+    ("deploy",),
+    ("summary", "weights", "predict", "export"),
     ("cli",),
 )
 CORE_PACKAGES = {"jax", "flax", "numpy", "chex", "jaxtyping"}
@@ -24,7 +25,7 @@ GUARDED_PACKAGES = {  # behind an extra: imported inside a function, or inside t
     "image": {"cv2"},
     "metrics": {"hotcoco"},
     "predict": {"cv2"},
-    "weights": {"safetensors"},
+    "weights": {"orbax", "safetensors"},
     "export": {"onnx"},
     "cli": {"cv2", "tyro"},
 }

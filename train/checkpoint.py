@@ -4,6 +4,7 @@ import json
 import logging
 import pathlib
 import types
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -24,7 +25,14 @@ class Checkpoints:
     in place. The last one and the one with the highest AP are kept.
     """
 
-    def __init__(self, run: pathlib.Path):
+    def __init__(self, run: pathlib.Path, description: Mapping[str, Any]):
+        """Opens the folder.
+
+        Args:
+          run: the run's folder.
+          description: what else is written with every checkpoint, as JSON.
+        """
+        self._description = dict(description)
         # orbax and absl tell of every save; errors come as exceptions anyway.
         logging.getLogger("absl").setLevel(logging.ERROR)
         policies = ocp.training.preservation_policies
@@ -66,7 +74,9 @@ class Checkpoints:
         if step in [checkpoint.step for checkpoint in self._checkpointer.checkpoints]:
             return
         metrics: Any = None if ap is None else {"ap": ap}
-        self._checkpointer.save(step, tree, force=True, metrics=metrics)
+        self._checkpointer.save(
+            step, tree, force=True, metrics=metrics, custom_metadata=self._description
+        )
         self._checkpointer.wait()
 
     @property

@@ -33,6 +33,7 @@ from yolov7_jax import assign_anchor, assign_ota
 from yolov7_jax import model as networks
 from yolov7_jax.metrics import CocoAp
 from yolov7_jax.nn.blocks import leaky_relu
+from yolov7_jax.weights.training_run import description
 
 CONFIG_FILE = "config.yaml"
 SHEET_FILE = "detections.png"
@@ -114,7 +115,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
 
     make_folder(run)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(run))
+        checkpoints = stack.enter_context(Checkpoints(run, description(model, train_set.names)))
         interruption = stack.enter_context(Interruption())
         sums = jax.device_put(no_metrics(), replicated(mesh))
         step = checkpoints.last_step or 0
@@ -243,7 +244,7 @@ def check_same_data(dataset: Dataset, run: pathlib.Path) -> None:
         )
 
 
-def create_model(config: TrainConfig, num_classes: int) -> networks.Detector:
+def create_model(config: TrainConfig, num_classes: int) -> networks.Yolov7:
     """Returns a fresh model.
 
     Raises:

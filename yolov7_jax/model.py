@@ -99,7 +99,7 @@ ARCHITECTURES = {
 }
 
 
-class Detector(nnx.Module):
+class Yolov7(nnx.Module):
     """A whole model, from pictures to logits.
 
     A fresh one is in training mode. `train()` and `eval()` choose the statistics that it
@@ -109,6 +109,8 @@ class Detector(nnx.Module):
       name: the name that it was created by.
       head: strides, anchors and number of classes.
       width: what multiplies the number of channels.
+      activation: the one that it was created with.
+      deployed: whether `deploy` made it.
       backbone, neck, detect: the parts.
     """
 
@@ -117,6 +119,8 @@ class Detector(nnx.Module):
         self.name = name
         self.head = head
         self.width = build.width
+        self.activation = build.activation
+        self.deployed = False
         self.backbone = architecture.backbone(build)
         self.neck = architecture.neck(build)
         self.detect = Detect(build, head, self.neck.widths, self.neck.auxiliary_widths)
@@ -147,7 +151,7 @@ def create(
     activation: Activation | None = None,
     dtype: Dtype = jnp.float32,
     remat: bool = False,
-) -> Detector:
+) -> Yolov7:
     """Makes a model with fresh parameters, in training mode.
 
     Args:
@@ -175,12 +179,21 @@ def create(
 
 
 def create_abstract(
-    name: str, num_classes: int = 80, *, width: float = 1.0, activation: Activation | None = None
-) -> Detector:
+    name: str,
+    num_classes: int = 80,
+    *,
+    width: float = 1.0,
+    activation: Activation | None = None,
+    dtype: Dtype = jnp.float32,
+) -> Yolov7:
     """Makes a model whose arrays are only shapes and types, in no time and no memory.
 
     Args:
-      name, num_classes, width, activation: as for `create`.
+      name: as for `create`, like all of these.
+      num_classes: number of classes.
+      width: multiplies the number of channels.
+      activation: replaces the published one.
+      dtype: the type that is computed in.
 
     Returns:
       the model, with a `jax.ShapeDtypeStruct` for every array.
@@ -189,9 +202,7 @@ def create_abstract(
       ValueError: as for `create`.
     """
     _check_name(name, width)
-    return nnx.eval_shape(
-        lambda: _build(name, num_classes, width, activation, jnp.float32, False, None)
-    )
+    return nnx.eval_shape(lambda: _build(name, num_classes, width, activation, dtype, False, None))
 
 
 def _check_name(name: str, width: float):
@@ -209,16 +220,16 @@ def _build(
     dtype: Dtype,
     remat: bool,
     rng: np.random.Generator | None,
-) -> Detector:
+) -> Yolov7:
     architecture = ARCHITECTURES[name]
     head = HeadConfig(num_classes, architecture.strides, architecture.anchors)
     build = Build(width, activation or architecture.activation, dtype, rng)
-    model = Detector(name, head, build)
+    model = Yolov7(name, head, build)
     model.set_attributes(Stage, remat=remat)
     return model
 
 
-def split(model: Detector) -> tuple[nnx.GraphDef[Detector], nnx.State, nnx.State]:
+def split(model: Yolov7) -> tuple[nnx.GraphDef[Yolov7], nnx.State, nnx.State]:
     """Takes a model apart.
 
     Args:
@@ -235,7 +246,7 @@ def split(model: Detector) -> tuple[nnx.GraphDef[Detector], nnx.State, nnx.State
 
 
 def apply(
-    graphdef: nnx.GraphDef[Detector],
+    graphdef: nnx.GraphDef[Yolov7],
     params: Any,
     batch_stats: Any,
     images: Float[Array, "b h w 3"],

@@ -117,7 +117,7 @@ def final_state(config: TrainConfig, run):
     _, params, batch_stats = networks.split(loop.create_model(config, 2))
     state = create_state(params, batch_stats, config.optim)
     sharding = SingleDeviceSharding(jax.devices()[0])
-    with Checkpoints(run) as checkpoints:
+    with Checkpoints(run, {}) as checkpoints:
         assert checkpoints.last_step == STEPS
         return checkpoints.load({"state": state, "sums": loop.no_metrics()}, sharding)["state"]
 

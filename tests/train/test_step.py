@@ -157,7 +157,7 @@ def test_step_is_the_same_on_two_devices(train_step, state, batches):
     assert_close(shared.gradients, alone.gradients, tolerance=0.02)
 
 
-def official_tensors(model: networks.Detector) -> dict[str, np.ndarray]:
+def official_tensors(model: networks.Yolov7) -> dict[str, np.ndarray]:
     """The weights that the measured runs start from: a rule, so that none need be stored."""
     tensors = {}
     for key, tensor in to_official(model).items():

@@ -1,10 +1,12 @@
 """The detection head."""
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from yolov7_jax.config import HeadConfig
@@ -26,13 +28,10 @@ class DetectLevel(nnx.Module):
       dtype: the type that products are computed in; logits are float32.
     """
 
-    def __init__(self, build: Build, features_in: int, level: int, head: HeadConfig):
-        features_out = head.num_anchors * head.num_fields
-        shape = (1, 1, features_in, features_out)
-        self.kernel = nnx.Param(uniform_by_fan_in(build.rng, shape, features_in))
-        bias = uniform_by_fan_in(build.rng, (features_out,), features_in)
-        self.bias = nnx.Param(bias + _bias_prior(level, head))
-        self.dtype = build.dtype
+    def __init__(self, kernel: Float[Array, "1 1 i o"], bias: Float[Array, " o"], *, dtype: Dtype):
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(bias)
+        self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Maps features to logits; products in `dtype`, sums and result in float32."""
@@ -51,12 +50,18 @@ class ImplicitDetectLevel(DetectLevel):
     Source: implicit knowledge, YOLOR (arXiv 2105.04206).
     """
 
-    def __init__(self, build: Build, features_in: int, level: int, head: HeadConfig):
-        super().__init__(build, features_in, level, head)
-        self.implicit_add = nnx.Param(_normal(build.rng, 0.0, features_in))
-        self.implicit_multiply = nnx.Param(
-            _normal(build.rng, 1.0, head.num_anchors * head.num_fields)
-        )
+    def __init__(
+        self,
+        kernel: Float[Array, "1 1 i o"],
+        bias: Float[Array, " o"],
+        implicit_add: Float[Array, " i"],
+        implicit_multiply: Float[Array, " o"],
+        *,
+        dtype: Dtype,
+    ):
+        super().__init__(kernel, bias, dtype=dtype)
+        self.implicit_add = nnx.Param(implicit_add)
+        self.implicit_multiply = nnx.Param(implicit_multiply)
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Maps features to logits; products in `dtype`, sums and result in float32."""
@@ -80,15 +85,16 @@ class Detect(nnx.Module):
         features: tuple[int, ...],
         auxiliary_features: tuple[int, ...],
     ):
-        self.levels = nnx.List(
-            [ImplicitDetectLevel(build, width, level, head) for level, width in enumerate(features)]
-        )
-        self.auxiliary = nnx.List(
-            [
-                DetectLevel(build, width, level, head)
-                for level, width in enumerate(auxiliary_features)
-            ]
-        )
+        self.levels = nnx.List()
+        for level, width in enumerate(features):
+            kernel, bias = _fresh_convolution(build.rng, width, level, head)
+            add = _normal(build.rng, 0.0, width)
+            multiply = _normal(build.rng, 1.0, bias.shape[0])
+            self.levels.append(ImplicitDetectLevel(kernel, bias, add, multiply, dtype=build.dtype))
+        self.auxiliary = nnx.List()
+        for level, width in enumerate(auxiliary_features):
+            kernel, bias = _fresh_convolution(build.rng, width, level, head)
+            self.auxiliary.append(DetectLevel(kernel, bias, dtype=build.dtype))
         self.fields = (head.num_anchors, head.num_fields)
 
     def __call__(self, features: Features) -> Outputs:
@@ -100,9 +106,19 @@ class Detect(nnx.Module):
         return Outputs(self._by_anchor(lead), self._by_anchor(more))
 
     def _by_anchor(
-        self, logits: list[Float[Array, "b _h _w o"]]
+        self, logits: Sequence[Float[Array, "b _h _w o"]]
     ) -> tuple[Float[Array, "b _h _w a f"], ...]:
         return tuple(y.reshape(*y.shape[:3], *self.fields) for y in logits)
+
+
+def _fresh_convolution(
+    rng: np.random.Generator | None, features_in: int, level: int, head: HeadConfig
+) -> tuple[Float[Array, "1 1 i o"], Float[Array, " o"]]:
+    """Draws the start values of a level's kernel and bias."""
+    features_out = head.num_anchors * head.num_fields
+    kernel = uniform_by_fan_in(rng, (1, 1, features_in, features_out), features_in)
+    bias = uniform_by_fan_in(rng, (features_out,), features_in)
+    return kernel, bias + _bias_prior(level, head)
 
 
 def _normal(rng: np.random.Generator | None, mean: float, features: int) -> Float[Array, " c"]:

@@ -181,8 +181,9 @@ class P6Neck(nnx.Module):
         n5 = self.coarse5(join(self.down4(n4), n5))
         n6 = self.coarse6(join(self.down5(n5), n6))
         lead = (self.out3(n3), self.out4(n4), self.out5(n5), self.out6(n6))
-        maps = () if self.deterministic else (a3, a4, a5, a6)
-        return Features(lead, tuple(conv(x) for conv, x in zip(self.auxiliary, maps)))
+        auxiliary = () if self.deterministic else self.auxiliary
+        maps = (a3, a4, a5, a6)[: len(auxiliary)]
+        return Features(lead, tuple(conv(x) for conv, x in zip(auxiliary, maps, strict=True)))
 
 
 def _down(build: Build, pooled: bool, features_in: int, features_out: int) -> DownC | ConvBnAct:

@@ -1,27 +1,33 @@
 """Copies weights between a model and the tensors of an official checkpoint."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax.numpy as jnp
 import numpy as np
 
 from yolov7_jax.config import HeadConfig
-from yolov7_jax.model import Detector
+from yolov7_jax.model import Yolov7
 from yolov7_jax.weights.names import entries, head_prefix, norms
 
 
-def load_official(model: Detector, tensors: Mapping[str, np.ndarray]) -> Detector:
+def load_official(
+    model: Yolov7, tensors: Mapping[str, np.ndarray], *, afresh: Collection[str] = ()
+) -> Yolov7:
     """Fills a model, in place, with the tensors of an official checkpoint.
 
     Every parameter and statistic must have its tensor and every tensor its use. What the official
     checkpoints hold besides is understood where it is there: the anchors, which replace those of
     `model.head`, and the counters of the norms.
 
+    To fine-tune on other classes, say so by `afresh=class_keys(model)`.
+
     Args:
       model: of the same name, width and number of classes as the checkpoint; changed only if
-        everything fits.
+        everything fits. One from `create_abstract` will do.
       tensors: official key -> array in PyTorch's layout, of any float type.
+      afresh: official keys of the model that are to keep the values that they have; what `tensors`
+        holds under them is left out, whatever its shape.
 
     Returns:
       the same model.
@@ -30,28 +36,48 @@ def load_official(model: Detector, tensors: Mapping[str, np.ndarray]) -> Detecto
       ValueError: names all keys that are missing, unknown or of another shape.
     """
     wanted = entries(model)
+    strangers = sorted(set(afresh) - {entry.key for entry in wanted})
+    if strangers:
+        raise ValueError(f"afresh: {model.name} has no {', '.join(strangers)}")
+    wanted = [entry for entry in wanted if entry.key not in afresh]
+    tensors = {key: value for key, value in tensors.items() if key not in afresh}
     shapes = {entry.key: entry.official_shape for entry in wanted}
     counters = {f"{prefix}.num_batches_tracked": norm for prefix, norm in norms(model)}
     anchor_shapes = _anchor_shapes(model)
     optional = dict.fromkeys(counters, ()) | anchor_shapes
-    faults = _faults(tensors, shapes, optional)
+    missing, unknown, misshapen = _faults(tensors, shapes, optional)
+    faults = [*missing, *unknown, *misshapen.values()]
     if faults:
+        advice = ""
+        if len(faults) == len(misshapen) and set(misshapen) <= set(class_keys(model)):
+            advice = (
+                "; all of these depend on the number of classes: to start them afresh, pass "
+                "afresh=class_keys(model)"
+            )
         raise ValueError(
-            f"the tensors do not fit {model.name} with {model.head.num_classes} classes "
-            f"({len(faults)} faults): " + "; ".join(faults)
+            f"the tensors do not fit {model.name} of width {model.width:g} with "
+            f"{model.head.num_classes} classes ({len(faults)} faults): {'; '.join(faults)}{advice}"
         )
     head = _head_with_anchors(model.head, *(tensors.get(key) for key in anchor_shapes))
     for entry in wanted:
         value = np.asarray(tensors[entry.key], np.float32)
         ours = value.reshape(-1) if entry.axes is None else value.transpose(entry.axes)
-        entry.variable[...] = jnp.asarray(ours)
+        entry.variable.set_value(jnp.asarray(ours))
     for key, norm in counters.items():
         norm.batches_tracked = int(tensors.get(key, 0))
     model.head = head
     return model
 
 
-def to_official(model: Detector) -> dict[str, np.ndarray]:
+def class_keys(model: Yolov7) -> tuple[str, ...]:
+    """Returns the official keys of the tensors whose shapes depend on the number of classes."""
+    # All of the head but what is added to its input.
+    head, added = f"{head_prefix(model)}.", f"{head_prefix(model)}.ia."
+    keys = (entry.key for entry in entries(model))
+    return tuple(key for key in keys if key.startswith(head) and not key.startswith(added))
+
+
+def to_official(model: Yolov7) -> dict[str, np.ndarray]:
     """Returns a model's weights as an official checkpoint would hold them.
 
     Args:
@@ -77,7 +103,7 @@ def to_official(model: Detector) -> dict[str, np.ndarray]:
     return result
 
 
-def _anchor_shapes(model: Detector) -> dict[str, tuple[int, ...]]:
+def _anchor_shapes(model: Yolov7) -> dict[str, tuple[int, ...]]:
     """Returns the keys and shapes of the anchors, in cells and in pixels, in this order."""
     layer = head_prefix(model)
     levels, anchors = model.head.num_levels, model.head.num_anchors
@@ -91,17 +117,17 @@ def _faults(
     tensors: Mapping[str, np.ndarray],
     required: Mapping[str, tuple[int, ...]],
     optional: Mapping[str, tuple[int, ...]],
-) -> list[str]:
-    """Returns a line for every key that is missing, unknown or of another shape."""
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Returns a text for every key that is missing, that is unknown, or is of another shape."""
     known = dict(required) | dict(optional)
     missing = [f"{key} is missing" for key in required if key not in tensors]
     unknown = [f"{key} is unknown" for key in tensors if key not in known]
-    misshapen = [
-        f"{key} has shape {tuple(np.shape(value))}, wanted {known[key]}"
+    misshapen = {
+        key: f"{key} has shape {tuple(np.shape(value))}, wanted {known[key]}"
         for key, value in tensors.items()
         if key in known and tuple(np.shape(value)) != known[key]
-    ]
-    return missing + unknown + misshapen
+    }
+    return missing, unknown, misshapen
 
 
 def _head_with_anchors(

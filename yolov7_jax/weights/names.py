@@ -8,7 +8,7 @@ import dataclasses
 
 from flax import nnx
 
-from yolov7_jax.model import Detector
+from yolov7_jax.model import Yolov7
 from yolov7_jax.nn.blocks import ConvAct, ConvBnAct, Down, Elan, ElanPair, SppCsp, SppCspTiny
 from yolov7_jax.nn.head import ImplicitDetectLevel
 from yolov7_jax.nn.norm import BatchNorm
@@ -284,7 +284,7 @@ class Entry:
     axes: tuple[int, ...] | None
 
 
-def entries(model: Detector) -> list[Entry]:
+def entries(model: Yolov7) -> list[Entry]:
     """Returns an entry for every parameter and statistic of a model, in the official order."""
     result = []
     for prefix, block in _convolutions(model):
@@ -308,7 +308,7 @@ def entries(model: Detector) -> list[Entry]:
     return result + _head_entries(model)
 
 
-def norms(model: Detector) -> list[tuple[str, BatchNorm]]:
+def norms(model: Yolov7) -> list[tuple[str, BatchNorm]]:
     """Returns every (official prefix, batch norm) of a model, in the official order."""
     result = []
     for prefix, block in _convolutions(model):
@@ -323,18 +323,22 @@ def norms(model: Detector) -> list[tuple[str, BatchNorm]]:
     return result
 
 
-def head_prefix(model: Detector) -> str:
-    """Returns the official prefix of the head's tensors.
+def head_prefix(model: Yolov7) -> str:
+    """Returns the official prefix of the head's tensors."""
+    return f"model.{head_layer(model.name, deployed=model.deployed)}"
+
+
+def head_layer(name: str, *, deployed: bool) -> int:
+    """Returns the number of the head's layer, the last one.
 
     The official deployed models have no layers before the auxiliary heads, so their head comes
     earlier.
     """
-    number = FIRST_LAYER[model.name]["detect"]
-    whole = len(model.neck.auxiliary_widths)
-    return f"model.{number - whole + len(model.detect.auxiliary)}"
+    first = FIRST_LAYER[name]
+    return first["neck"].get("auxiliary", first["detect"]) if deployed else first["detect"]
 
 
-def _head_entries(model: Detector) -> list[Entry]:
+def _head_entries(model: Yolov7) -> list[Entry]:
     prefix = head_prefix(model)
     result = []
     for kind, levels in (("m", model.detect.levels), ("m2", model.detect.auxiliary)):
@@ -349,7 +353,7 @@ def _head_entries(model: Detector) -> list[Entry]:
     return result
 
 
-def _convolutions(model: Detector) -> list[tuple[str, nnx.Module]]:
+def _convolutions(model: Yolov7) -> list[tuple[str, nnx.Module]]:
     """Returns every (official prefix, convolution) of backbone and neck, in the official order."""
     first = FIRST_LAYER[model.name]
     layers = []

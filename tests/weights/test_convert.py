@@ -1,0 +1,87 @@
+"""Official tensors into models and out again: all of them, or one error that names the rest."""
+
+import jax
+import numpy as np
+import pytest
+from golden_model import golden_weights
+
+from yolov7_jax import create, deploy, split
+from yolov7_jax.weights import class_keys, load_official, to_official
+
+
+def test_everything_that_does_not_fit_is_in_one_error():
+    given = golden_weights("yolov7-tiny")
+    del given["model.0.conv.weight"], given["model.77.ia.1.implicit"]
+    given["model.99.conv.weight"] = np.zeros((1, 1, 1, 1))
+    given["model.1.bn.bias"] = np.zeros(63)
+    model = create("yolov7-tiny", 3)
+    before = to_official(model)
+    with pytest.raises(ValueError, match="4 faults") as error:
+        load_official(model, given)
+    for expected in (
+        "model.0.conv.weight is missing",
+        "model.77.ia.1.implicit is missing",
+        "model.99.conv.weight is unknown",
+        "model.1.bn.bias has shape (63,), wanted (64,)",
+    ):
+        assert expected in str(error.value)
+    after = to_official(model)
+    assert all(np.array_equal(after[key], value) for key, value in before.items())
+
+
+def test_contradicting_anchors_are_refused():
+    given = golden_weights("yolov7-tiny")
+    given["model.77.anchors"] = np.ones((3, 3, 2))
+    given["model.77.anchor_grid"] = np.ones((3, 1, 3, 1, 1, 2))
+    with pytest.raises(ValueError, match="anchor_grid"):
+        load_official(create("yolov7-tiny", 3), given)
+
+
+def test_other_classes_are_refused_with_the_way_out():
+    given = to_official(create("yolov7-tiny", 5, width=0.125))
+    with pytest.raises(ValueError, match=r"model\.77\.m\.0\.weight has shape.*class_keys"):
+        load_official(create("yolov7-tiny", 3, width=0.125), given)
+
+
+@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7-w6"])
+def test_only_what_is_asked_for_starts_afresh(name):
+    given = to_official(create(name, 5, width=0.125))
+    model = create(name, 3, width=0.125)
+    fresh, keys = to_official(model), class_keys(model)
+    loaded = to_official(load_official(model, given, afresh=keys))
+    for key, value in loaded.items():
+        np.testing.assert_array_equal(value, (fresh if key in keys else given)[key], err_msg=key)
+    detect = {"yolov7-tiny": "model.77", "yolov7-w6": "model.122"}[name]
+    assert all(key.startswith(f"{detect}.") for key in keys)
+    kinds = {key.split(".")[2] for key in keys}
+    assert kinds == ({"m", "im"} if name == "yolov7-tiny" else {"m", "m2", "im"})
+
+
+def test_starting_something_unknown_afresh_is_an_error():
+    model = create("yolov7-tiny", 3, width=0.125)
+    with pytest.raises(ValueError, match=r"yolov7-tiny has no model\.99\.weight"):
+        load_official(model, to_official(model), afresh=["model.99.weight"])
+
+
+@pytest.mark.parametrize("name", ["yolov7", "yolov7-e6e"])
+def test_a_deployed_model_has_official_names_too(name):
+    model = deploy(create(name, 3, width=0.125))
+    tensors = to_official(model)
+    assert not any(".bn." in key or ".ia." in key or ".m2." in key for key in tensors)
+    if name == "yolov7":
+        assert tensors["model.104.rbr_reparam.weight"].shape == (128, 64, 3, 3)
+    else:  # the four layers before the auxiliary heads are gone
+        assert tensors["model.261.m.3.bias"].shape == (24,)
+    again = load_official(deploy(create(name, 3, width=0.125)), tensors)
+    for key, value in to_official(again).items():
+        np.testing.assert_array_equal(value, tensors[key], err_msg=key)
+
+
+def test_every_float_type_is_taken_and_parameters_stay_float32():
+    model = create("yolov7-tiny", 3, width=0.125)
+    halves = {key: value.astype(np.float16) for key, value in to_official(model).items()}
+    loaded = load_official(model, halves)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(split(loaded)[1]))
+    np.testing.assert_array_equal(
+        to_official(loaded)["model.0.conv.weight"], halves["model.0.conv.weight"]
+    )

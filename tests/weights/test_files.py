@@ -1,0 +1,156 @@
+"""Weights of any format into models, and models into files."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_model import COMPILED
+
+from yolov7_jax import create, decode, deploy, split
+from yolov7_jax.nn.blocks import leaky_relu
+from yolov7_jax.weights import (
+    CheckpointError,
+    class_keys,
+    load,
+    load_model,
+    read_checkpoint,
+    save_safetensors,
+    to_official,
+)
+from yolov7_jax.weights.safetensors_file import write_safetensors
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "checkpoint"
+
+
+def small(name="yolov7-tiny", num_classes=3, **options):
+    return create(name, num_classes, width=0.125, **options)
+
+
+def assert_same_weights(model, other):
+    tensors = to_official(other)
+    for key, value in to_official(model).items():
+        np.testing.assert_array_equal(value, tensors[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["yolov7-tiny-narrow", "yolov7-narrow-release"])
+def test_an_official_checkpoint_gives_the_measured_boxes(name):
+    model = load_model(GOLDEN / f"{name}.pt")
+    images = np.random.RandomState(8).rand(1, 3, 64, 64).astype(np.float32).transpose(0, 2, 3, 1)
+    wanted = np.load(GOLDEN / f"{name}.expected.npz")["decoded"]
+    for form in (model, deploy(model)):
+        predictions = decode(COMPILED(*split(form), images, train=False)[0].lead, model.head)
+        centre, size = wanted[..., 0:2], wanted[..., 2:4]
+        boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=-1)
+        np.testing.assert_allclose(predictions.boxes_xyxy, boxes, atol=1e-2)
+        np.testing.assert_allclose(predictions.objectness, wanted[..., 4], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        small(),
+        small("yolov7", num_classes=1),
+        small("yolov7-e6e", num_classes=81),
+        create("yolov7x", 3, width=0.3),
+        small(activation=jax.nn.silu),
+        deploy(small("yolov7")),
+        deploy(small("yolov7-w6")),
+    ],
+    ids=["tiny", "one class", "e6e, 81 classes", "x, odd width", "silu", "deployed", "deployed p6"],
+)
+def test_a_file_tells_which_model_it_is_of(model, tmp_path):
+    save_safetensors(model, tmp_path / "a.safetensors")
+    again = load_model(tmp_path / "a.safetensors")
+    model.eval()  # as `load_model` gives it
+    assert_same_weights(again, model)
+    assert again.head == model.head
+    assert again.activation is model.activation
+    assert again.deployed == model.deployed
+    shapes = [jax.tree.map(jnp.shape, split(one)[1:]) for one in (again, model)]
+    assert shapes[0] == shapes[1]
+
+
+def test_what_a_file_says_of_itself_survives(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_safetensors(small(num_classes=2), path, names=["cat", "dög"], epoch=7)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.names == ("cat", "dög")
+    assert checkpoint.epoch == 7
+    assert checkpoint.activation == "LeakyReLU"
+    assert json.loads(checkpoint.metadata["anchors"])[0][0] == [10, 13]
+
+
+def test_names_must_be_as_many_as_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"names \(1 of them\).*\(=3\)"):
+        save_safetensors(small(), tmp_path / "a.safetensors", names=["cat"])
+
+
+def test_an_activation_without_a_name_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match="activation"):
+        save_safetensors(small(activation=jax.nn.relu), tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_is_an_error_that_names_the_file_and_changes_nothing():
+    path = GOLDEN / "yolov7-tiny-narrow.pt"
+    model = small(num_classes=3)
+    before = to_official(model)
+    with pytest.raises(CheckpointError, match=r"yolov7-tiny-narrow\.pt.*9 faults.*class_keys"):
+        load(model, path)
+    with pytest.raises(CheckpointError, match=r"model\.105\.m\.0\.weight is missing"):
+        load(small("yolov7", num_classes=2), path)
+    for key, value in to_official(model).items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_fine_tuning_on_other_classes_keeps_all_but_the_last_layer():
+    path = GOLDEN / "yolov7-tiny-narrow.pt"
+    model = small(num_classes=3)
+    fresh = to_official(model)
+    loaded = to_official(load(model, path, afresh=class_keys(model)))
+    stored = read_checkpoint(path).weights
+    for key, value in loaded.items():
+        wanted = fresh if key in class_keys(model) else stored
+        np.testing.assert_array_equal(value, wanted[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {k: v for k, v in t.items() if not k.startswith("model.77.")}, "last layer"),
+        (lambda t: {"weight": np.zeros(3)}, "no layer has an official name"),
+        (lambda t: t | {"model.77.m.0.bias": np.zeros(7)}, r"m\.0\.bias"),
+        (lambda t: t | {"model.0.conv.weight": np.zeros((8, 3, 3))}, "model.0.conv.weight"),
+        (lambda t: t | {"model.0.conv.weight": np.zeros((0, 3, 3, 3))}, "absurd"),
+        (lambda t: t | {"model.0.bn.bias": np.zeros(9)}, r"model\.0\.bn\.bias has shape \(9,\)"),
+    ],
+    ids=["headless", "foreign", "bias", "flat kernel", "empty kernel", "misshapen"],
+)
+def test_tensors_of_no_model_are_refused(change, message, tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(change(to_official(small())), path, {})
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"names": '["cat"]'}, "1 class names for 3 classes"),
+        ({"activation": "Mish"}, "Mish"),
+    ],
+)
+def test_texts_that_contradict_the_tensors_are_refused(metadata, message, tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(to_official(small()), path, metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
+def test_a_loaded_model_computes_in_the_type_that_is_asked_for(tmp_path):
+    model = load_model(GOLDEN / "yolov7-tiny-narrow.pt", dtype=jnp.bfloat16)
+    assert model.backbone.stem.dtype == jnp.bfloat16
+    assert model.activation is leaky_relu

@@ -1,0 +1,167 @@
+"""The command line: `yolov7-jax info` and `yolov7-jax convert`."""
+
+import argparse
+import collections
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from yolov7_jax import weights
+from yolov7_jax.deploy import deploy
+from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
+from yolov7_jax.summary import Summary, summarize
+from yolov7_jax.weights.files import model_of
+from yolov7_jax.weights.identify import activation_name
+
+WRONG_USE = 2
+SAFETENSORS = ".safetensors"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: what follows the program's name; those of the process if not given.
+
+    Returns:
+      The exit code: 0, or 2 for wrong use and files that cannot be read or written.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return WRONG_USE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="yolov7-jax", description="YOLOv7 for JAX.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    info = commands.add_parser("info", help="what models cost, and what a file of weights holds")
+    what = info.add_mutually_exclusive_group()
+    what.add_argument("--model", choices=ARCHITECTURES, help="one model instead of all")
+    what.add_argument("--weights", metavar="FILE", help="a file of weights, or a run's folder")
+    info.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side of the pictures; default: published"
+    )
+    info.set_defaults(run=_info)
+
+    convert = commands.add_parser(
+        "convert",
+        help="weights of any format to safetensors",
+        description="Writes the weights of IN, the moving average where there is one, to OUT "
+        "in float32 under the official names, and reads them back.",
+    )
+    convert.add_argument(
+        "source", metavar="IN", help="a .pt or .safetensors file, or a training run's folder"
+    )
+    convert.add_argument("target", metavar="OUT", help="a .safetensors file")
+    convert.add_argument(
+        "--deploy", action="store_true", help="fold norms and drop what only training needs"
+    )
+    convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    convert.set_defaults(run=_convert)
+    return parser
+
+
+def _info(options: argparse.Namespace) -> None:
+    if options.weights is None:
+        names = list(ARCHITECTURES) if options.model is None else [options.model]
+        models = [create_abstract(name) for name in names]
+    else:
+        checkpoint = weights.read_checkpoint(options.weights)
+        model = model_of(checkpoint, options.weights)
+        models = [model]
+        print(_contents(options.weights, checkpoint, model), end="\n\n")
+    rows = [(model.name, summarize(model, options.image_size)) for model in models]
+    print(_table(rows))
+
+
+def _table(rows: Sequence[tuple[str, Summary]]) -> str:
+    """Returns what models cost, as lines of text."""
+    lines = [
+        "                parameters (M)       GFLOPs",
+        "model          training  deploy  training  deploy  pixels  memory (MB)",
+    ]
+    for name, summary in rows:
+        training = _millions(summary.parameters, 1e6, 2)
+        flops = _millions(summary.flops, 1e9, 1)
+        lines.append(
+            f"{name:<14} {training:>8} {summary.deploy_parameters / 1e6:>7.2f} {flops:>9} "
+            f"{summary.deploy_flops / 1e9:>7.1f} {summary.image_size:>7} "
+            f"{summary.memory / 1e6:>12.0f}"
+        )
+    lines += [
+        "GFLOPs: convolutions of one picture, forward; training counts auxiliary heads.",
+        "memory: deploy form in float32, one picture, parameters included; an estimate.",
+    ]
+    return "\n".join(lines)
+
+
+def _millions(value: int | None, unit: float, digits: int) -> str:
+    return "-" if value is None else f"{value / unit:.{digits}f}"
+
+
+def _contents(path: str, checkpoint: weights.Checkpoint, model: Yolov7) -> str:
+    """Returns what a file holds, as lines of text."""
+    tensors = checkpoint.weights
+    types = collections.Counter(str(value.dtype) for value in tensors.values())
+    classes = "no class names"
+    if checkpoint.names is not None:
+        classes = ", ".join(checkpoint.names)
+    anchors = [" ".join(f"{w:g}x{h:g}" for w, h in level) for level in model.head.anchors]
+    rows = {
+        "model": model.name + (", deployed" if model.deployed else ""),
+        "width": f"{model.width:g}",
+        "activation": activation_name(model),
+        "classes": f"{model.head.num_classes} ({classes})",
+        "anchors": "; ".join(anchors),
+        "epoch": "none: not in training" if checkpoint.epoch is None else str(checkpoint.epoch),
+        "tensors": f"{len(tensors)} ({', '.join(f'{n} {kind}' for kind, n in types.items())})",
+        "moving average": "yes, and it is what is used" if checkpoint.ema is not None else "no",
+    }
+    lines = [f"  {name + ':':<16}{value}" for name, value in rows.items()]
+    return "\n".join([f"{path}", *lines])
+
+
+def _convert(options: argparse.Namespace) -> None:
+    target = pathlib.Path(options.target)
+    if target.suffix != SAFETENSORS:
+        raise ValueError(f"OUT (={options.target}) must end in {SAFETENSORS}")
+    if target.exists() and not options.force:
+        raise ValueError(f"{target} exists; --force replaces it")
+    checkpoint = weights.read_checkpoint(options.source)
+    model = model_of(checkpoint, options.source)
+    if options.deploy:
+        model = deploy(model)
+    weights.save_safetensors(model, target, names=checkpoint.names, epoch=checkpoint.epoch)
+    _check_written(model, target)
+    size = target.stat().st_size
+    print(f"{target}: {_described(model)}, {size / 1e6:.1f} MB, read back and equal")
+
+
+def _described(model: Yolov7) -> str:
+    deployed = " deployed," if model.deployed else ""
+    return f"{model.name},{deployed} {model.head.num_classes} classes"
+
+
+def _check_written(model: Yolov7, path: pathlib.Path) -> None:
+    """Reads a file back.
+
+    Raises:
+      CheckpointError: it does not hold what the model holds.
+    """
+    found = weights.read_checkpoint(path).tensors
+    for key, value in weights.to_official(model).items():
+        if key not in found or not np.array_equal(found[key], value):
+            raise weights.CheckpointError(f"{path}: {key} was not written as it was")
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

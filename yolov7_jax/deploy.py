@@ -1,0 +1,97 @@
+"""Turns a trained model into the one that computes the same with fewer operations."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from yolov7_jax.model import Yolov7
+from yolov7_jax.nn.blocks import ConvAct, ConvBnAct
+from yolov7_jax.nn.head import DetectLevel, ImplicitDetectLevel
+from yolov7_jax.nn.norm import EPSILON, BatchNorm
+from yolov7_jax.nn.p6 import P6Neck
+from yolov7_jax.nn.rep import RepConv, RepConvFolded
+
+
+def deploy(model: Yolov7) -> Yolov7:
+    """Folds whatever is constant in evaluation into the convolutions.
+
+    Batch norms become a scale of the kernels and a bias, the branches of `RepConv` one 3x3
+    convolution, and the implicit vectors of the head part of its convolutions. Auxiliary heads and
+    the convolutions that lead to them alone are dropped.
+
+    Args:
+      model: any model; it is not changed. A deployed one gives an equal one, and one from
+        `create_abstract` one of shapes.
+
+    Returns:
+      a new model with the outputs that `model` has in evaluation, up to rounding. It has no
+      statistics, and being told to train changes nothing in it.
+
+    Source: YOLOv7 (arXiv 2207.02696), sections 4.1 and 4.3; RepVGG (arXiv 2101.03697).
+    """
+    graphdef, state = nnx.split(model)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
+        return nnx.eval_shape(lambda state: _deployed(nnx.merge(graphdef, state)), state)
+    return _deployed(nnx.merge(graphdef, state, copy=True))
+
+
+def _deployed(model: Yolov7) -> Yolov7:
+    if isinstance(model.neck, P6Neck):
+        model.neck.auxiliary = nnx.List()
+        model.detect.auxiliary = nnx.List()
+    for part in (model.backbone, model.neck, model.detect):
+        _fold_children(part)
+    model.deployed = True
+    model.eval()
+    return model
+
+
+def _fold_children(module: nnx.Module) -> None:
+    """Replaces, at any depth, what can be folded."""
+    for name, child in list(vars(module).items()):
+        if isinstance(child, nnx.List):
+            for i, element in enumerate(child):
+                child[i] = _folded(element)
+        elif isinstance(child, nnx.Module):
+            setattr(module, name, _folded(child))
+
+
+def _folded(module: nnx.Module) -> nnx.Module:
+    match module:
+        case ConvBnAct():
+            kernel, bias = _with_norm(module.kernel[...], module.norm)
+            return ConvAct(
+                kernel, bias, module.stride, activation=module.activation, dtype=module.dtype
+            )
+        case RepConv():
+            kernel, bias = _rep_conv(module)
+            return RepConvFolded(kernel, bias, 1, activation=module.activation, dtype=module.dtype)
+        case ImplicitDetectLevel():
+            kernel = module.kernel[...]
+            with jax.default_matmul_precision("highest"):
+                shift = module.implicit_add[...] @ kernel[0, 0]
+            scale = module.implicit_multiply[...]
+            bias = (module.bias[...] + shift) * scale
+            return DetectLevel(kernel * scale, bias, dtype=module.dtype)
+    _fold_children(module)
+    return module
+
+
+def _rep_conv(module: RepConv) -> tuple[Float[Array, "3 3 i o"], Float[Array, " o"]]:
+    """Returns the one kernel and bias that give the sum of all branches."""
+    kernel, bias = _with_norm(module.kernel3[...], module.norm3)
+    kernel1, bias1 = _with_norm(module.kernel1[...], module.norm1)
+    kernel, bias = kernel.at[1, 1].add(kernel1[0, 0]), bias + bias1
+    if module.norm0 is not None:
+        kernel0, bias0 = _with_norm(jnp.eye(kernel.shape[2])[None, None], module.norm0)
+        kernel, bias = kernel.at[1, 1].add(kernel0[0, 0]), bias + bias0
+    return kernel, bias
+
+
+def _with_norm(
+    kernel: Float[Array, "k k i o"], norm: BatchNorm
+) -> tuple[Float[Array, "k k i o"], Float[Array, " o"]]:
+    """Returns kernel and bias of a convolution that does what one and the norm behind it do."""
+    gain = jax.lax.rsqrt(norm.variance[...] + EPSILON) * norm.scale[...]
+    return kernel * gain, norm.bias[...] - norm.mean[...] * gain

@@ -1,0 +1,125 @@
+"""What a file of weights holds, whatever its format, and the error of files that cannot be read."""
+
+import contextlib
+import dataclasses
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+MAX_ANCHOR_NUMBERS = 1000  # more than any head has; a hostile file could ask for a huge array
+
+
+class CheckpointError(ValueError):
+    """A file of weights cannot be read; the message is `path: what is wrong`."""
+
+
+class FormatError(ValueError):
+    """What is wrong with the content of a file; `naming_file` adds which file."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The content of a file of weights, in PyTorch's layout and in the types that it is stored in.
+
+    The arrays are read-only views of the file's bytes: nothing is converted, and tensors that share
+    memory in the file share it here.
+
+    Attributes:
+      tensors: official key -> array.
+      ema: the same of the moving average, where the file has one.
+      names: the class names in the order of the labels, where the file has them.
+      epoch: the last epoch trained, counted from 0; None where the file holds no training state.
+      anchors: `[levels, anchors, 2]` float32, widths and heights in input pixels.
+      activation: `"SiLU"` or `"LeakyReLU"`, where the file tells.
+      metadata: the texts that a safetensors file carries; empty for other formats.
+    """
+
+    tensors: dict[str, np.ndarray]
+    ema: dict[str, np.ndarray] | None = None
+    names: tuple[str, ...] | None = None
+    epoch: int | None = None
+    anchors: np.ndarray | None = None
+    activation: str | None = None
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The tensors to predict with: the moving average where there is one."""
+        return self.tensors if self.ema is None else self.ema
+
+
+@contextlib.contextmanager
+def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns every exception in its body into a `CheckpointError` that begins with the path."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except FormatError as fault:
+        raise CheckpointError(f"{os.fspath(path)}: {fault}") from None
+    except OSError as fault:
+        raise CheckpointError(
+            f"{os.fspath(path)}: cannot be read ({fault.strerror or fault})"
+        ) from fault
+    except MemoryError:
+        raise CheckpointError(f"{os.fspath(path)}: needs more memory than there is") from None
+    # A damaged file can make the libraries below raise nearly anything, and a caller who was
+    # promised one exception must not have to know them.
+    except Exception as fault:
+        kind = type(fault).__name__
+        raise CheckpointError(f"{path}: damaged file ({kind}: {quoted(str(fault))})") from fault
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file, but not a pipe or device, which could give bytes without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise FormatError("is not a regular file")
+    return open(path, "rb")
+
+
+def quoted(text: str) -> str:
+    """Returns a text from a file for an error message: short, on one line, no control codes."""
+    return ascii(text if len(text) <= 80 else text[:77] + "...")
+
+
+def without_wrapper(tensors: Mapping) -> dict:
+    """Drops the prefix that PyTorch's data-parallel wrappers give to every key."""
+    prefix = "module."
+    if not all(key.startswith(prefix) for key in tensors):
+        return dict(tensors)
+    return {key.removeprefix(prefix): value for key, value in tensors.items()}
+
+
+def anchors_in_pixels(
+    tensors: Mapping[str, np.ndarray], strides: np.ndarray | None
+) -> np.ndarray | None:
+    """Finds the head's anchors among its tensors.
+
+    Args:
+      tensors: official key -> array.
+      strides: `[levels]`, input pixels per cell, for heads that hold anchors in cells only.
+
+    Returns:
+      `[levels, anchors, 2]` float32 in input pixels, or None where the tensors don't tell.
+    """
+    for key, grid in tensors.items():
+        if _is_named(key, "anchor_grid") and _could_be_anchors(grid) and grid.shape[-1] == 2:
+            return np.array(grid, np.float32).reshape(grid.shape[0], -1, 2)
+    for key, cells in tensors.items():
+        if not _is_named(key, "anchors") or not _could_be_anchors(cells) or cells.shape[-1] != 2:
+            continue
+        if strides is not None and strides.shape == cells.shape[:1]:
+            per_level = np.array(strides, np.float32)[:, None, None]
+            return np.array(cells, np.float32).reshape(cells.shape[0], -1, 2) * per_level
+    return None
+
+
+def _is_named(key: str, name: str) -> bool:
+    return key == name or key.endswith(f".{name}")
+
+
+def _could_be_anchors(array: np.ndarray) -> bool:
+    return array.ndim >= 3 and 0 < array.size <= MAX_ANCHOR_NUMBERS

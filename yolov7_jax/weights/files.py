@@ -1,0 +1,146 @@
+"""Weights from files of any format, and into safetensors."""
+
+import json
+import os
+import pathlib
+from collections.abc import Collection, Sequence
+
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from yolov7_jax.model import Yolov7
+from yolov7_jax.weights.checkpoint import Checkpoint, CheckpointError, naming_file, open_regular
+from yolov7_jax.weights.convert import load_official, to_official
+from yolov7_jax.weights.identify import activation_name, identify
+from yolov7_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from yolov7_jax.weights.torch_file import read_torch
+from yolov7_jax.weights.training_run import read_run
+
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads what a file of weights holds; nothing in it is executed.
+
+    Args:
+      path: an official checkpoint or another file of PyTorch, a safetensors file, or the folder of
+        a training run or of one of its checkpoints. The content decides, not the name.
+
+    Returns:
+      The checkpoint, in PyTorch's names and layout.
+
+    Raises:
+      CheckpointError: the file cannot be opened or understood; no other exception is raised for
+        a file, whatever it holds.
+      ImportError: the format needs an extra that is not installed.
+    """
+    with naming_file(path):
+        is_folder = pathlib.Path(path).is_dir()
+    if is_folder:
+        return read_run(path)
+    if _looks_like_safetensors(path):
+        return read_safetensors(path)
+    return read_torch(path)
+
+
+def load(model: Yolov7, path: str | os.PathLike[str], *, afresh: Collection[str] = ()) -> Yolov7:
+    """Fills a model, in place, with the weights of a file.
+
+    The moving average is preferred where the file has one.
+
+    Args:
+      model: of the same name, width and number of classes as the file's; changed only if
+        everything fits.
+      path: as for `read_checkpoint`.
+      afresh: official keys that are to keep the model's values: `class_keys(model)` to fine-tune
+        on other classes.
+
+    Returns:
+      the same model.
+
+    Raises:
+      CheckpointError: the file cannot be read, or names all keys that do not fit.
+      ImportError: the format needs an extra that is not installed.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        return load_official(model, checkpoint.weights, afresh=afresh)
+    except ValueError as fault:
+        raise CheckpointError(f"{os.fspath(path)}: {fault}") from None
+
+
+def load_model(path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32) -> Yolov7:
+    """Makes the model that a file holds.
+
+    Args:
+      path: as for `read_checkpoint`; of any of the models, at any width, deployed or not.
+      dtype: the type to compute in.
+
+    Returns:
+      the model, in evaluation mode.
+
+    Raises:
+      CheckpointError: the file cannot be read, or is of none of the models.
+      ImportError: the format needs an extra that is not installed.
+    """
+    return model_of(read_checkpoint(path), path, dtype=dtype)
+
+
+def model_of(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32
+) -> Yolov7:
+    """Makes the model that a checkpoint holds, which was read from a path."""
+    with naming_file(path):
+        identity = identify(checkpoint)
+    try:
+        model = load_official(identity.abstract(dtype), checkpoint.weights)
+    except ValueError as fault:
+        raise CheckpointError(f"{os.fspath(path)}: {fault}") from None
+    model.eval()
+    return model
+
+
+def save_safetensors(
+    model: Yolov7,
+    path: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    epoch: int | None = None,
+) -> None:
+    """Writes a model as safetensors, in PyTorch's names and layout.
+
+    Args:
+      model: any model, deployed or not.
+      path: of the file, replaced if it exists.
+      names: of the classes, to be kept in the file.
+      epoch: the last one trained, likewise.
+
+    Raises:
+      ValueError: the number of names is not that of the classes, or the model's activation has no
+        name.
+      OSError: the file cannot be written.
+      ImportError: safetensors is not installed.
+    """
+    if names is not None and len(names) != model.head.num_classes:
+        raise ValueError(
+            f"names ({len(names)} of them) must be as many as the model's classes "
+            f"(={model.head.num_classes})"
+        )
+    metadata = {
+        "format": "pt",  # what PyTorch's own tools write; some refuse files without it
+        "model": model.name,
+        "width": repr(model.width),
+        "activation": activation_name(model),
+        "anchors": json.dumps(model.head.anchors),
+    }
+    if names is not None:
+        metadata["names"] = json.dumps(list(names))
+    if epoch is not None:
+        metadata["epoch"] = str(epoch)
+    write_safetensors(to_official(model), path, metadata)
+
+
+def _looks_like_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Says whether a file begins with a length and then an object of JSON."""
+    with naming_file(path), open_regular(path) as file:
+        return file.read(LENGTH_BYTES + 1)[LENGTH_BYTES:] == b"{"

@@ -1,0 +1,396 @@
+"""Reads pickles as data, without importing or calling anything that they name.
+
+Python's own unpickler executes what a file asks for and allocates what its numbers say. This one
+knows the operations that `torch.save` writes (protocols 2 to 5), builds containers, scalars and
+descriptions of tensors, and keeps everything else as an inert record of a class and its state. A
+class or function outside of the known homes is refused by name.
+
+Time and memory are bounded by the size of the pickle: every operation takes at least one byte and
+constant time, apart from those that copy items, and these may copy no more items than there were
+operations. Dictionary keys are limited to short scalars, since the hash of a nested tuple or of a
+huge number can take exponential or quadratic time.
+"""
+
+import dataclasses
+import pickletools
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from yolov7_jax.weights.checkpoint import FormatError, quoted
+from yolov7_jax.weights.pickle_values import (
+    BUILTINS,
+    STORAGE_DTYPES,
+    STORAGE_HOMES,
+    Global,
+    Instance,
+    Storage,
+    StoredTensor,
+    is_inert,
+)
+
+MAX_OPERATIONS = 2_000_000  # the largest model with its optimizer state takes about 500,000
+MAX_KEY_LENGTH = 4096  # of texts and bytes as dictionary keys
+MAX_NAME_LENGTH = 256  # of a module's or a class's name
+INT64 = range(-(2**63), 2**63)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Pickle:
+    """A pickle's value, and the storages that it mentions, by key."""
+
+    value: Any
+    storages: dict[str, Storage]
+
+
+def read_pickle(stream: BinaryIO) -> Pickle:
+    """Reads one pickle and leaves the stream behind it.
+
+    Args:
+      stream: in memory, at the start of a pickle.
+
+    Returns:
+      The value: scalars, lists, tuples, sets, dicts (with keys that are scalars), `Global`,
+      `Instance` and `StoredTensor`, possibly nested without end.
+
+    Raises:
+      FormatError: the pickle is damaged, too large, or names what no checkpoint needs.
+    """
+    machine = _Machine()
+    for count, (opcode, argument, position) in enumerate(_operations(stream)):
+        operation = OPERATIONS.get(opcode.name)
+        if operation is None:
+            raise FormatError(
+                f"pickle operation {opcode.name} at byte {position} is none that torch.save writes"
+            )
+        if count >= MAX_OPERATIONS:
+            raise FormatError(f"the pickle has more than {MAX_OPERATIONS:,} operations")
+        machine.executed = count
+        operation(machine, argument)
+    if len(machine.stack) != 1 or machine.marks:
+        raise FormatError(f"the pickle ends with {len(machine.stack)} values, not with one")
+    return Pickle(machine.stack[0], machine.storages)
+
+
+def _operations(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """Yields operations up to STOP; what `pickletools` raises for damaged ones is a FormatError."""
+    try:
+        yield from pickletools.genops(stream)
+    except (ValueError, OverflowError, IndexError, EOFError) as fault:
+        raise FormatError(f"damaged pickle ({quoted(str(fault))})") from None
+
+
+class _Machine:
+    """The stack machine: values, the marks between them, and the memo of values to repeat."""
+
+    def __init__(self):
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.storages: dict[str, Storage] = {}
+        self.executed = 0
+        self.copied = 0
+
+    def pop(self) -> Any:
+        self.top()
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise FormatError("damaged pickle (a value is missing on the stack)")
+        return self.stack[-1]
+
+    def pop_to_mark(self) -> list[Any]:
+        if not self.marks:
+            raise FormatError("damaged pickle (a mark is missing on the stack)")
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def count_copies(self, items: list | tuple) -> None:
+        # An honest pickle copies an item once, and it took an operation to make it.
+        self.copied += len(items)
+        if self.copied > self.executed:
+            raise FormatError("the pickle copies the same items again and again")
+
+    def find_global(self, module: Any, name: Any) -> Global:
+        if type(module) is not str or type(name) is not str:
+            raise FormatError("damaged pickle (a class is named by something that is not a text)")
+        if max(len(module), len(name)) > MAX_NAME_LENGTH:
+            raise FormatError(f"a class has a name of more than {MAX_NAME_LENGTH} characters")
+        found = self.globals.get((module, name))
+        if found is None:
+            if (module, name) not in CALLS and not is_inert(module, name):
+                raise FormatError(
+                    f"refers to {quoted(f'{module}.{name}')}, which no YOLOv7 checkpoint needs; "
+                    "it may be hostile, and nothing in it was executed"
+                )
+            found = self.globals[module, name] = Global(module, name)
+        return found
+
+    def find_storage(self, identity: Any) -> Storage | Global:
+        match identity:
+            # The older format wraps the first mention of a module's class, to add its source.
+            case ("module", Global() as cls, _, _):
+                return cls
+            case ("storage", Global() as kind, str() as key, _, int() as numel, *views):
+                dtype = STORAGE_DTYPES.get(kind.name) if kind.module in STORAGE_HOMES else None
+            case _:
+                raise FormatError("refers to something outside of the pickle that is no storage")
+        if dtype is None or len(views) > 1 or not 0 <= numel < 2**48:
+            raise FormatError(f"storage {quoted(key)} has an impossible type or size")
+        known = self.storages.setdefault(key, Storage(key, dtype, numel))
+        if known.dtype != dtype or known.numel != numel:
+            raise FormatError(f"storage {quoted(key)} is described in two ways")
+        match views:
+            case [] | [None]:
+                return known
+            case [(str(), int() as first, int() as count)]:
+                return dataclasses.replace(known, view=(first, count))
+        raise FormatError(f"storage {quoted(key)} has a damaged view")
+
+    def call(self, function: Any, args: Any) -> Any:
+        """Returns what a call would have made of the few functions known, else a record of it."""
+        if type(function) is not Global or type(args) is not tuple:
+            raise FormatError("damaged pickle (something is called that is not a class)")
+        build = CALLS.get((function.module, function.name))
+        return Instance(function, args) if build is None else build(self, args)
+
+
+def _tensor(machine: _Machine, args: tuple) -> StoredTensor:
+    # storage, offset, size, stride, then whether it had a gradient, hooks and metadata
+    match args:
+        case (Storage() as storage, offset, size, stride, *_):
+            return StoredTensor(storage, offset, size, stride)
+    raise FormatError("a tensor lacks its storage")
+
+
+def _parameter(machine: _Machine, args: tuple) -> StoredTensor:
+    if args and isinstance(args[0], StoredTensor):
+        return args[0]
+    raise FormatError("a parameter lacks its tensor")
+
+
+def _tensor_with_attributes(machine: _Machine, args: tuple) -> Any:
+    match args:
+        case (Global(module="torch._utils") as function, _, tuple() as inner, _):
+            return machine.call(function, inner)
+    raise FormatError("a tensor with attributes is damaged")
+
+
+def _size(machine: _Machine, args: tuple) -> tuple:
+    match args:
+        case (tuple() as size,):
+            return size
+    raise FormatError("a torch.Size is damaged")
+
+
+def _set(machine: _Machine, args: tuple) -> set | frozenset:
+    match args:
+        case ():
+            return set()
+        case (list() | tuple() as members,):
+            machine.count_copies(members)
+            return {_key(member) for member in members}
+    raise FormatError("a set is damaged")
+
+
+def _ordered_dict(machine: _Machine, args: tuple) -> dict:
+    match args:
+        case ():
+            return {}
+        case (list() as pairs,) if all(type(p) in (list, tuple) and len(p) == 2 for p in pairs):
+            machine.count_copies(pairs)
+            return {_key(key): value for key, value in pairs}
+    raise FormatError("an OrderedDict is damaged")
+
+
+def _default_dict(machine: _Machine, args: tuple) -> dict:
+    return {}  # what it gives for a missing key does not matter to a reader
+
+
+CALLS: dict[tuple[str, str], Callable[[_Machine, tuple], Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _tensor_with_attributes,
+    ("torch.nn.parameter", "Parameter"): _parameter,
+    ("torch", "Size"): _size,
+    ("collections", "OrderedDict"): _ordered_dict,
+    ("collections", "defaultdict"): _default_dict,
+    **{(module, name): _set for module in BUILTINS for name in ("set", "frozenset")},
+}
+
+
+def _key(key: Any) -> Any:
+    """Returns a dictionary's key or a set's member, checked to be hashed in constant time."""
+    kind = type(key)
+    quick = key is None or kind in (bool, float)
+    quick = quick or (kind is int and key in INT64)
+    quick = quick or (isinstance(key, str | bytes) and len(key) <= MAX_KEY_LENGTH)
+    if not quick:
+        raise FormatError(f"a {kind.__name__} is a dictionary's key, which must be a short scalar")
+    return key
+
+
+def _ignore(machine: _Machine, argument: Any) -> None:
+    """FRAME only announces how many bytes could be read at once, PROTO which operations come."""
+
+
+def _push_argument(machine: _Machine, argument: Any) -> None:
+    machine.stack.append(argument)
+
+
+def _push_new(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda machine, argument: machine.stack.append(make())
+
+
+def _mark(machine: _Machine, argument: Any) -> None:
+    machine.marks.append(len(machine.stack))
+
+
+def _pop(machine: _Machine, argument: Any) -> None:
+    machine.pop()
+
+
+def _pop_mark(machine: _Machine, argument: Any) -> None:
+    machine.pop_to_mark()
+
+
+def _get(machine: _Machine, index: int) -> None:
+    if index not in machine.memo:
+        raise FormatError("damaged pickle (it repeats a value that it never stored)")
+    machine.stack.append(machine.memo[index])
+
+
+def _put(machine: _Machine, index: int) -> None:
+    machine.memo[index] = machine.top()
+
+
+def _memoize(machine: _Machine, argument: Any) -> None:
+    machine.memo[len(machine.memo)] = machine.top()
+
+
+def _make_tuple(count: int) -> Callable[[_Machine, Any], None]:
+    def operation(machine: _Machine, argument: Any) -> None:
+        items = [machine.pop() for _ in range(count)]
+        machine.stack.append(tuple(reversed(items)))
+
+    return operation
+
+
+def _make_tuple_to_mark(machine: _Machine, argument: Any) -> None:
+    machine.stack.append(tuple(machine.pop_to_mark()))
+
+
+def _make_frozenset(machine: _Machine, argument: Any) -> None:
+    machine.stack.append(frozenset(map(_key, machine.pop_to_mark())))
+
+
+def _target(machine: _Machine, kind: type) -> Any:
+    value = machine.top()
+    if type(value) is not kind:
+        raise FormatError(f"damaged pickle (items for a {kind.__name__} and no {kind.__name__})")
+    return value
+
+
+def _append(machine: _Machine, argument: Any) -> None:
+    item = machine.pop()
+    _target(machine, list).append(item)
+
+
+def _appends(machine: _Machine, argument: Any) -> None:
+    items = machine.pop_to_mark()
+    _target(machine, list).extend(items)
+
+
+def _add_items(machine: _Machine, argument: Any) -> None:
+    items = machine.pop_to_mark()
+    _target(machine, set).update(map(_key, items))
+
+
+def _set_item(machine: _Machine, argument: Any) -> None:
+    value, key = machine.pop(), machine.pop()
+    _target(machine, dict)[_key(key)] = value
+
+
+def _set_items(machine: _Machine, argument: Any) -> None:
+    items = machine.pop_to_mark()
+    if len(items) % 2:
+        raise FormatError("damaged pickle (a dictionary's key lacks its value)")
+    _target(machine, dict).update(zip(map(_key, items[::2]), items[1::2], strict=True))
+
+
+def _global(machine: _Machine, argument: str) -> None:
+    module, _, name = argument.partition(" ")
+    machine.stack.append(machine.find_global(module, name))
+
+
+def _stack_global(machine: _Machine, argument: Any) -> None:
+    name, module = machine.pop(), machine.pop()
+    machine.stack.append(machine.find_global(module, name))
+
+
+def _reduce(machine: _Machine, argument: Any) -> None:
+    args, function = machine.pop(), machine.pop()
+    machine.stack.append(machine.call(function, args))
+
+
+def _new_object_with_keywords(machine: _Machine, argument: Any) -> None:
+    machine.pop()  # the keywords, of which no class here has any that matters
+    _reduce(machine, argument)
+
+
+def _build(machine: _Machine, argument: Any) -> None:
+    state, target = machine.pop(), machine.top()
+    if type(target) is Instance:
+        target.state = state
+    # A state_dict and a tensor can have attributes too, and none of them matters.
+    elif type(target) not in (dict, StoredTensor):
+        raise FormatError("damaged pickle (attributes for something that has none)")
+
+
+def _persistent(machine: _Machine, argument: Any) -> None:
+    machine.stack.append(machine.find_storage(machine.pop()))
+
+
+OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _ignore),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _push_argument),
+    **dict.fromkeys(
+        ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING"),
+        _push_argument,
+    ),
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push_argument),
+    "NONE": _push_new(lambda: None),
+    "NEWTRUE": _push_new(lambda: True),
+    "NEWFALSE": _push_new(lambda: False),
+    "EMPTY_LIST": _push_new(list),
+    "EMPTY_TUPLE": _push_new(tuple),
+    "EMPTY_DICT": _push_new(dict),
+    "EMPTY_SET": _push_new(set),
+    "MARK": _mark,
+    "POP": _pop,
+    "POP_MARK": _pop_mark,
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _put),
+    "MEMOIZE": _memoize,
+    "TUPLE1": _make_tuple(1),
+    "TUPLE2": _make_tuple(2),
+    "TUPLE3": _make_tuple(3),
+    "TUPLE": _make_tuple_to_mark,
+    "FROZENSET": _make_frozenset,
+    "APPEND": _append,
+    "APPENDS": _appends,
+    "ADDITEMS": _add_items,
+    "SETITEM": _set_item,
+    "SETITEMS": _set_items,
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), _reduce),
+    "NEWOBJ_EX": _new_object_with_keywords,
+    "BUILD": _build,
+    "BINPERSID": _persistent,
+}

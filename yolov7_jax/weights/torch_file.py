@@ -1,0 +1,263 @@
+"""Reads the files of `torch.save`, without PyTorch and without executing anything in them.
+
+Two containers hold the same kind of pickle: a zip archive with one entry per storage, and the
+older run of pickles that is followed by the storages. Only the storages of the model's own tensors
+are read, each once, and never more bytes than the file has.
+"""
+
+import contextlib
+import io
+import math
+import os
+import struct
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from yolov7_jax.weights.checkpoint import (
+    Checkpoint,
+    FormatError,
+    anchors_in_pixels,
+    naming_file,
+    open_regular,
+    quoted,
+)
+from yolov7_jax.weights.pickle_machine import Pickle, read_pickle
+from yolov7_jax.weights.pickle_values import Storage, StoredTensor
+from yolov7_jax.weights.pickled_model import find_model
+
+ZIP_START = b"PK\x03\x04"
+PICKLE_START = b"\x80"
+TAR_MARK = (257, b"ustar")
+OLDER_MAGIC = 0x1950A86A20F9469CFC6C
+OLDER_PROTOCOL = 1001
+MAX_ZIP_ENTRIES = 100_000
+MAX_PICKLE_BYTES = 2**25  # some ten times what the largest model takes
+MAX_ELEMENTS = 2**32  # of one tensor, repeated ones counted each time
+MAX_DIMENSIONS = 32
+
+ReadStorage = Callable[[Storage], bytes | memoryview]
+
+
+def read_torch(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads an official checkpoint, or another file in which PyTorch saved a model.
+
+    The format is told by the content. The pickle may hold a dict with `model` and perhaps `ema`,
+    which are whole modules or state_dicts, a module by itself, or a state_dict, also under the key
+    `state_dict` and also from a model that was wrapped for several devices.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The checkpoint; its arrays are read-only views of the bytes read.
+
+    Raises:
+      CheckpointError: the file cannot be opened, is in no known format, is damaged, or refers to
+        code that no checkpoint needs. No other exception is raised, whatever the file holds.
+    """
+    with naming_file(path), open_regular(path) as file:
+        file_size = os.fstat(file.fileno()).st_size
+        start = file.read(512)
+        file.seek(0)
+        if start.startswith(ZIP_START):
+            with _naming_zip_damage(), zipfile.ZipFile(file) as archive:
+                return _checkpoint(*_read_zip(archive, file_size))
+        if start.startswith(PICKLE_START) and _first_value(start) == OLDER_MAGIC:
+            return _checkpoint(*_read_older(file.read(file_size)))
+        raise FormatError(f"{_other_format(start)}; wanted a file that torch.save wrote")
+
+
+def _first_value(start: bytes) -> Any:
+    try:
+        return read_pickle(io.BytesIO(start)).value
+    except FormatError:
+        return None
+
+
+def _other_format(start: bytes) -> str:
+    mark, text = TAR_MARK
+    if start[mark : mark + len(text)] == text:
+        return "is a tar archive, the form that PyTorch wrote before version 0.1.10"
+    if start[8:10] == b'{"':
+        return "is a safetensors file"
+    if start.startswith(PICKLE_START):
+        return "is a pickle that torch.save did not write"
+    return "is in no known format" if start else "is empty"
+
+
+def _checkpoint(pickle: Pickle, read_storage: ReadStorage) -> Checkpoint:
+    model = find_model(pickle.value)
+    read: dict[str, bytes | memoryview] = {}
+
+    def array(name: str, tensor: StoredTensor) -> np.ndarray:
+        storage = tensor.storage
+        if storage.key not in read:
+            read[storage.key] = read_storage(storage)
+        return _view(name, tensor, memoryview(read[storage.key]))
+
+    tensors = {key: array(key, tensor) for key, tensor in model.tensors.items()}
+    ema = None
+    if model.ema is not None:
+        ema = {key: array(key, tensor) for key, tensor in model.ema.items()}
+    strides = None if model.strides is None else array("stride", model.strides)
+    return Checkpoint(
+        tensors=tensors,
+        ema=ema,
+        names=model.names,
+        epoch=model.epoch,
+        anchors=anchors_in_pixels(ema or tensors, strides),
+        activation=model.activation,
+    )
+
+
+def _view(name: str, tensor: StoredTensor, data: memoryview) -> np.ndarray:
+    """Returns a tensor as a view of its storage's bytes, or refuses it if it reaches beyond."""
+    dtype, itemsize = tensor.storage.dtype, tensor.storage.dtype.itemsize
+    available = len(data) // itemsize
+    first = 0
+    if tensor.storage.view is not None:
+        first, count = tensor.storage.view
+        if not 0 <= first <= first + count <= available:
+            raise FormatError(f"the storage of {quoted(name)} reaches beyond the one that it views")
+        available = count
+    size, stride, offset = tensor.size, tensor.stride, tensor.offset
+    if not _are_counts(size) or not _are_counts(stride) or not _are_counts((offset,)):
+        raise FormatError(f"{quoted(name)} has an impossible size, stride or offset")
+    if len(size) != len(stride) or math.prod(max(n, 1) for n in size) > MAX_ELEMENTS:
+        raise FormatError(f"{quoted(name)} has an impossible size")
+    if 0 in size:
+        empty = np.zeros(size, dtype)
+        empty.flags.writeable = False
+        return empty
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if last >= available:
+        raise FormatError(
+            f"{quoted(name)} reaches to element {last} of a storage of {available} elements"
+        )
+    # Along an axis of length 1 the stride means nothing and may be any number.
+    steps = tuple(step * itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True))
+    start = (first + offset) * itemsize
+    return np.ndarray(size, dtype, data.toreadonly(), start, steps)
+
+
+def _are_counts(numbers: Any) -> bool:
+    return (
+        isinstance(numbers, tuple)
+        and len(numbers) <= MAX_DIMENSIONS
+        and all(type(number) is int and 0 <= number < 2**62 for number in numbers)
+    )
+
+
+@contextlib.contextmanager
+def _naming_zip_damage() -> Iterator[None]:
+    try:
+        yield
+    # OSError comes from seeking to places that cannot be, the others from zipfile itself.
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, struct.error) as fault:
+        raise FormatError(f"damaged zip archive ({quoted(str(fault))})") from fault
+
+
+def _read_zip(archive: zipfile.ZipFile, file_size: int) -> tuple[Pickle, ReadStorage]:
+    entries = _sound_entries(archive)
+    left = file_size
+
+    def read_entry(name: str) -> bytes:
+        nonlocal left
+        # Entries that overlap could otherwise hold more than the file has.
+        left -= entries[name].compress_size
+        if left < 0:
+            raise FormatError("the zip archive's entries are larger than the file")
+        return archive.read(entries[name])
+
+    pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise FormatError(f"a zip archive with {len(pickles)} files data.pkl; wanted one")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in entries:
+        raise FormatError("is a TorchScript archive; wanted a file that torch.save wrote")
+    if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
+        raise FormatError(f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes")
+    order = read_entry(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
+    if order not in (b"little", b"big"):
+        raise FormatError(f"has the unknown byte order {order[:20]!r}")
+    pickle = read_pickle(io.BytesIO(read_entry(pickles[0])))
+
+    def read_storage(storage: Storage) -> bytes | memoryview:
+        name = f"{folder}data/{storage.key}"
+        if name not in entries:
+            raise FormatError(f"storage {quoted(storage.key)} is missing")
+        wanted = storage.numel * storage.dtype.itemsize
+        if entries[name].file_size != wanted:
+            raise FormatError(
+                f"storage {quoted(storage.key)} has {entries[name].file_size} bytes; "
+                f"wanted {wanted}"
+            )
+        return _native(read_entry(name), storage.dtype, order == b"big")
+
+    return pickle, read_storage
+
+
+def _sound_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    infos = archive.infolist()
+    if len(infos) > MAX_ZIP_ENTRIES:
+        raise FormatError(f"a zip archive with more than {MAX_ZIP_ENTRIES:,} entries")
+    entries = {info.filename: info for info in infos}
+    if len(entries) != len(infos):
+        raise FormatError("a zip archive with two entries of one name")
+    for name, info in entries.items():
+        folders = name.split("/")
+        if "\\" in name or folders[0] in ("", name[:1] + ":") or ".." in folders:
+            raise FormatError(f"a zip archive with the unsafe path {quoted(name)}")
+        if info.flag_bits & 0x1:
+            raise FormatError(f"the zip entry {quoted(name)} is encrypted")
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise FormatError(
+                f"the zip entry {quoted(name)} is compressed, which torch.save never does"
+            )
+    return entries
+
+
+def _native(data: bytes | memoryview, dtype: np.dtype, big_endian: bool) -> bytes | memoryview:
+    """Swaps the bytes of a storage written on a machine of the other byte order."""
+    if dtype.itemsize == 1 or big_endian == (sys.byteorder == "big"):
+        return data
+    unsigned = np.frombuffer(data, np.dtype(f"u{dtype.itemsize}"))
+    return unsigned.byteswap().tobytes()
+
+
+def _read_older(data: bytes) -> tuple[Pickle, ReadStorage]:
+    stream = io.BytesIO(data)
+    read_pickle(stream)  # the magic number
+    if read_pickle(stream).value != OLDER_PROTOCOL:
+        raise FormatError("is written in an unknown protocol of torch.save")
+    # The machine that wrote it: of no use, since this format is little-endian on all of them.
+    read_pickle(stream)
+    pickle, keys = read_pickle(stream), read_pickle(stream).value
+    position = stream.tell()
+    positions: dict[str, int] = {}
+    if not isinstance(keys, list):
+        raise FormatError("its list of storages is damaged")
+    for key in keys:
+        storage = pickle.storages.get(key) if isinstance(key, str) else None
+        if storage is None or storage.key in positions:
+            raise FormatError("its list of storages is damaged")
+        # Before each storage stands how many numbers it has.
+        if int.from_bytes(data[position : position + 8], "little") != storage.numel:
+            raise FormatError(f"storage {quoted(storage.key)} has not the size that was announced")
+        positions[storage.key] = position + 8
+        position += 8 + storage.numel * storage.dtype.itemsize
+        if position > len(data):
+            raise FormatError(f"the file ends within storage {quoted(storage.key)}")
+
+    def read_storage(storage: Storage) -> bytes | memoryview:
+        if storage.key not in positions:
+            raise FormatError(f"storage {quoted(storage.key)} is missing")
+        start = positions[storage.key]
+        part = memoryview(data)[start : start + storage.numel * storage.dtype.itemsize]
+        return _native(part, storage.dtype, big_endian=False)
+
+    return pickle, read_storage
