@@ -1,15 +1,23 @@
+"""What the README says is so."""
+
 import pathlib
 import re
+
+import jax
+import numpy as np
+
+from yolov7_jax import create, weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_of_the_readme_runs_and_its_detector_finds_most_objects(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_loops_of_the_readme_run_and_its_detector_finds_most_objects(capsys):
     names = {}
-    for block in blocks:
+    for block in BLOCKS[:2]:
         exec(block, names)
     loss, found = re.search(
         r"loss ([\d.]+); found (\d+) objects in 8", capsys.readouterr().out
@@ -17,6 +25,21 @@ def test_the_python_of_the_readme_runs_and_its_detector_finds_most_objects(capsy
     assert float(loss) < 1
     assert int(found) >= 5
     assert names["outputs"].lead[0].shape == (1, 8, 8, 3, 25)
+
+
+def test_the_weights_of_the_readme_load_and_save(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Stands for the official file, in another format: the content decides, not the name.
+    official = create("yolov7", key=jax.random.key(1))
+    weights.save_safetensors(official, "yolov7.pt")
+    names = {}
+    exec(BLOCKS[2], names)
+    assert len(BLOCKS) == 3
+    assert names["model"].name == "yolov7"
+    assert weights.load_model("yolov7-deployed.safetensors").deployed
+    mine, given = weights.to_official(names["mine"]), weights.to_official(official)
+    np.testing.assert_array_equal(mine["model.0.conv.weight"], given["model.0.conv.weight"])
+    assert mine["model.105.m.0.bias"].shape == (21,)
 
 
 def test_every_file_that_the_readme_names_is_there():
