@@ -149,11 +149,8 @@ class GoldenModelTests:
             params, images, targets
         )
         error = self.meta["float32_error"]
-        np.testing.assert_allclose(
-            [total, terms.box, terms.obj, terms.cls],
-            self.stored["loss"],
-            rtol=max(10 * error["loss"], 1e-4),
-        )
+        losses = np.array([total, terms.box, terms.obj, terms.cls])
+        assert largest_error(losses, self.stored["loss"]) < max(10 * error["loss"], 1e-4)
         official = to_official(nnx.merge(graphdef, gradients, batch_stats))
         norms = np.array([np.linalg.norm(official[key]) for key in self.stored["grad_names"]])
         wanted = self.stored["grad_norm"]

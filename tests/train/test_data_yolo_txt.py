@@ -48,7 +48,7 @@ def test_every_object_is_read_and_pictures_without_labels_are_background(folder)
     assert [path.rsplit("/", 1)[1] for path in dataset.paths] == ["0.png", "1.png", "2.png"]
     assert dataset.sizes.tolist() == [[20, 10], [21, 10], [22, 10]]
     assert dataset.offsets.tolist() == [0, 2, 2, 3]
-    labels, boxes = dataset.objects_of(0)
+    labels, boxes, _, _ = dataset.objects_of(0)
     assert labels.tolist() == [1, 0]
     np.testing.assert_allclose(boxes, [[0.5, 0.5, 0.2, 0.4], [0.25, 0.25, 0.5, 0.5]], rtol=1e-6)
     assert dataset.objects_of(1).boxes_cxcywh.shape == (0, 4)

@@ -45,7 +45,7 @@ def test_the_data_set_loads_with_labels_that_match_the_scenes(few, tmp_path):
         assert read_image(dataset.paths[0]).shape == (HEIGHT, WIDTH, 3)
         number = list(demo.SPLIT_SIZES).index(split)
         scene = draw_scene(np.random.default_rng((demo.DEMO_VERSION, number, 0)))
-        labels, boxes = dataset.objects_of(0)
+        labels, boxes, _, _ = dataset.objects_of(0)
         assert labels.tolist() == scene.labels.tolist()
         corners = np.concatenate(
             [boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1

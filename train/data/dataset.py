@@ -3,10 +3,52 @@
 import dataclasses
 import hashlib
 import pathlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
+
+
+class Polygons(NamedTuple):
+    """Outlines of objects, flat; an object has any number of parts, or none.
+
+    Attributes:
+      points: x and y of all corners.
+      point_offsets: the corners of part j are the rows `point_offsets[j]:point_offsets[j + 1]`.
+      part_offsets: the parts of object i are `part_offsets[i]:part_offsets[i + 1]`.
+    """
+
+    points: Float32[np.ndarray, "points 2"]
+    point_offsets: Int64[np.ndarray, " parts+1"]
+    part_offsets: Int64[np.ndarray, " objects+1"]
+
+    @classmethod
+    def none(cls, num_objects: int) -> Self:
+        """Returns the outlines of objects that have none."""
+        return cls(
+            np.zeros((0, 2), np.float32),
+            np.zeros(1, np.int64),
+            np.zeros(num_objects + 1, np.int64),
+        )
+
+    @classmethod
+    def pack(cls, objects: Sequence[Sequence[np.ndarray]]) -> Self:
+        """Returns the outlines of objects, each a list of parts `[corners, 2]`."""
+        parts = [part for of_object in objects for part in of_object]
+        points = np.concatenate(parts) if parts else np.zeros((0, 2))
+        return cls(
+            points.astype(np.float32),
+            np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64),
+            np.cumsum([0, *(len(of_object) for of_object in objects)], dtype=np.int64),
+        )
+
+    def of_objects(self, start: int, stop: int) -> Self:
+        """Returns the outlines of the objects `start:stop`; `points` is a view."""
+        parts = self.part_offsets[start : stop + 1]
+        corners = self.point_offsets[parts[0] : parts[-1] + 1]
+        points = self.points[corners[0] : corners[-1]]
+        return type(self)(points, corners - corners[0], parts - parts[0])
 
 
 class Objects(NamedTuple):
@@ -15,10 +57,14 @@ class Objects(NamedTuple):
     Attributes:
       labels: class indices.
       boxes_cxcywh: normalised by the picture's width and height.
+      crowd: regions with many objects of the class: nothing to learn, and no fault to detect in.
+      polygons: outlines, normalised likewise.
     """
 
     labels: Int32[np.ndarray, " m"]
     boxes_cxcywh: Float32[np.ndarray, "m 4"]
+    crowd: Bool[np.ndarray, " m"]
+    polygons: Polygons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +81,10 @@ class Dataset:
       offsets: the objects of picture i are the rows `offsets[i]:offsets[i + 1]`.
       labels: class index of each object.
       boxes: centre, width and height of each object, normalised by its picture's size.
+      crowd: which objects are crowd regions; none if not given.
+      polygons: outlines of the objects, normalised likewise; none if not given.
+      image_ids: what the source calls each picture; 0, 1, 2 ... if not given.
+      category_ids: what the source calls each class; 0, 1, 2 ... if not given.
 
     Raises:
       ValueError: the arrays do not fit together.
@@ -46,14 +96,30 @@ class Dataset:
     offsets: Int64[np.ndarray, " n+1"]
     labels: Int32[np.ndarray, " objects"]
     boxes: Float32[np.ndarray, "objects 4"]
+    crowd: Bool[np.ndarray, " objects"] = None  # type: ignore[assignment] - filled below
+    polygons: Polygons = None  # type: ignore[assignment] - filled below
+    image_ids: Int64[np.ndarray, " n"] = None  # type: ignore[assignment] - filled below
+    category_ids: Int64[np.ndarray, " classes"] = None  # type: ignore[assignment] - filled below
 
     def __post_init__(self):
         num_images, num_objects = len(self.paths), len(self.labels)
+        defaults = {
+            "crowd": lambda: np.zeros(num_objects, bool),
+            "polygons": lambda: Polygons.none(num_objects),
+            "image_ids": lambda: np.arange(num_images, dtype=np.int64),
+            "category_ids": lambda: np.arange(len(self.names), dtype=np.int64),
+        }
+        for name, make in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, make())
         wanted = {
             "sizes": (num_images, 2),
             "offsets": (num_images + 1,),
             "labels": (num_objects,),
             "boxes": (num_objects, 4),
+            "crowd": (num_objects,),
+            "image_ids": (num_images,),
+            "category_ids": (len(self.names),),
         }
         faults = [
             f"{name} has the shape {getattr(self, name).shape}, wanted {shape}"
@@ -62,6 +128,8 @@ class Dataset:
         ]
         if not faults and (self.offsets[0] != 0 or self.offsets[-1] != num_objects):
             faults.append(f"offsets must run from 0 to the number of objects, {num_objects}")
+        if len(self.polygons.part_offsets) != num_objects + 1:
+            faults.append(f"polygons must have outlines of {num_objects} objects")
         if faults:
             raise ValueError("; ".join(faults))
 
@@ -74,7 +142,9 @@ class Dataset:
         digest = hashlib.sha256()
         files = [pathlib.PurePath(path).name for path in self.paths]
         digest.update(repr((self.names, files)).encode())
-        for field in (self.sizes, self.offsets, self.labels, self.boxes):
+        for field in (self.sizes, self.offsets, self.labels, self.boxes, self.crowd):
+            digest.update(np.ascontiguousarray(field).tobytes())
+        for field in self.polygons:
             digest.update(np.ascontiguousarray(field).tobytes())
         return digest.hexdigest()
 
@@ -89,5 +159,10 @@ class Dataset:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} is outside [0, {len(self)})")
-        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        return Objects(self.labels[rows], self.boxes[rows])
+        start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
+        return Objects(
+            self.labels[start:stop],
+            self.boxes[start:stop],
+            self.crowd[start:stop],
+            self.polygons.of_objects(start, stop),
+        )

@@ -159,7 +159,7 @@ def usual_objects(dataset: Dataset, augment: AugmentConfig) -> int:
 def load_sample(dataset: Dataset, index: int) -> Sample:
     """Reads a picture and its objects, in its own pixels."""
     image = read_image(dataset.paths[index])
-    labels, boxes_cxcywh = dataset.objects_of(index)
+    labels, boxes_cxcywh, _, _ = dataset.objects_of(index)
     height, width = image.shape[:2]
     half = boxes_cxcywh[:, 2:] / 2
     corners = np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], 1)
