@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from yolov7_jax import create
 from yolov7_jax.cli import main
-from yolov7_jax.weights import load_model, read_checkpoint, to_official
+from yolov7_jax.weights import load_model, read_checkpoint, save_safetensors, to_official
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "checkpoint"
 TINY = str(GOLDEN / "yolov7-tiny-narrow.pt")
@@ -83,7 +84,8 @@ def test_convert_replaces_a_file_only_when_told_to(tmp_path, capsys):
         (["info", "--weights", "."], "holds no checkpoint"),
         (["info", "--model", "yolov7", "--image-size", "650"], "image_size (=650)"),
         (["convert", TINY, "out.pt"], "must end in .safetensors"),
-        (["convert", TINY, "no/such/folder/out.safetensors"], "no/such/folder"),
+        (["convert", TINY, "no/such/folder/out.safetensors"], "there is no folder no/such/folder"),
+        (["info", "--weights", ""], "empty path"),
         (["convert", "text.pt", "out.safetensors"], "text.pt"),
     ],
 )
@@ -96,6 +98,22 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     assert printed.err.startswith("error: ")
     assert message in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]
+
+
+def test_names_from_a_file_cannot_steer_the_terminal(tmp_path, capsys):
+    path = tmp_path / "a.safetensors"
+    model = create("yolov7-tiny", 2, width=0.125)
+    save_safetensors(model, path, names=["\x1bcX", "b\nmodel: yolov9"])
+    assert main(["info", "--weights", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert r"2 (\x1bcX, b\nmodel: yolov9)" in printed
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m yolov7_jax info --model yolov7-tiny | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "parameters" in done.stdout
 
 
 def test_the_installed_command_runs_as_a_process():

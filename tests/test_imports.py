@@ -19,6 +19,7 @@ LAYERS = (
     ("deploy",),
     ("summary", "weights", "predict", "export"),
     ("cli",),
+    ("__main__",),
 )
 CORE_PACKAGES = {"jax", "flax", "numpy", "chex", "jaxtyping"}
 GUARDED_PACKAGES = {  # behind an extra: imported inside a function, or inside try

@@ -98,6 +98,11 @@ def test_pictures_of_a_wrong_shape_are_named(shape, message):
         create("yolov7-tiny", 3, width=0.25)(jnp.zeros(shape))
 
 
+def test_pictures_of_8_bits_are_refused_instead_of_taken_for_0_to_1():
+    with pytest.raises(ValueError, match=r"images \(dtype uint8\).*divide"):
+        create("yolov7-tiny", 3, width=0.125)(jnp.zeros((1, 64, 64, 3), jnp.uint8))
+
+
 def test_an_unknown_model_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'yolov8'.*yolov7-tiny"):
         create("yolov8")

@@ -2,13 +2,15 @@
 
 import argparse
 import collections
+import os
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from yolov7_jax import weights
+from yolov7_jax import __version__, weights
 from yolov7_jax.deploy import deploy
 from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
 from yolov7_jax.summary import Summary, summarize
@@ -26,22 +28,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: what follows the program's name; those of the process if not given.
 
     Returns:
-      The exit code: 0, or 2 for wrong use and files that cannot be read or written.
+      The exit code: 0, 2 for wrong use and files that cannot be read or written, or 128 + n for
+      signal n.
     """
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter must not complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ImportError, OSError, ValueError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return WRONG_USE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="yolov7-jax", description="YOLOv7 for JAX.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    info = commands.add_parser("info", help="what models cost, and what a file of weights holds")
+    info = commands.add_parser(
+        "info",
+        help="what models cost, and what a file of weights holds",
+        description="Prints parameters, operations and memory of all models, of one, or of the one "
+        "in a file, and then also what the file holds.",
+    )
     what = info.add_mutually_exclusive_group()
     what.add_argument("--model", choices=ARCHITECTURES, help="one model instead of all")
     what.add_argument("--weights", metavar="FILE", help="a file of weights, or a run's folder")
@@ -77,32 +94,25 @@ def _info(options: argparse.Namespace) -> None:
         model = model_of(checkpoint, options.weights)
         models = [model]
         print(_contents(options.weights, checkpoint, model), end="\n\n")
-    rows = [(model.name, summarize(model, options.image_size)) for model in models]
-    print(_table(rows))
+    print("                parameters (M)       GFLOPs")
+    print("model          training  deploy  training  deploy  pixels  memory (MB)")
+    for model in models:
+        print(_row(model.name, summarize(model, options.image_size)), flush=True)
+    print("GFLOPs: convolutions of one picture, forward; training counts auxiliary heads.")
+    print("memory: deploy form in float32, one picture, parameters included; an estimate.")
 
 
-def _table(rows: Sequence[tuple[str, Summary]]) -> str:
-    """Returns what models cost, as lines of text."""
-    lines = [
-        "                parameters (M)       GFLOPs",
-        "model          training  deploy  training  deploy  pixels  memory (MB)",
-    ]
-    for name, summary in rows:
-        training = _millions(summary.parameters, 1e6, 2)
-        flops = _millions(summary.flops, 1e9, 1)
-        lines.append(
-            f"{name:<14} {training:>8} {summary.deploy_parameters / 1e6:>7.2f} {flops:>9} "
-            f"{summary.deploy_flops / 1e9:>7.1f} {summary.image_size:>7} "
-            f"{summary.memory / 1e6:>12.0f}"
-        )
-    lines += [
-        "GFLOPs: convolutions of one picture, forward; training counts auxiliary heads.",
-        "memory: deploy form in float32, one picture, parameters included; an estimate.",
-    ]
-    return "\n".join(lines)
+def _row(name: str, summary: Summary) -> str:
+    """Returns what a model costs, as a line of the table."""
+    return (
+        f"{name:<14} {_in_units(summary.parameters, 1e6, 2):>8} "
+        f"{_in_units(summary.deploy_parameters, 1e6, 2):>7} {_in_units(summary.flops, 1e9, 1):>9} "
+        f"{_in_units(summary.deploy_flops, 1e9, 1):>7} {summary.image_size:>7} "
+        f"{_in_units(summary.memory, 1e6, 0):>12}"
+    )
 
 
-def _millions(value: int | None, unit: float, digits: int) -> str:
+def _in_units(value: int | None, unit: float, digits: int) -> str:
     return "-" if value is None else f"{value / unit:.{digits}f}"
 
 
@@ -112,7 +122,7 @@ def _contents(path: str, checkpoint: weights.Checkpoint, model: Yolov7) -> str:
     types = collections.Counter(str(value.dtype) for value in tensors.values())
     classes = "no class names"
     if checkpoint.names is not None:
-        classes = ", ".join(checkpoint.names)
+        classes = ", ".join(map(_printable, checkpoint.names))
     anchors = [" ".join(f"{w:g}x{h:g}" for w, h in level) for level in model.head.anchors]
     rows = {
         "model": model.name + (", deployed" if model.deployed else ""),
@@ -128,12 +138,21 @@ def _contents(path: str, checkpoint: weights.Checkpoint, model: Yolov7) -> str:
     return "\n".join([f"{path}", *lines])
 
 
+def _printable(text: str) -> str:
+    """Returns a text from a file with whatever could move a terminal's cursor written out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def _convert(options: argparse.Namespace) -> None:
     target = pathlib.Path(options.target)
     if target.suffix != SAFETENSORS:
         raise ValueError(f"OUT (={options.target}) must end in {SAFETENSORS}")
     if target.exists() and not options.force:
         raise ValueError(f"{target} exists; --force replaces it")
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise ValueError(f"{target}: is a folder, wanted the name of a file")
     checkpoint = weights.read_checkpoint(options.source)
     model = model_of(checkpoint, options.source)
     if options.deploy:

@@ -281,6 +281,11 @@ def apply(
 def _check_images(images: Float[Array, "b h w 3"], stride: int):
     if images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images (shape {images.shape}) must be [batch, height, width, 3]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images (dtype {images.dtype}) must be floating-point, RGB in [0, 1]: "
+            "divide 8-bit pictures by 255"
+        )
     faults = [
         f"{side} (={length}) must be a multiple of {stride}, the largest stride"
         for side, length in zip(("height", "width"), images.shape[1:3], strict=True)

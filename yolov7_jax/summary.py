@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.extend import core
 
 from yolov7_jax.deploy import deploy
@@ -58,8 +59,10 @@ def summarize(model: Yolov7, image_size: int | None = None) -> Summary:
     stride = max(model.head.strides)
     if side < 1 or side % stride:
         raise ValueError(f"image_size (={side}) must be a multiple of {stride}, the largest stride")
-    whole, folded = _program(model, side), _program(deploy(model), side)
-    deploy_parameters = _parameters(deploy(model))
+    model = _abstract(model)
+    deployed = deploy(model)
+    whole, folded = _program(model, side), _program(deployed, side)
+    deploy_parameters = _parameters(deployed)
     return Summary(
         image_size=side,
         parameters=None if model.deployed else _parameters(model),
@@ -68,6 +71,13 @@ def summarize(model: Yolov7, image_size: int | None = None) -> Summary:
         deploy_flops=_flops(folded),
         memory=4 * deploy_parameters + _peak_bytes(folded),
     )
+
+
+def _abstract(model: Yolov7) -> Yolov7:
+    """Returns a model without its numbers, so that nothing is computed with them."""
+    graphdef, state = nnx.split(model)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    return nnx.merge(graphdef, shapes)
 
 
 def _parameters(model: Yolov7) -> int:

@@ -63,6 +63,12 @@ def test_starting_something_unknown_afresh_is_an_error():
         load_official(model, to_official(model), afresh=["model.99.weight"])
 
 
+def test_one_text_is_not_a_collection_of_keys():
+    model = create("yolov7-tiny", 3, width=0.125)
+    with pytest.raises(ValueError, match="collection of keys"):
+        load_official(model, to_official(model), afresh="model.77.m.0.weight")
+
+
 @pytest.mark.parametrize("name", ["yolov7", "yolov7-e6e"])
 def test_a_deployed_model_has_official_names_too(name):
     model = deploy(create(name, 3, width=0.125))

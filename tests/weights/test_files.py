@@ -88,6 +88,48 @@ def test_names_must_be_as_many_as_classes(tmp_path):
         save_safetensors(small(), tmp_path / "a.safetensors", names=["cat"])
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"names": "cat"}, "list of texts"),
+        ({"names": [1, 2, 3]}, "list of texts"),
+        ({"epoch": 3.0}, "whole number"),
+        ({"epoch": -1}, "whole number"),
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read(texts, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save_safetensors(small(), tmp_path / "a.safetensors", **texts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_model_gives_the_same_bytes_readable_by_all_that_the_umask_allows(tmp_path):
+    written = set()
+    for number in range(4):
+        path = tmp_path / f"{number}.safetensors"
+        save_safetensors(small(), path, names=["a", "b", "ö"], epoch=number // 4)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert path.stat().st_mode == usual.stat().st_mode
+
+
+def test_writing_through_a_link_keeps_the_link(tmp_path):
+    target, link = tmp_path / "target.safetensors", tmp_path / "link.safetensors"
+    link.symlink_to(target)
+    save_safetensors(small(), link)
+    assert link.is_symlink()
+    assert load_model(target).name == "yolov7-tiny"
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing_behind(tmp_path):
+    (tmp_path / "a.safetensors").mkdir()
+    with pytest.raises(OSError, match=r"a\.safetensors'$"):
+        save_safetensors(small(), tmp_path / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 def test_an_activation_without_a_name_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="activation"):
         save_safetensors(small(activation=jax.nn.relu), tmp_path / "a.safetensors")
@@ -98,12 +140,21 @@ def test_what_does_not_fit_is_an_error_that_names_the_file_and_changes_nothing()
     path = GOLDEN / "yolov7-tiny-narrow.pt"
     model = small(num_classes=3)
     before = to_official(model)
-    with pytest.raises(CheckpointError, match=r"yolov7-tiny-narrow\.pt.*9 faults.*class_keys"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"narrow\.pt: holds a yolov7-tiny of width 0\.125 with 2 .*9 faults.*class_keys",
+    ):
         load(model, path)
     with pytest.raises(CheckpointError, match=r"model\.105\.m\.0\.weight is missing"):
         load(small("yolov7", num_classes=2), path)
     for key, value in to_official(model).items():
         np.testing.assert_array_equal(value, before[key])
+
+
+@pytest.mark.parametrize("path", [3, None])
+def test_what_is_no_path_is_a_type_error(path):
+    with pytest.raises(TypeError, match="PathLike"):
+        load_model(path)
 
 
 def test_fine_tuning_on_other_classes_keeps_all_but_the_last_layer():

@@ -35,6 +35,8 @@ def load_official(
     Raises:
       ValueError: names all keys that are missing, unknown or of another shape.
     """
+    if isinstance(afresh, str):
+        raise ValueError(f"afresh (={afresh!r}) must be a collection of keys, not one text")
     wanted = entries(model)
     strangers = sorted(set(afresh) - {entry.key for entry in wanted})
     if strangers:
@@ -54,8 +56,9 @@ def load_official(
                 "; all of these depend on the number of classes: to start them afresh, pass "
                 "afresh=class_keys(model)"
             )
+        kind = f"deployed {model.name}" if model.deployed else model.name
         raise ValueError(
-            f"the tensors do not fit {model.name} of width {model.width:g} with "
+            f"the tensors do not fit a {kind} of width {model.width:g} with "
             f"{model.head.num_classes} classes ({len(faults)} faults): {'; '.join(faults)}{advice}"
         )
     head = _head_with_anchors(model.head, *(tensors.get(key) for key in anchor_shapes))

@@ -2,14 +2,19 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Collection, Sequence
 
 import jax.numpy as jnp
 from flax.typing import Dtype
 
 from yolov7_jax.model import Yolov7
-from yolov7_jax.weights.checkpoint import Checkpoint, CheckpointError, naming_file, open_regular
+from yolov7_jax.weights.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    FormatError,
+    naming_file,
+    open_regular,
+)
 from yolov7_jax.weights.convert import load_official, to_official
 from yolov7_jax.weights.identify import activation_name, identify
 from yolov7_jax.weights.safetensors_file import read_safetensors, write_safetensors
@@ -34,8 +39,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         a file, whatever it holds.
       ImportError: the format needs an extra that is not installed.
     """
+    path = os.fsdecode(path)
     with naming_file(path):
-        is_folder = pathlib.Path(path).is_dir()
+        if not path:
+            raise FormatError("an empty path; wanted that of a file or folder")
+        is_folder = os.path.isdir(path)
     if is_folder:
         return read_run(path)
     if _looks_like_safetensors(path):
@@ -66,7 +74,7 @@ def load(model: Yolov7, path: str | os.PathLike[str], *, afresh: Collection[str]
     try:
         return load_official(model, checkpoint.weights, afresh=afresh)
     except ValueError as fault:
-        raise CheckpointError(f"{os.fspath(path)}: {fault}") from None
+        raise CheckpointError(f"{os.fsdecode(path)}: {_held(checkpoint)}{fault}") from None
 
 
 def load_model(path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32) -> Yolov7:
@@ -95,7 +103,7 @@ def model_of(
     try:
         model = load_official(identity.abstract(dtype), checkpoint.weights)
     except ValueError as fault:
-        raise CheckpointError(f"{os.fspath(path)}: {fault}") from None
+        raise CheckpointError(f"{os.fsdecode(path)}: {fault}") from None
     model.eval()
     return model
 
@@ -116,16 +124,21 @@ def save_safetensors(
       epoch: the last one trained, likewise.
 
     Raises:
-      ValueError: the number of names is not that of the classes, or the model's activation has no
-        name.
+      ValueError: the names are not texts, as many as the classes; the epoch is no whole number;
+        or the model's activation has no name.
       OSError: the file cannot be written.
       ImportError: safetensors is not installed.
     """
-    if names is not None and len(names) != model.head.num_classes:
-        raise ValueError(
-            f"names ({len(names)} of them) must be as many as the model's classes "
-            f"(={model.head.num_classes})"
-        )
+    if names is not None:
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"names (={names!r}) must be a list of texts")
+        if len(names) != model.head.num_classes:
+            raise ValueError(
+                f"names ({len(names)} of them) must be as many as the model's classes "
+                f"(={model.head.num_classes})"
+            )
+    if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
+        raise ValueError(f"epoch (={epoch!r}) must be a whole number, counted from 0")
     metadata = {
         "format": "pt",  # what PyTorch's own tools write; some refuse files without it
         "model": model.name,
@@ -138,6 +151,17 @@ def save_safetensors(
     if epoch is not None:
         metadata["epoch"] = str(epoch)
     write_safetensors(to_official(model), path, metadata)
+
+
+def _held(checkpoint: Checkpoint) -> str:
+    """Returns which model a checkpoint is of, for an error, as far as can be told."""
+    try:
+        identity = identify(checkpoint)
+    except FormatError:
+        return ""
+    deployed = "deployed " if identity.deployed else ""
+    classes = f"{identity.num_classes} classes"
+    return f"holds a {deployed}{identity.name} of width {identity.width:g} with {classes}; "
 
 
 def _looks_like_safetensors(path: str | os.PathLike[str]) -> bool:

@@ -102,16 +102,33 @@ def write_safetensors(
         raise ValueError(f"safetensors files cannot hold these types: {unknown}")
     # In rows, without gaps, in little-endian order: as the format has them.
     plain = {name: np.asarray(array, _little(array.dtype), "C") for name, array in tensors.items()}
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link to the file stays a link
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.touch()  # so that a folder that cannot be written to is an ordinary OSError
+        unfinished.touch()
+        usual_mode = unfinished.stat().st_mode  # the library lets nobody else read its files
         safetensors.numpy.save_file(plain, unfinished, dict(metadata))
+        _sort_metadata(unfinished)
+        unfinished.chmod(usual_mode)
         os.replace(unfinished, path)
     except safetensors.SafetensorError as fault:
         raise OSError(f"{path}: {fault}") from fault
+    except OSError as fault:
+        raise OSError(fault.errno, fault.strerror, str(path)) from fault
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts a file's texts in order: the library writes them in another one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _import_safetensors() -> Any:

@@ -39,6 +39,8 @@ MAX_PICKLE_BYTES = 2**25  # some ten times what the largest model takes
 MAX_ELEMENTS = 2**32  # of one tensor, repeated ones counted each time
 MAX_DIMENSIONS = 32
 
+WANTED = "wanted a file of PyTorch or safetensors, or the folder of a training run"
+
 ReadStorage = Callable[[Storage], bytes | memoryview]
 
 
@@ -68,7 +70,7 @@ def read_torch(path: str | os.PathLike[str]) -> Checkpoint:
                 return _checkpoint(*_read_zip(archive, file_size))
         if start.startswith(PICKLE_START) and _first_value(start) == OLDER_MAGIC:
             return _checkpoint(*_read_older(file.read(file_size)))
-        raise FormatError(f"{_other_format(start)}; wanted a file that torch.save wrote")
+        raise FormatError(f"{_other_format(start)}; {WANTED}")
 
 
 def _first_value(start: bytes) -> Any:
@@ -178,7 +180,7 @@ def _read_zip(archive: zipfile.ZipFile, file_size: int) -> tuple[Pickle, ReadSto
         raise FormatError(f"a zip archive with {len(pickles)} files data.pkl; wanted one")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in entries:
-        raise FormatError("is a TorchScript archive; wanted a file that torch.save wrote")
+        raise FormatError("is a TorchScript archive; wanted what torch.save wrote")
     if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
         raise FormatError(f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes")
     order = read_entry(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
