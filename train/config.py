@@ -6,10 +6,12 @@ import pathlib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 import yaml
 
+from train.data.anchors import Anchors
 from train.data.augment import AugmentConfig
 from train.errors import UserError
 from train.optim import OptimConfig
@@ -38,6 +40,10 @@ class TrainConfig:
       eval_batch_size: pictures per step of the evaluation.
       seed: of the weights, the order of the pictures and the augmentation.
       num_workers: threads that prepare pictures.
+      autoanchor: fit the anchors to the data where less than 98 % of the objects are in reach of
+        those of the network; once, before the first step.
+      anchors: width and height in pixels, by level; those of the network if not given. A run's
+        config.yaml holds those that it uses.
       assigner: how objects choose predictions: ota, or the older and cheaper anchor.
       optim: optimiser.
       loss: weights of the loss, for 80 classes and 640 pixels; they are scaled to the run's.
@@ -57,6 +63,8 @@ class TrainConfig:
     eval_batch_size: int = 16
     seed: int = 0
     num_workers: int = 2
+    autoanchor: bool = True
+    anchors: Annotated[Anchors | None, tyro.conf.Suppress] = None
     assigner: Literal["ota", "anchor"] = "ota"
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
@@ -198,6 +206,8 @@ def _convert(value: Any, hint: Any) -> Any:
         raise ValueError(f"one of {', '.join(map(str, options))}")
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return None if value is None else _convert(value, options[0])
+    if typing.get_origin(hint) is tuple:
+        return _convert_sequence(value, options)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float:
         if is_number:
@@ -213,6 +223,15 @@ def _convert(value: Any, hint: Any) -> Any:
     if hint in (str, bool) and isinstance(value, hint):
         return value
     raise ValueError({int: "a whole number", str: "text", bool: "true or false"}[hint])
+
+
+def _convert_sequence(value: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns a list as a tuple of the hinted types, of any length where these end in dots."""
+    any_length = options[-1] is Ellipsis
+    if not isinstance(value, list | tuple) or not (any_length or len(value) == len(options)):
+        raise ValueError("a list" if any_length else f"a list of {len(options)}")
+    hints = options[:1] * len(value) if any_length else options
+    return tuple(_convert(part, hint) for part, hint in zip(value, hints, strict=True))
 
 
 def _suggestion(key: str, known: list[str], prefix: str = "") -> str:

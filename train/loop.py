@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import dataclasses
 import functools
 import math
 import pathlib
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
+from train.anchors import choose_anchors, head_with_anchors
 from train.checkpoint import Checkpoints, append_record, truncate_records
 from train.config import TrainConfig, check_image_size, write_yaml
 from train.data.dataset import Dataset
@@ -77,6 +79,9 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     """
     train_set, val_set = load_data(config.data)
     model = create_model(config, len(train_set.names))
+    anchors = choose_anchors(config, train_set, model.head)
+    config = dataclasses.replace(config, anchors=anchors.chosen)
+    model.head = head_with_anchors(model.head, anchors.chosen)
     if config.batch_size > len(train_set):
         raise UserError(
             f"--batch-size (={config.batch_size}) must be at most {len(train_set)}, "
@@ -144,6 +149,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             f"classes; {len(train_set)} training and {len(val_set)} validation pictures; "
             f"{mesh.size} {jax.default_backend()} device(s); run folder {run}"
         )
+        progress.line(anchors.line())
         progress.line(
             "compiling: the first step takes longer"
             if not step

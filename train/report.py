@@ -7,33 +7,19 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from train.data.dataset import Dataset
 from train.data.pipeline import load_sample
+from train.drawing import box_tile, grid, write_png
 from yolov7_jax.metrics import ScoredBoxes
 
 SHEET_ROWS, SHEET_PAIRS = 4, 2
 TILE = 320  # pixels; names and scores must be readable beside the objects
-GAP = 8
-HEADER = 22
 SHOWN_SCORE = 0.25  # what prediction shows by default
 SHOWN_IOU = 0.45
 SECONDS_BETWEEN_LINES = 20.0
-WHITE = (255, 255, 255)
-COLOURS = (  # told apart on light and dark pictures; RGB
-    (230, 25, 75),
-    (0, 130, 200),
-    (60, 180, 75),
-    (245, 130, 48),
-    (145, 30, 180),
-    (0, 128, 128),
-    (240, 50, 230),
-    (170, 110, 40),
-    (128, 0, 0),
-    (128, 128, 0),
-)
 
 
 class Progress:
@@ -122,24 +108,14 @@ def draw_contact_sheet(dataset: Dataset, detections: ScoredBoxes, path: pathlib.
         images = np.arange(len(dataset))
     count = min(len(images), SHEET_ROWS * SHEET_PAIRS)
     chosen = images[np.linspace(0, len(images) - 1, count).round().astype(int)]
-    pairs = [_pair(dataset, detections, int(image)) for image in chosen]
-    rows = [_row(pairs[i : i + SHEET_PAIRS]) for i in range(0, count, SHEET_PAIRS)]
-    encoded, png = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise RuntimeError(f"{path}: OpenCV could not encode the contact sheet")
-    path.write_bytes(png.tobytes())
+    tiles = [tile for image in chosen for tile in _pair(dataset, detections, int(image))]
+    write_png(grid(tiles, 2 * SHEET_PAIRS), path)
 
 
-def _row(pairs: list[UInt8[np.ndarray, "_h w 3"]]) -> UInt8[np.ndarray, "H W 3"]:
-    """Joins pairs of different heights, and fills up a row that has too few."""
-    height, width = max(len(pair) for pair in pairs), pairs[0].shape[1]
-    row = np.full((height, SHEET_PAIRS * width, 3), WHITE, np.uint8)
-    for number, pair in enumerate(pairs):
-        row[: len(pair), number * width : (number + 1) * width] = pair
-    return row
-
-
-def _pair(dataset: Dataset, detections: ScoredBoxes, image: int) -> UInt8[np.ndarray, "h w 3"]:
+def _pair(
+    dataset: Dataset, detections: ScoredBoxes, image: int
+) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """Draws the objects of a picture, and what was detected in it."""
     sample = load_sample(dataset, image)
     rows = np.flatnonzero(detections.image == image)
     boxes, scores, labels = (
@@ -158,55 +134,24 @@ def _pair(dataset: Dataset, detections: ScoredBoxes, image: int) -> UInt8[np.nda
         for label, score in zip(labels[shown], scores[shown], strict=True)
     ]
     title = pathlib.Path(dataset.paths[image]).name
-    left = _tile(
+    objects = box_tile(
         sample.image,
         sample.boxes_xyxy,
         sample.labels,
         [names[label] for label in sample.labels],
         f"{title}: {_count(len(sample.labels), 'object')}",
+        TILE,
     )
-    right = _tile(sample.image, boxes[shown], labels[shown], found, _count(len(shown), "detection"))
-    return np.hstack([left, right])
+    detected = box_tile(
+        sample.image,
+        boxes[shown],
+        labels[shown],
+        found,
+        _count(len(shown), "detection"),
+        TILE,
+    )
+    return [objects, detected]
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _tile(
-    image: UInt8[np.ndarray, "h w 3"],
-    boxes_xyxy: Float[np.ndarray, "n 4"],
-    labels: Int[np.ndarray, " n"],
-    captions: list[str],
-    title: str,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws boxes on a picture, scaled into a square with a title above."""
-    height, width = image.shape[:2]
-    scale = TILE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-    corners = (boxes_xyxy * scale).round().astype(int).tolist()
-    colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
-    for (x0, y0, x1, y1), colour in zip(corners, colours, strict=True):
-        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 2)
-    for (x0, y0, _, _), colour, caption in zip(corners, colours, captions, strict=True):
-        _caption(picture, caption, x0, y0, colour)
-    tile = np.full((HEADER + size[1] + GAP, TILE + GAP, 3), WHITE, np.uint8)
-    tile[HEADER : HEADER + size[1], : size[0]] = picture
-    cv2.putText(
-        tile, title[:48], (2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
-    )
-    return tile
-
-
-def _caption(
-    picture: UInt8[np.ndarray, "h w 3"], text: str, x: int, y: int, colour: tuple[int, int, int]
-) -> None:
-    """Writes on a coloured ground above a box, or inside where there is no room above."""
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.36, 1)
-    x = min(max(x, 0), max(0, picture.shape[1] - width - 3))
-    bottom = y if y >= height + 4 else min(y + height + 4, picture.shape[0])
-    cv2.rectangle(picture, (x, bottom - height - 4), (x + width + 3, bottom), colour, cv2.FILLED)
-    cv2.putText(
-        picture, text, (x + 2, bottom - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.36, WHITE, 1, cv2.LINE_AA
-    )

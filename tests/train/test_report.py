@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from train.data.dataset import Dataset
-from train.report import COLOURS, TILE, Progress, draw_contact_sheet, epoch_line
+from train.drawing import COLOURS
+from train.report import TILE, Progress, draw_contact_sheet, epoch_line
 from yolov7_jax.metrics import ScoredBoxes
 
 RECORD = {
