@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import gc
 import json
 import math
 import pathlib
@@ -68,6 +69,29 @@ def golden_model(name, num_classes=3):
     return load_official(create_abstract(name, num_classes), golden_weights(name))
 
 
+def varied(model, seed=0):
+    """A model in which every parameter and statistic has another value than in a fresh one.
+
+    The outputs of a fresh narrow model hardly depend on the picture.
+    """
+    rng = np.random.default_rng(seed)
+    graphdef, params, batch_stats = split(model)
+    tensors = to_official(nnx.merge(graphdef, params, batch_stats))
+    for key, value in tensors.items():
+        if key.endswith(OPTIONAL) or key.endswith("running_var"):
+            continue
+        if value.ndim == 4 and ".implicit" not in key:
+            tensors[key] = rng.normal(0, 1.4 / math.sqrt(np.prod(value.shape[1:])), value.shape)
+        else:
+            tensors[key] = value + rng.normal(0, 0.2, value.shape)
+    for key in [key for key in tensors if key.endswith("running_var")]:
+        variance = np.exp(rng.uniform(np.log(1e-3), np.log(10), tensors[key].shape))
+        tensors[key] = variance
+        # Or else the values would grow, or vanish, from layer to layer.
+        tensors[key.replace("running_var", "weight")] *= np.sqrt(variance + 1e-3)
+    return load_official(model, tensors)
+
+
 def to_nhwc(stored):
     return stored.transpose(0, 2, 3, 1, 4)  # [b, a, h, w, f] is the official order
 
@@ -91,6 +115,13 @@ class GoldenModelTests:
     @staticmethod
     def model(request):
         return golden_model(request.cls.name)
+
+    @pytest.fixture(scope="class", autouse=True)
+    @staticmethod
+    def leave_no_gigabytes_behind():
+        yield
+        jax.clear_caches()
+        gc.collect()
 
     @functools.cached_property
     def stored(self):
@@ -122,6 +153,8 @@ class GoldenModelTests:
             boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=-1)
             np.testing.assert_allclose(predictions.boxes_xyxy, boxes, atol=1e-2)
             np.testing.assert_allclose(predictions.objectness, wanted[..., 4], atol=1e-5)
+            scores = wanted[..., 4:5] * wanted[..., 5:]
+            np.testing.assert_allclose(predictions.scores, scores, atol=1e-5)
 
     def test_a_training_pass_gives_the_measured_outputs_and_statistics(self, model):
         tolerance = max(10 * self.meta["float32_error"]["train"], 1e-3)

@@ -37,7 +37,7 @@ def test_info_tells_what_a_file_holds(capsys):
     assert main(["info", "--weights", TINY]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     for expected in (
-        "model: yolov7-tiny",
+        "model: yolov7-tiny, training form",
         "width: 0.125",
         "activation: LeakyReLU",
         "classes: 2 (cat, dog)",
@@ -63,7 +63,7 @@ def test_convert_writes_what_the_file_held(tmp_path, capsys):
 def test_convert_can_deploy(tmp_path):
     target = tmp_path / "out.safetensors"
     assert main(["convert", "--deploy", TINY, str(target)]) == 0
-    assert load_model(target).deployed
+    assert load_model(target).form == "deployed"
     assert not any(".bn." in key for key in read_checkpoint(target).tensors)
 
 
@@ -98,6 +98,15 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     assert printed.err.startswith("error: ")
     assert message in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]
+
+
+def test_weights_of_a_diverged_run_can_be_converted(tmp_path):
+    model = create("yolov7-tiny", 2, width=0.125)
+    model.detect.levels[0].bias[...] = np.nan
+    save_safetensors(model, tmp_path / "a.safetensors")
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]) == 0
+    written = read_checkpoint(tmp_path / "b.safetensors").tensors["model.77.m.0.bias"]
+    assert np.isnan(written).all()
 
 
 def test_names_from_a_file_cannot_steer_the_terminal(tmp_path, capsys):

@@ -4,22 +4,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from golden_model import COMPILED, largest_error
+from golden_model import COMPILED, largest_error, varied
 
 from yolov7_jax import create, create_abstract, deploy, split
 from yolov7_jax.nn.norm import BatchNorm
-
-
-def varied(model):
-    """Gives every parameter and statistic another value than a fresh model has."""
-    rng = np.random.default_rng(0)
-    graphdef, params, batch_stats = split(model)
-
-    def other(leaf):
-        return leaf * rng.uniform(0.8, 1.2, leaf.shape) + rng.normal(0, 0.02, leaf.shape)
-
-    moved = jax.tree.map(lambda leaf: np.float32(other(leaf)), (params, batch_stats))
-    return nnx.merge(graphdef, *moved)
 
 
 def outputs(model, *, train=False):

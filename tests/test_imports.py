@@ -26,7 +26,7 @@ GUARDED_PACKAGES = {  # behind an extra: imported inside a function, or inside t
     "image": {"cv2"},
     "metrics": {"hotcoco"},
     "predict": {"cv2"},
-    "weights": {"orbax", "safetensors"},
+    "weights": {"orbax"},
     "export": {"onnx"},
     "cli": {"cv2", "tyro"},
 }

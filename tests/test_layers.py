@@ -1,6 +1,5 @@
 """Convolution, pooling and normalisation against plain formulations, on one device and on many."""
 
-import functools
 import math
 
 import jax
@@ -11,7 +10,7 @@ from flax import nnx
 from golden_model import largest_error
 from jax.sharding import PartitionSpec as P
 
-from yolov7_jax.nn.blocks import Build, ConvBnAct, leaky_relu
+from yolov7_jax.nn.blocks import Build, ConvBnAct, Elan, leaky_relu
 from yolov7_jax.nn.convolution import convolution
 from yolov7_jax.nn.norm import BatchNorm
 from yolov7_jax.nn.pooling import max_pool
@@ -106,22 +105,23 @@ def test_batch_norm_reads_as_in_numpy():
 
 
 class Pooled(nnx.Module):
-    """Two blocks and a pool: everything whose gradient could depend on the number of devices."""
+    """Everything whose gradient could depend on the number of devices, a recomputed stage too."""
 
     def __init__(self):
-        rng = np.random.default_rng(0)
-        conv = functools.partial(ConvBnAct, Build(1.0, leaky_relu, jnp.float32, rng))
-        self.first = conv(3, 4, 3)
-        self.second = conv(4, 5, 1)
+        build = Build(1.0, leaky_relu, jnp.float32, np.random.default_rng(0))
+        self.first = ConvBnAct(build, 3, 4, 3)
+        self.stage = Elan(build, 4, 5, branch=3, link=3, depth=1, keep_every=1)
+        self.stage.remat = True
 
     def __call__(self, x):
-        return max_pool(self.second(self.first(x)), 2, 2)
+        return max_pool(self.stage(self.first(x)), 2, 2)
 
 
 def loss_of_blocks(axis_name):
     graphdef, params, batch_stats = nnx.split(Pooled(), nnx.Param, nnx.BatchStat)
 
-    def loss(params, images):
+    # The statistics are an argument: closed over, they make shard_map crash XLA of jax 0.11.2.
+    def loss(params, images, batch_stats):
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
         model.set_attributes(BatchNorm, axis_name=axis_name)
         y = model(images)
@@ -129,7 +129,7 @@ def loss_of_blocks(axis_name):
         total = total if axis_name is None else jax.lax.psum(total, axis_name)
         return total, nnx.state(model, nnx.BatchStat)
 
-    return loss, params
+    return loss, params, batch_stats
 
 
 def uneven_images():
@@ -145,29 +145,29 @@ def assert_close(got, wanted):
 
 
 def test_gradients_and_statistics_of_a_spread_batch_are_those_of_the_whole():
-    whole, params = loss_of_blocks(None)
-    wanted = jax.jit(jax.value_and_grad(whole, has_aux=True))(params, uneven_images())
-    part, _ = loss_of_blocks("data")
+    whole, params, stats = loss_of_blocks(None)
+    wanted = jax.jit(jax.value_and_grad(whole, has_aux=True))(params, uneven_images(), stats)
+    part, _, _ = loss_of_blocks("data")
     shards = uneven_images().reshape(4, 1, 32, 32, 3)
 
     def spread(params, shards):
-        mapped = jax.vmap(part, in_axes=(None, 0), axis_name="data")(params, shards)
+        mapped = jax.vmap(part, in_axes=(None, 0, None), axis_name="data")(params, shards, stats)
         return jax.tree.map(lambda leaf: leaf[2], mapped)  # every shard has the same
 
     assert_close(jax.jit(jax.value_and_grad(spread, has_aux=True))(params, shards), wanted)
 
 
 def test_gradients_under_shard_map_are_those_of_the_whole():
-    whole, params = loss_of_blocks(None)
-    wanted = jax.jit(jax.value_and_grad(whole, has_aux=True))(params, uneven_images())
-    part, _ = loss_of_blocks("data")
+    whole, params, stats = loss_of_blocks(None)
+    wanted = jax.jit(jax.value_and_grad(whole, has_aux=True))(params, uneven_images(), stats)
+    part, _, _ = loss_of_blocks("data")
     # Types are checked on one device too; more are used where there are some.
     devices = np.array(jax.devices()[: math.gcd(4, jax.device_count())])
     spread = jax.shard_map(
         part,
         mesh=jax.sharding.Mesh(devices, ("data",)),
-        in_specs=(P(), P("data")),
+        in_specs=(P(), P("data"), P()),
         out_specs=P(),
     )
-    got = jax.jit(jax.value_and_grad(spread, has_aux=True))(params, uneven_images())
+    got = jax.jit(jax.value_and_grad(spread, has_aux=True))(params, uneven_images(), stats)
     assert_close(got, wanted)

@@ -18,6 +18,9 @@ def pycocotools_ap(truth, detections, num_images, num_classes):
         x0, y0, x1, y1 = (float(value) for value in box)
         return [x0, y0, x1 - x0, y1 - y0]
 
+    sides = truth.boxes_xyxy[:, 2:].astype(float) - truth.boxes_xyxy[:, :2].astype(float)
+    area = sides.prod(1) if truth.area is None else truth.area
+    crowd = np.zeros(len(truth.labels)) if truth.crowd is None else truth.crowd
     with contextlib.redirect_stdout(io.StringIO()):
         objects = COCO()
         objects.dataset = {
@@ -30,8 +33,8 @@ def pycocotools_ap(truth, detections, num_images, num_classes):
                     "image_id": int(truth.image[row]),
                     "category_id": int(truth.labels[row]),
                     "bbox": xywh(truth.boxes_xyxy[row]),
-                    "area": xywh(truth.boxes_xyxy[row])[2] * xywh(truth.boxes_xyxy[row])[3],
-                    "iscrowd": 0,
+                    "area": float(area[row]),
+                    "iscrowd": int(crowd[row]),
                 }
                 for row in range(len(truth.labels))
             ],
@@ -101,6 +104,44 @@ def test_equals_pycocotools_with_empty_pictures_and_missing_classes(seed, tied):
     assert np.isnan(result.class_ap[-2:]).all()
 
 
+def with_crowds_and_areas(seed, *, tied):
+    """A case in which a quarter of the objects are crowds, and areas are less than the boxes'."""
+    truth, detections, images, classes = random_case(seed, tied=tied)
+    rng = np.random.default_rng((1, seed))
+    count = len(truth.labels)
+    sides = truth.boxes_xyxy[:, 2:] - truth.boxes_xyxy[:, :2]
+    area = sides.prod(1) * rng.uniform(0.2, 1, count)
+    truth = truth._replace(crowd=rng.random(count) < 0.25, area=area)
+    return truth, detections, images, classes
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_pycocotools_with_crowds_and_the_areas_of_outlines(seed, tied):
+    case = with_crowds_and_areas(seed, tied=tied)
+    result = check_against_pycocotools(*case)
+    truth, detections, images, classes = case
+    sizes = {"num_images": images, "num_classes": classes}
+    assert result.ap != coco_ap(truth._replace(crowd=None), detections, **sizes).ap
+    without_area = coco_ap(truth._replace(area=None), detections, **sizes)
+    assert result.ap == without_area.ap
+    assert result.ap_small != without_area.ap_small
+
+
+def test_detections_in_a_crowd_count_neither_for_nor_against():
+    boxes = np.asarray([[10, 10, 50, 50], [100, 100, 300, 300]], np.float32)
+    zeros = np.zeros(2, int)
+    truth = GroundTruth(zeros, boxes, zeros, crowd=np.asarray([False, True]))
+    found = np.asarray([[10, 10, 50, 50], [110, 110, 150, 150], [200, 200, 240, 240]], np.float32)
+    scores = np.asarray([0.5, 0.9, 0.8])
+    detections = ScoredBoxes(np.zeros(3, int), found, scores, np.zeros(3, int))
+    sizes = {"num_images": 1, "num_classes": 1}
+    assert coco_ap(truth, detections, **sizes).ap == pytest.approx(1)
+    assert coco_ap(truth._replace(crowd=None), detections, **sizes).ap < 0.5
+    only_crowd = GroundTruth(*(None if field is None else field[1:] for field in truth))
+    assert np.isnan(coco_ap(only_crowd, detections, **sizes).ap)
+
+
 def test_equals_pycocotools_beyond_100_detections_in_a_picture():
     truth, detections, _, classes = random_case(7)
     truth = truth._replace(image=np.zeros_like(truth.image))
@@ -135,7 +176,7 @@ def test_no_detections_is_zero_and_no_objects_is_undefined():
     sizes = {"num_images": images, "num_classes": classes}
     none = ScoredBoxes(*(field[:0] for field in detections))
     assert coco_ap(truth, none, **sizes).ap == 0
-    nothing = GroundTruth(*(field[:0] for field in truth))
+    nothing = GroundTruth(truth.image[:0], truth.boxes_xyxy[:0], truth.labels[:0])
     assert np.isnan(coco_ap(nothing, detections, **sizes).ap)
     assert np.isnan(coco_ap(nothing, none, **sizes).ap)
 
@@ -158,6 +199,13 @@ def test_unknown_pictures_classes_and_values_are_refused_together():
     )
     assert "detections.boxes_xyxy has 1 values that are not finite" in message
     assert "truth.labels has" in message
+
+
+def test_areas_that_are_not_finite_are_refused():
+    truth, detections, images, classes = random_case(0)
+    area = np.full(len(truth.labels), np.inf)
+    with pytest.raises(ValueError, match=r"truth\.area has 60 values that are not finite"):
+        coco_ap(truth._replace(area=area), detections, num_images=images, num_classes=classes)
 
 
 def test_fields_of_different_length_are_refused():

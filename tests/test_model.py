@@ -1,13 +1,19 @@
 """Making models and running them as pure functions."""
 
+import copy
 import math
+import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_model import COMPILED, largest_error
+from flax import nnx
+from golden_model import COMPILED, largest_error, varied
+from jax.sharding import PartitionSpec as P
 
+from yolov7_jax import weights
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.model import ARCHITECTURES, apply, create, create_abstract, split
 from yolov7_jax.nn.blocks import space_to_depth
@@ -36,7 +42,7 @@ def test_evaluation_keeps_the_statistics_and_training_changes_all_of_them():
 
 
 def test_the_module_called_by_itself_gives_what_apply_gives():
-    model = small_model()
+    model = varied(small_model())
     outputs, _ = run(model, small_images(), train=False)
     model.eval()
     called = jax.jit(lambda images: model(images))(small_images())
@@ -60,14 +66,16 @@ def test_the_silu_form_differs_and_the_same_key_gives_the_same_model():
 
 
 def test_parameters_and_logits_stay_float32_when_computing_in_bfloat16():
-    half = small_model(dtype=jnp.bfloat16)
+    half = varied(small_model(dtype=jnp.bfloat16))
     shapes = jax.eval_shape(lambda images: run(half, images, train=True), small_images())
     for leaf in jax.tree.leaves((split(half)[1:], shapes)):
         assert leaf.dtype == jnp.float32
     got = run(half, small_images(), train=False)[0].lead
-    wanted = run(small_model(), small_images(), train=False)[0].lead
-    for level, exact in zip(got, wanted, strict=True):
-        assert 0 < largest_error(level, np.asarray(exact)) < 0.02
+    wanted = run(varied(small_model()), small_images(), train=False)[0].lead
+    black = run(varied(small_model()), 0 * small_images(), train=False)[0].lead
+    for level, exact, other in zip(got, wanted, black, strict=True):
+        rounding = largest_error(level, np.asarray(exact))
+        assert 0 < rounding < 0.3 * largest_error(other, np.asarray(exact))
 
 
 def test_a_fresh_head_expects_few_objects():
@@ -118,8 +126,8 @@ def test_the_head_describes_itself():
 
 def test_apply_shares_statistics_over_the_axis_that_it_is_given():
     images = np.concatenate([small_images(), 0.2 * small_images()])
-    outputs, wanted = run(small_model(), images, train=True)
-    graphdef, params, batch_stats = split(small_model())
+    outputs, wanted = run(varied(small_model()), images, train=True)
+    graphdef, params, batch_stats = split(varied(small_model()))
     spread = jax.vmap(
         lambda shard: apply(graphdef, params, batch_stats, shard, train=True, axis_name="data"),
         axis_name="data",
@@ -184,7 +192,7 @@ def test_recomputing_stages_keeps_less_for_the_gradient():
         )
         return sum(leaf.size for leaf in jax.tree.leaves(transpose))
 
-    assert residuals(small_model(remat=True)) < 0.6 * residuals(small_model())
+    assert residuals(small_model(remat=True)) < 0.7 * residuals(small_model())
 
 
 def test_space_to_depth_takes_the_four_cells_row_first_within_a_column():
@@ -197,3 +205,64 @@ def test_widths_round_up_to_multiples_of_eight():
     model = create_abstract("yolov7-tiny", 3, width=0.3)
     assert model.backbone.stem.kernel.shape == (3, 3, 3, 16)  # 9.6
     assert model.backbone.stage5.out.kernel.shape[-1] == 160  # 153.6
+
+
+def test_models_that_differ_in_their_numbers_alone_are_compiled_once():
+    models = [
+        small_model("yolov7"),
+        small_model("yolov7", key=jax.random.key(1), activation=jax.nn.silu),
+        small_model("yolov7", dtype="float32"),
+        copy.deepcopy(small_model("yolov7")),
+        pickle.loads(pickle.dumps(small_model("yolov7"))),
+    ]
+    models[1].eval()
+    weights.load_official(models[2], weights.to_official(models[0]) | counters(models[0]))
+    traced = jax.jit(chex.assert_max_traces(apply, 1), static_argnames=("graphdef", "train"))
+    for model in models:
+        traced.eval_shape(*split(model), small_images(), train=False)
+    assert len({split(model)[0] for model in models}) == 1
+
+
+def counters(model):
+    keys = weights.to_official(model)
+    return {key: np.array(7) for key in keys if key.endswith("num_batches_tracked")}
+
+
+def test_a_batch_on_an_explicit_mesh_is_computed_as_any_other():
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    graphdef, params, batch_stats = split(varied(small_model()))
+    with jax.set_mesh(mesh):
+        images = jax.device_put(small_images(), jax.sharding.NamedSharding(mesh, P("data")))
+        params, batch_stats = jax.device_put(
+            (params, batch_stats), jax.sharding.NamedSharding(mesh, P())
+        )
+        outputs, stats = COMPILED(graphdef, params, batch_stats, images, train=True)
+    wanted, wanted_stats = run(varied(small_model()), small_images(), train=True)
+    for got, level in zip(outputs.lead, wanted.lead, strict=True):
+        assert largest_error(got, np.asarray(level)) < 1e-3
+    for got, leaf in zip(jax.tree.leaves(stats), jax.tree.leaves(wanted_stats), strict=True):
+        np.testing.assert_allclose(got, leaf, rtol=1e-3, atol=1e-4 * np.abs(leaf).max())
+
+
+def test_every_argument_that_cannot_be_used_is_named():
+    with pytest.raises(ValueError, match=r"yolov8.*num_classes.*width.*activation.*dtype"):
+        create("yolov8", True, width=float("inf"), activation="silu", dtype=int)
+
+
+@pytest.mark.parametrize("width", ["1", None, True, 0, -1, float("nan"), 1e300])
+def test_a_width_that_is_no_sensible_number_is_named(width):
+    with pytest.raises(ValueError, match=r"width \(="):
+        create_abstract("yolov7-tiny", 3, width=width)
+
+
+def test_a_key_has_to_be_one_key():
+    for key in (0, jax.random.split(jax.random.key(0), 2)):
+        with pytest.raises(ValueError, match="one key"):
+            small_model(key=key)
+
+
+def test_models_can_be_made_abstractly_and_not_under_jit_with_a_traced_key():
+    shapes = nnx.eval_shape(lambda: small_model())
+    assert split(shapes)[0] == split(small_model())[0]
+    with pytest.raises(ValueError, match="create_abstract"):
+        jax.jit(lambda key: split(small_model(key=key))[1])(jax.random.key(0))

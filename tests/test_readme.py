@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from yolov7_jax import apply, create, decode, nms, split, weights
+from yolov7_jax.deploy import fold_head
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,14 +33,15 @@ def test_the_weights_of_the_readme_load_and_save(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Stands for the official file, in another format: the content decides, not the name.
     official = create("yolov7", key=jax.random.key(1))
-    weights.save_safetensors(official, "yolov7.pt")
+    weights.save_safetensors(fold_head(official), "yolov7.pt")
+    weights.save_safetensors(official, "yolov7_training.pt")
     assert cv2.imwrite("street.jpg", np.full((480, 640, 3), 114, np.uint8))
     earlier = {"apply": apply, "split": split, "decode": decode, "nms": nms}
     names = {"jax": jax, "np": np, **earlier}
     exec(BLOCKS[2], names)
     assert len(BLOCKS) == 3
     assert names["boxes_xyxy"].shape[1] == 4
-    assert weights.load_model("yolov7-deployed.safetensors").deployed
+    assert weights.load_model("yolov7-deployed.safetensors").form == "deployed"
     mine, given = weights.to_official(names["mine"]), weights.to_official(official)
     np.testing.assert_array_equal(mine["model.0.conv.weight"], given["model.0.conv.weight"])
     assert mine["model.105.m.0.bias"].shape == (21,)

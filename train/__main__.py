@@ -1,25 +1,45 @@
-"""The command line: `python -m train fit`, `python -m train resume`."""
+"""The command line: `python -m train fit | resume | check | anchors | preview`."""
 
-import contextlib
 import dataclasses
-import io
 import os
 import pathlib
 import signal
 import sys
 
-import tyro
+try:
+    import tyro  # noqa: F401 - stands for all that the extra brings
+except ImportError:
+    raise SystemExit(
+        "error: training needs more than the library: pip install 'yolov7-jax[train]'"
+    ) from None
 
+from train.anchors import describe_anchors
+from train.arguments import parse
+from train.check import check_command
 from train.checkpoint import CHECKPOINT_FOLDER, METRICS_FILE
 from train.config import TrainConfig, check_config, load_recipe, read_yaml
+from train.data.sources import load_dataset
 from train.errors import UserError
-from train.loop import CONFIG_FILE, DEMO, SHEET_FILE, Summary, fit
+from train.loop import (
+    CONFIG_FILE,
+    DEMO,
+    SHEET_FILE,
+    Summary,
+    create_model,
+    data_file,
+    fit,
+    make_folder,
+)
+from train.preview import write_preview
 from yolov7_jax.image import UnreadableImageError
 
 USAGE = """usage: python -m train COMMAND ...
 
   fit [--recipe NAME] [--data DATA.yaml] ...   train; `fit --help` lists the settings
   resume RUN                                   continue an interrupted run
+  check --data DATA.yaml ...                   look at every file of a data set; `check --help`
+  anchors [settings of fit]                    how well the anchors suit the data, and better ones
+  preview [settings of fit]                    draw a batch, and which cells its objects get
 """
 RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FOLDER)
 RUNS = pathlib.Path("runs")
@@ -44,8 +64,14 @@ def main(arguments: list[str]) -> int:
             return finish(fit_command(rest))
         if command == "resume":
             return finish(resume_command(rest))
+        if command == "check":
+            return check_command(rest)
+        if command == "anchors":
+            return anchors_command(rest)
+        if command == "preview":
+            return preview_command(rest)
         got = f"unknown command {command!r}" if command else "a command is wanted"
-        raise UserError(f"{got}; commands are fit and resume")
+        raise UserError(f"{got}; commands are fit, resume, check, anchors and preview")
     except (UserError, UnreadableImageError) as error:
         # The input pipeline adds paragraphs of its own to errors that cross it.
         first_line = str(error).strip().splitlines()[0]
@@ -58,8 +84,7 @@ def main(arguments: list[str]) -> int:
 
 def fit_command(arguments: list[str]) -> Summary:
     """Starts a new run."""
-    config = parse_fit(arguments)
-    check_config(config)
+    config = parse_settings(arguments, "fit")
     if config.data != DEMO:
         # The run can then be resumed from any folder.
         config = dataclasses.replace(config, data=str(pathlib.Path(config.data).absolute()))
@@ -82,6 +107,31 @@ def fit_command(arguments: list[str]) -> Summary:
     return fit(config, run)
 
 
+def anchors_command(arguments: list[str]) -> int:
+    """Tells how well the anchors suit the data that the settings name."""
+    config = parse_settings(arguments, "anchors")
+    dataset = load_dataset(data_file(config.data), "train")
+    print(describe_anchors(config, dataset, create_model(config, len(dataset.names)).head))
+    return 0
+
+
+def preview_command(arguments: list[str]) -> int:
+    """Draws what the settings would train on."""
+    config = parse_settings(arguments, "preview")
+    dataset = load_dataset(data_file(config.data), "train")
+    model = create_model(config, len(dataset.names))
+    if config.output is None:
+        folder = free_folder(RUNS / f"{data_name(config.data)}-preview")
+    else:
+        folder = pathlib.Path(config.output)
+    make_folder(folder)
+    written = write_preview(config, dataset, model, folder)
+    print("look at:")
+    print(f"  {written[0]}   a batch as the network sees it")
+    print(f"  {written[1]} ...   which cells and anchors each object gets, a page per picture")
+    return 0
+
+
 def resume_command(arguments: list[str]) -> Summary:
     """Continues a run with the settings that it was started with."""
     if arguments in (["-h"], ["--help"]):
@@ -101,17 +151,12 @@ def resume_command(arguments: list[str]) -> Summary:
     return fit(config, run)
 
 
-def parse_fit(arguments: list[str]) -> TrainConfig:
+def parse_settings(arguments: list[str], command: str) -> TrainConfig:
     """Reads the recipe that the arguments name, and lets the flags override it."""
     recipe = load_recipe(recipe_argument(arguments))
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(TrainConfig, prog="python -m train fit", args=arguments, default=recipe)
-    except SystemExit as error:
-        if error.code in (0, None):
-            raise
-        raise UserError(first_message(printed.getvalue())) from None
+    config = parse(TrainConfig, arguments, program=f"python -m train {command}", default=recipe)
+    check_config(config)
+    return config
 
 
 def recipe_argument(arguments: list[str]) -> str:
@@ -126,26 +171,6 @@ def recipe_argument(arguments: list[str]) -> str:
                 raise UserError("--recipe needs the name of a recipe or the path of a YAML file")
             recipe = arguments[position + 1]
     return recipe
-
-
-def first_message(box: str) -> str:
-    """Returns the message in the box that the parser draws, and what it suggests, as one line.
-
-    The box has a title, then sections with rules between them: the message, then what may have
-    been meant. Without Unicode there is no frame, and a rule below the title.
-    """
-    lines = box.splitlines()
-    framed = box.startswith("╭")
-    sections: list[list[str]] = [[]]
-    for line in lines[1:-1] if framed else lines:
-        row = line.strip("│ ")
-        if row and not row.strip("─-"):
-            sections.append([])
-        elif row:
-            sections[-1].append(row)
-    message, *others = sections if framed else sections[1:]
-    meant = [rows[1].split()[0] for rows in others if rows[0].startswith("Perhaps you meant")]
-    return " ".join(message) + (f" (did you mean {meant[0]}?)" if meant else "")
 
 
 def data_name(data: str) -> str:

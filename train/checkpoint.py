@@ -63,20 +63,20 @@ class Checkpoints:
     ) -> None:
         self._checkpointer.close()
 
-    def save(self, step: int, tree: Any, *, ap: float | None) -> None:
+    def save(self, step: int, tree: Any, *, ap: float | None, epoch: int | None = None) -> None:
         """Writes a checkpoint; returns when it is complete on disk.
 
         Args:
           step: steps done, the checkpoint's name. One that exists stays: runs are deterministic.
           tree: arrays.
           ap: accuracy on the validation split; None for a checkpoint in the middle of an epoch.
+          epoch: the last one finished, counted from 0; None before.
         """
         if step in [checkpoint.step for checkpoint in self._checkpointer.checkpoints]:
             return
         metrics: Any = None if ap is None else {"ap": ap}
-        self._checkpointer.save(
-            step, tree, force=True, metrics=metrics, custom_metadata=self._description
-        )
+        described = self._description | ({} if epoch is None else {"epoch": epoch})
+        self._checkpointer.save(step, tree, force=True, metrics=metrics, custom_metadata=described)
         self._checkpointer.wait()
 
     @property

@@ -13,6 +13,7 @@ import yaml
 
 from train.data.anchors import Anchors
 from train.data.augment import AugmentConfig
+from train.data.picture_cache import CacheKind
 from train.errors import UserError
 from train.optim import OptimConfig
 from yolov7_jax.config import LossConfig
@@ -40,6 +41,9 @@ class TrainConfig:
       eval_batch_size: pictures per step of the evaluation.
       seed: of the weights, the order of the pictures and the augmentation.
       num_workers: threads that prepare pictures.
+      worker_processes: prepare them in processes instead, which pays with many cores.
+      cache: keep resized pictures between epochs: in memory, or in a file beside the data set.
+      rectangular: evaluate pictures in a few shapes near their own instead of in squares.
       autoanchor: fit the anchors to the data where less than 98 % of the objects are in reach of
         those of the network; once, before the first step.
       anchors: width and height in pixels, by level; those of the network if not given. A run's
@@ -63,6 +67,9 @@ class TrainConfig:
     eval_batch_size: int = 16
     seed: int = 0
     num_workers: int = 2
+    worker_processes: bool = False
+    cache: CacheKind = "none"
+    rectangular: bool = False
     autoanchor: bool = True
     anchors: Annotated[Anchors | None, tyro.conf.Suppress] = None
     assigner: Literal["ota", "anchor"] = "ota"
@@ -92,6 +99,8 @@ def check_config(config: TrainConfig) -> None:
     ]
     if not 0 < config.width <= MOST_WIDTH:
         faults.append(f"--width (={config.width}) must be more than 0 and at most {MOST_WIDTH}")
+    if config.cache == "memory" and config.worker_processes and config.num_workers:
+        faults.append("--cache memory is not shared by --worker-processes; use --cache disk")
     if config.seed > MOST_SEED:
         faults.append(f"--seed (={config.seed}) must be at most {MOST_SEED}")
     if faults:

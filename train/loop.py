@@ -22,11 +22,12 @@ from train.checkpoint import Checkpoints, append_record, truncate_records
 from train.config import TrainConfig, check_image_size, write_yaml
 from train.data.dataset import Dataset
 from train.data.demo import make_demo
+from train.data.picture_cache import cache_file, open_cache
 from train.data.pipeline import epoch_end, train_batches
-from train.data.yolo_txt import load_yolo
+from train.data.sources import load_dataset
 from train.errors import UserError
 from train.evaluate import evaluate, ground_truth
-from train.mesh import make_mesh, replicated, shard_batch
+from train.mesh import make_mesh, prefetch, replicated
 from train.optim import make_schedule
 from train.report import Progress, draw_contact_sheet, epoch_line
 from train.state import create_state
@@ -77,7 +78,13 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
       UserError: the data, the settings or the checkpoint do not allow it.
       UnreadableImageError: a picture is damaged.
     """
-    train_set, val_set = load_data(config.data)
+    data = data_file(config.data)
+    train_set, val_set = load_dataset(data, "train"), load_dataset(data, "val")
+    if train_set.names != val_set.names:
+        raise UserError(
+            f"{config.data}: 'train' has the classes {', '.join(train_set.names)} and 'val' has "
+            f"{', '.join(val_set.names)}; they must be the same"
+        )
     model = create_model(config, len(train_set.names))
     anchors = choose_anchors(config, train_set, model.head)
     config = dataclasses.replace(config, anchors=anchors.chosen)
@@ -132,14 +139,20 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             saved = checkpoints.load({"state": state, "sums": sums}, replicated(mesh))
             state, sums = saved["state"], saved["sums"]
         records = truncate_records(run, step)
-        batches = train_batches(
-            train_set,
-            image_size=config.image_size,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.augment,
-            first_step=step,
-            num_workers=config.num_workers,
+        cache_path = cache_file(data, "train", config.image_size)
+        batches = prefetch(
+            train_batches(
+                train_set,
+                image_size=config.image_size,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                augment=config.augment,
+                first_step=step,
+                num_workers=config.num_workers,
+                worker_processes=config.worker_processes,
+                cache=open_cache(train_set, config.image_size, config.cache, cache_path),
+            ),
+            mesh,
         )
         stack.callback(batches.close)
         progress = Progress(bounds[-1] * config.batch_size, step * config.batch_size)
@@ -159,7 +172,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         for epoch in range(bisect.bisect_right(bounds, step) - 1, config.epochs):
             started, first_step = time.monotonic(), step
             while step < bounds[epoch + 1] and interruption.signal is None:
-                images, targets = shard_batch(next(batches), mesh)
+                images, targets = next(batches)
                 state, metrics = train_step(state, images, targets, schedule.rates(step, epoch))
                 previous, sums = sums, add_metrics(sums, metrics)
                 step += 1
@@ -169,7 +182,8 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
                 shown = {name: losses[name] for name in names}
                 progress.update(config.batch_size, f"{epoch + 1}/{config.epochs}", shown)
             if step < bounds[epoch + 1]:
-                checkpoints.save(step, {"state": state, "sums": sums}, ap=None)
+                done = epoch - 1 if epoch else None
+                checkpoints.save(step, {"state": state, "sums": sums}, ap=None, epoch=done)
                 break
             losses = mean_losses(jax.device_get(sums), step - bounds[epoch])
             trained = time.monotonic()
@@ -182,6 +196,8 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
                 mesh,
                 image_size=config.image_size,
                 batch_size=eval_batch_size,
+                stride=max(model.head.strides) if config.rectangular else None,
+                num_workers=config.num_workers,
             )
             draw_contact_sheet(val_set, evaluation.detections, run / SHEET_FILE)
             records.append(
@@ -200,7 +216,9 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             # The record comes first: resuming drops records that have no checkpoint.
             append_record(run, records[-1])
             sums = jax.tree.map(jnp.zeros_like, sums)
-            checkpoints.save(step, {"state": state, "sums": sums}, ap=records[-1]["ap"])
+            checkpoints.save(
+                step, {"state": state, "sums": sums}, ap=records[-1]["ap"], epoch=epoch
+            )
             progress.line(epoch_line(records[-1], config.epochs))
             if interruption.signal is not None:
                 break
@@ -223,17 +241,16 @@ def make_folder(folder: pathlib.Path) -> None:
         raise UserError(f"{folder}: cannot be written to: {reason}") from error
 
 
-def load_data(data: str) -> tuple[Dataset, Dataset]:
-    """Returns the training and the validation split.
+def data_file(data: str) -> pathlib.Path:
+    """Returns what describes a data set.
 
     Args:
-      data: a data.yaml, or "demo" for the embedded data set, which is made if need be.
+      data: what `load_dataset` opens, or "demo" for the embedded data set, made if need be.
 
     Raises:
-      UserError: the data set is missing or malformed.
+      UserError: the embedded data set cannot be made.
     """
-    data_yaml = make_demo() if data == DEMO else pathlib.Path(data)
-    return load_yolo(data_yaml, "train"), load_yolo(data_yaml, "val")
+    return make_demo() if data == DEMO else pathlib.Path(data)
 
 
 def check_same_data(dataset: Dataset, run: pathlib.Path) -> None:

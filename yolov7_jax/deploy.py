@@ -1,5 +1,7 @@
 """Turns a trained model into the one that computes the same with fewer operations."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -30,19 +32,45 @@ def deploy(model: Yolov7) -> Yolov7:
 
     Source: YOLOv7 (arXiv 2207.02696), sections 4.1 and 4.3; RepVGG (arXiv 2101.03697).
     """
+    return _of_copy(_deployed, model)
+
+
+def fold_head(model: Yolov7) -> Yolov7:
+    """Folds the implicit vectors and drops the auxiliary heads, but keeps the batch norms.
+
+    The official weights for inference are published in this form.
+
+    Args:
+      model: as for `deploy`.
+
+    Returns:
+      a new model, likewise; it can be trained, without auxiliary heads.
+    """
+    return _of_copy(_with_plain_head, model)
+
+
+def _of_copy(change: Callable[[Yolov7], Yolov7], model: Yolov7) -> Yolov7:
     graphdef, state = nnx.split(model)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
-        return nnx.eval_shape(lambda state: _deployed(nnx.merge(graphdef, state)), state)
-    return _deployed(nnx.merge(graphdef, state, copy=True))
+        return nnx.eval_shape(lambda state: change(nnx.merge(graphdef, state)), state)
+    return change(nnx.merge(graphdef, state, copy=True))
 
 
-def _deployed(model: Yolov7) -> Yolov7:
+def _with_plain_head(model: Yolov7) -> Yolov7:
     if isinstance(model.neck, P6Neck):
         model.neck.auxiliary = nnx.List()
         model.detect.auxiliary = nnx.List()
-    for part in (model.backbone, model.neck, model.detect):
+    _fold_children(model.detect)
+    if model.form == "training":
+        model.form = "released"
+    return model
+
+
+def _deployed(model: Yolov7) -> Yolov7:
+    model = _with_plain_head(model)
+    for part in (model.backbone, model.neck):
         _fold_children(part)
-    model.deployed = True
+    model.form = "deployed"
     model.eval()
     return model
 

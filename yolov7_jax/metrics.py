@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 try:
     import hotcoco
@@ -21,11 +21,17 @@ class GroundTruth(NamedTuple):
       image: the picture of each object, in `[0, num_images)`.
       boxes_xyxy: corners in pixels of the original picture.
       labels: class indices.
+      crowd: regions with many objects of the class. They need not be found, and any number of
+        detections in one is neither right nor wrong. No object is one if not given.
+      area: in pixels of the original picture; only tells small, medium and large objects apart.
+        COCO gives that of the outline. The box's if not given.
     """
 
     image: Int[np.ndarray, " n"]
     boxes_xyxy: Float[np.ndarray, "n 4"]
     labels: Int[np.ndarray, " n"]
+    crowd: Bool[np.ndarray, " n"] | None = None
+    area: Float[np.ndarray, " n"] | None = None
 
 
 class ScoredBoxes(NamedTuple):
@@ -50,7 +56,8 @@ class CocoAp(NamedTuple):
     Attributes:
       ap: mean over the IoU thresholds 0.50, 0.55 ... 0.95 and over the classes.
       ap50, ap75: at one IoU threshold.
-      ap_small, ap_medium, ap_large: of objects under 32^2, between, and over 96^2 pixels.
+      ap_small, ap_medium, ap_large: of objects with an area under 32^2, between, and over 96^2
+        pixels.
       ar1, ar10, ar100: recall with that many detections per picture.
       ar_small, ar_medium, ar_large: recall by size.
       class_ap: `[classes]`, as `ap`.
@@ -100,6 +107,8 @@ def coco_ap(
         boxes=_xyxy_to_xywh(truth.boxes_xyxy),
         # From 1: pycocotools takes an object numbered 0 for one that was never matched.
         ids=np.arange(1, len(truth.labels) + 1),
+        area=None if truth.area is None else np.asarray(truth.area, np.float64),
+        iscrowd=None if truth.crowd is None else np.asarray(truth.crowd, np.int64),
     )
     rows = np.concatenate(
         [
@@ -159,7 +168,8 @@ def _faults(
     lengths = [
         f"{name}.{field} has the shape {np.shape(values)}, wanted {wanted}"
         for field, values in group._asdict().items()
-        if np.shape(values) != (wanted := (length, 4) if field == "boxes_xyxy" else (length,))
+        if values is not None
+        and np.shape(values) != (wanted := (length, 4) if field == "boxes_xyxy" else (length,))
     ]
     if lengths or not length:
         return lengths
@@ -173,9 +183,9 @@ def _faults(
                 f"{name}.{field} has {outside.sum()} values outside [0, {limit}), "
                 f"the first is {values[row]} in row {row}"
             )
-    for field in ("boxes_xyxy", "scores"):
-        values = np.asarray(getattr(group, field, 0.0))
-        finite = np.isfinite(values)
+    for field in ("boxes_xyxy", "scores", "area"):
+        values = getattr(group, field, None)
+        finite = np.isfinite(0.0 if values is None else values)
         if not finite.all():
             faults.append(f"{name}.{field} has {(~finite).sum()} values that are not finite")
     return faults

@@ -8,23 +8,28 @@ and any optimiser work on it as on every other function.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.typing import Dtype
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from yolov7_jax.config import HeadConfig
-from yolov7_jax.nn.blocks import Activation, Build, Stage, leaky_relu
+from yolov7_jax.nn.blocks import Activation, Build, Stage, leaky_relu, silu
 from yolov7_jax.nn.head import Detect
 from yolov7_jax.nn.norm import BatchNorm
 from yolov7_jax.nn.p5 import P5Backbone, P5Neck
 from yolov7_jax.nn.p6 import P6Backbone, P6Neck
 from yolov7_jax.nn.tiny import TinyBackbone, TinyNeck
+from yolov7_jax.sharding import automatic
 from yolov7_jax.types import Outputs
+
+MOST_WIDTH = 64  # times the published channels
+Form = Literal["training", "released", "deployed"]
 
 P5_STRIDES = (8, 16, 32)
 P6_STRIDES = (8, 16, 32, 64)
@@ -62,7 +67,7 @@ class Architecture:
     strides: tuple[int, ...]
     anchors: tuple[tuple[tuple[float, float], ...], ...]
     image_size: int
-    activation: Activation = jax.nn.silu
+    activation: Activation = silu
 
 
 def _p5(*, channels: int, depth: int, keep_every: int, reparameterised: bool) -> Architecture:
@@ -110,7 +115,8 @@ class Yolov7(nnx.Module):
       head: strides, anchors and number of classes.
       width: what multiplies the number of channels.
       activation: the one that it was created with.
-      deployed: whether `deploy` made it.
+      form: "training", as it is created; "released", with a plain head, which the official weights
+        for inference have; or "deployed" by `deploy`.
       backbone, neck, detect: the parts.
     """
 
@@ -120,7 +126,7 @@ class Yolov7(nnx.Module):
         self.head = head
         self.width = build.width
         self.activation = build.activation
-        self.deployed = False
+        self.form: Form = "training"
         self.backbone = architecture.backbone(build)
         self.neck = architecture.neck(build)
         self.detect = Detect(build, head, self.neck.widths, self.neck.auxiliary_widths)
@@ -162,19 +168,25 @@ def create(
         multiple of 8.
       activation: replaces the published one, for example by `jax.nn.silu`.
       dtype: the type that is computed in; parameters, statistics and logits stay float32.
-      remat: in the gradient, compute the inner maps of every stage again instead of keeping them:
-        less memory for about a third more time.
+      remat: in the gradient, compute the inner maps of every stage again instead of keeping them.
+        It pays on accelerators; XLA's CPU compiler saves nothing by it.
 
     Returns:
       the model; `.head` describes its head.
 
     Raises:
-      ValueError: there is no model of that name, or a number is out of range.
+      ValueError: names every argument that cannot be used.
     """
-    _check_name(name, width)
-    key = jax.random.key(0) if key is None else key
+    if isinstance(key, Tracer):
+        raise ValueError("create draws on the host; under a transformation use create_abstract")
+    if key is not None and not isinstance(key, jax.Array):
+        raise ValueError(f"key (={key!r}) must be one key, as jax.random.key gives it")
+    with jax.ensure_compile_time_eval():
+        words = np.asarray(jax.random.key_data(jax.random.key(0) if key is None else key))
+    if words.ndim != 1:
+        raise ValueError(f"key (={key!r}) must be one key, as jax.random.key gives it")
     # Drawn on the host: each of the many shapes would cost a compilation on the device.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    rng = np.random.default_rng(words)
     return _build(name, num_classes, width, activation, dtype, remat, rng)
 
 
@@ -185,6 +197,7 @@ def create_abstract(
     width: float = 1.0,
     activation: Activation | None = None,
     dtype: Dtype = jnp.float32,
+    remat: bool = False,
 ) -> Yolov7:
     """Makes a model whose arrays are only shapes and types, in no time and no memory.
 
@@ -194,6 +207,7 @@ def create_abstract(
       width: multiplies the number of channels.
       activation: replaces the published one.
       dtype: the type that is computed in.
+      remat: compute the inner maps of stages again for the gradient.
 
     Returns:
       the model, with a `jax.ShapeDtypeStruct` for every array.
@@ -201,15 +215,30 @@ def create_abstract(
     Raises:
       ValueError: as for `create`.
     """
-    _check_name(name, width)
-    return nnx.eval_shape(lambda: _build(name, num_classes, width, activation, dtype, False, None))
+    return nnx.eval_shape(lambda: _build(name, num_classes, width, activation, dtype, remat, None))
 
 
-def _check_name(name: str, width: float):
+def _check_arguments(
+    name: str, num_classes: int, width: float, activation: Activation | None, dtype: Dtype
+) -> None:
+    faults = []
     if name not in ARCHITECTURES:
-        raise ValueError(f"there is no model {name!r}; known: {', '.join(ARCHITECTURES)}")
-    if not width > 0:
-        raise ValueError(f"width (={width}) must be more than 0")
+        faults.append(f"there is no model {name!r}; known: {', '.join(ARCHITECTURES)}")
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer):
+        faults.append(f"num_classes (={num_classes!r}) must be a whole number")
+    is_number = isinstance(width, int | float | np.number) and not isinstance(width, bool)
+    if not is_number or not 0 < width <= MOST_WIDTH:
+        faults.append(f"width (={width!r}) must be a number over 0 and at most {MOST_WIDTH}")
+    if activation is not None and not callable(activation):
+        faults.append(f"activation (={activation!r}) must be a function, such as jax.nn.silu")
+    try:
+        is_real = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        is_real = False
+    if not is_real:
+        faults.append(f"dtype (={dtype!r}) must be a floating-point type")
+    if faults:
+        raise ValueError("; ".join(faults))
 
 
 def _build(
@@ -221,9 +250,12 @@ def _build(
     remat: bool,
     rng: np.random.Generator | None,
 ) -> Yolov7:
+    _check_arguments(name, num_classes, width, activation, dtype)
     architecture = ARCHITECTURES[name]
     head = HeadConfig(num_classes, architecture.strides, architecture.anchors)
-    build = Build(width, activation or architecture.activation, dtype, rng)
+    activation = architecture.activation if activation is None else activation
+    activation = silu if activation is jax.nn.silu else activation
+    build = Build(float(width), activation, jnp.dtype(dtype), rng)
     model = Yolov7(name, head, build)
     model.set_attributes(Stage, remat=remat)
     return model
@@ -236,11 +268,16 @@ def split(model: Yolov7) -> tuple[nnx.GraphDef[Yolov7], nnx.State, nnx.State]:
       model: a model.
 
     Returns:
-      graphdef: static and hashable: what `apply` rebuilds the model from.
+      graphdef: static and hashable: what `apply` rebuilds the model from. Equal for models that
+        differ in their numbers alone, so that functions are compiled once for them.
       params: pytree of what is learned, float32; leaves are called `kernel`, `bias`, `scale`,
         `implicit_add` and `implicit_multiply`.
       batch_stats: pytree of the running statistics, float32.
     """
+    graphdef, state = nnx.split(model)
+    model = nnx.merge(graphdef, state)
+    # `apply` sets the mode, so it must not make two descriptions of one model differ.
+    model.train()
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     return graphdef, params, batch_stats
 
@@ -271,11 +308,15 @@ def apply(
     Raises:
       ValueError: the pictures have another shape.
     """
-    model = nnx.merge(graphdef, params, batch_stats, copy=True)
-    model.train() if train else model.eval()
-    model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
-    outputs = model(images)
-    return outputs, nnx.state(model, nnx.BatchStat) if train else batch_stats
+
+    def run(params, batch_stats, images):
+        model = nnx.merge(graphdef, params, batch_stats, copy=True)
+        model.train() if train else model.eval()
+        model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
+        outputs = model(images)
+        return outputs, nnx.state(model, nnx.BatchStat) if train else batch_stats
+
+    return automatic(run, images, by_batch=(True, False))(params, batch_stats, images)
 
 
 def _check_images(images: Float[Array, "b h w 3"], stride: int):

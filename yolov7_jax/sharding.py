@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 
 
-def automatic(function: Callable[..., Any], like: jax.Array, *, by_batch: bool) -> Any:
+def automatic(function: Callable[..., Any], like: jax.Array, *, by_batch: Any) -> Any:
     """Returns the function for arrays whose mesh has explicit axes, as `jax.make_mesh` gives them.
 
     Inside, gathers, scatters and loops over many shapes are sharded by the compiler, as they are on
@@ -16,12 +16,15 @@ def automatic(function: Callable[..., Any], like: jax.Array, *, by_batch: bool) 
     Args:
       function: takes and returns pytrees of arrays.
       like: an array whose first axis is the batch.
-      by_batch: whether all results have the batch as first axis too; else they are replicated.
+      by_batch: whether results have the batch as first axis too, else they are replicated: one
+        bool, or a tree of them that is a prefix of the results.
     """
     sharding = jax.typeof(like).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return function
-    spec = PartitionSpec(sharding.spec[0]) if by_batch else PartitionSpec()
+    spec = jax.tree.map(
+        lambda sharded: PartitionSpec(sharding.spec[0]) if sharded else PartitionSpec(), by_batch
+    )
 
     def run(*arrays):
         # The mesh may be known from the arrays alone.

@@ -65,9 +65,9 @@ def summarize(model: Yolov7, image_size: int | None = None) -> Summary:
     deploy_parameters = _parameters(deployed)
     return Summary(
         image_size=side,
-        parameters=None if model.deployed else _parameters(model),
+        parameters=None if model.form == "deployed" else _parameters(model),
         deploy_parameters=deploy_parameters,
-        flops=None if model.deployed else _flops(whole),
+        flops=None if model.form == "deployed" else _flops(whole),
         deploy_flops=_flops(folded),
         memory=4 * deploy_parameters + _peak_bytes(folded),
     )

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from train import __main__ as cli
+from train.arguments import first_message
 from train.config import TrainConfig, load_recipe, write_yaml
 from train.loop import Summary
 
@@ -61,7 +62,7 @@ def assert_wrong_use(capsys, arguments: list[str], *parts: str):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["a command is wanted", "fit and resume"]),
+        ([], ["a command is wanted", "fit, resume, check, anchors and preview"]),
         (["fti"], ["unknown command 'fti'"]),
         (["fit", "--epoch", "3"], ["--epoch", "did you mean --epochs?"]),
         (["fit", "--epochs", "many"], ["--epochs", "many"]),
@@ -98,9 +99,11 @@ def test_image_size_and_model_are_checked_against_each_other(capsys, tmp_path):
     assert not pathlib.Path("runs").exists()
 
 
-def test_label_out_of_range_is_refused_with_file_and_line(capsys, tmp_path):
+def test_a_label_out_of_range_is_named_by_check_with_file_and_line(capsys, tmp_path):
     data = make_data(tmp_path, "7 0.5 0.5 0.5 0.5")
-    assert_wrong_use(capsys, ["fit", "--data", data], "labels/a.txt:2", "7")
+    assert cli.main(["check", "--data", data]) == 0
+    assert "labels/a.txt:2" in capsys.readouterr().out
+    assert cli.main(["check", "--data", data, "--strict"]) == 1
 
 
 def test_output_that_holds_a_run_is_refused_and_resume_named(capsys, tmp_path):
@@ -134,7 +137,7 @@ def test_batch_larger_than_the_training_split_is_refused(capsys, tmp_path):
     ids=["unicode", "ascii"],
 )
 def test_message_of_the_flag_parser_becomes_one_line(box):
-    assert cli.first_message(box) == "no such option --a (did you mean --b?)"
+    assert first_message(box) == "no such option --a (did you mean --b?)"
 
 
 def test_flags_override_the_recipe(fitted):

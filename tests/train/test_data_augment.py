@@ -1,236 +1,314 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
+from drawn import DrawnPictures, empty_pictures, objects_in_pixels, rectangles, seen_box, stars
 
-from train.data.augment import (
-    AugmentConfig,
-    Sample,
-    fit_longer_side,
-    keeps_enough,
-    letterbox_sample,
-    mosaic4,
-    random_flips,
-    random_hsv,
-    random_perspective,
-    train_sample,
-)
+from train.data.augment import AugmentConfig, Sample, random_flips, train_sample
+from train.data.dataset import Dataset, Polygons
+from train.data.geometry import hull_of, outline_of
+from train.data.pictures import FilePictures
+from yolov7_jax.image import UnreadableImageError, read_image
 
+SIZE = 96
 STILL = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0, flipud=0)
-
-
-def blob(rng, width=160, height=120, label=0):
-    """One white box on black, 3 to 9 tenths of each side."""
-    x0, y0 = rng.uniform(0, 0.3, 2) * (width, height)
-    x1, y1 = rng.uniform(0.6, 0.9, 2) * (width, height)
-    box = np.round([x0, y0, x1, y1]).astype(int)
-    image = np.zeros((height, width, 3), np.uint8)
-    image[box[1] : box[3], box[0] : box[2]] = 255
-    return Sample(image, box[None].astype(np.float32), np.asarray([label], np.int32))
-
-
-def white_box(image):
-    white = image.min(2) > 200
-    rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
-    return np.asarray([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        AugmentConfig(fliplr=1, flipud=1, hsv_v=0, hsv_s=0),
-        AugmentConfig(degrees=30, shear=10, translate=0.1),
-        AugmentConfig(perspective=0.0005, translate=0.1),
-    ],
+EVERYTHING = AugmentConfig(
+    mosaic=0.8,
+    mixup=0.5,
+    copy_paste=0.5,
+    paste_in=0.5,
+    degrees=10,
+    shear=5,
+    perspective=0.0003,
+    scale=0.9,
+    flipud=0.3,
 )
-def test_boxes_follow_the_pixels_through_warps_and_flips(config):
+
+
+def assert_same(first, second):
+    for field, other in zip(first[:3], second[:3], strict=True):
+        np.testing.assert_array_equal(field, other)
+    for field, other in zip(first.polygons, second.polygons, strict=True):
+        np.testing.assert_array_equal(field, other)
+
+
+@pytest.mark.parametrize("outlined", [False, True])
+def test_boxes_stay_on_their_colours_through_the_whole_chain(outlined):
+    # As far as colours can still be told apart, so without hue, saturation and mixup.
+    config = AugmentConfig(
+        mosaic=0.5, hsv_h=0, hsv_s=0, hsv_v=0.1, fliplr=0.5, flipud=0.5, scale=0.6
+    )
+    seen = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        pictures = rectangles(rng, outlined=outlined)
+        sample = train_sample(pictures, seed % 9, 160, config, rng)
+        for box, label in zip(sample.boxes_xyxy, sample.labels.tolist(), strict=True):
+            if (sample.labels == label).sum() > 1:
+                continue  # a picture may be there twice
+            drawn = seen_box(sample.image, label)
+            twice = [index for index, _ in pictures.asked].count(label) > 1
+            if not twice:
+                np.testing.assert_allclose(box, drawn, atol=2)
+                seen += 1
+    assert seen > 40
+
+
+def test_the_same_generator_gives_the_same_sample_and_another_another():
+    pictures = stars(np.random.default_rng(0))
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        sample = letterbox_sample(blob(rng), 192)
-        sample = random_flips(random_perspective(sample, 192, config, rng), config, rng)
-        if len(sample.labels):
-            seen, box = white_box(sample.image), sample.boxes_xyxy[0]
-            # The hull of a turned box touches its corners, so it is exactly what is seen.
-            np.testing.assert_allclose(box, seen, atol=2.5)
+        samples = [
+            train_sample(pictures, seed % 9, SIZE, EVERYTHING, np.random.default_rng(key))
+            for key in (seed, seed, seed + 1000)
+        ]
+        assert_same(samples[0], samples[1])
+        assert not np.array_equal(samples[0].image, samples[2].image)
 
 
-def test_no_variation_is_the_letterboxed_picture_enlarged_by_half_a_tenth():
-    sample = blob(np.random.default_rng(0), 100, 100)
-    config = dataclasses.replace(STILL)
-    zooms = []
+def test_the_randomness_does_not_depend_on_what_is_drawn():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        after = []
+        for colours in (stars(rng, size=60), stars(rng, size=60)):
+            colours._objects = stars(np.random.default_rng(5), size=60)._objects
+            generator = np.random.default_rng(seed)
+            train_sample(colours, 0, SIZE, EVERYTHING, generator)
+            after.append(generator.random())
+        assert after[0] == after[1]
+
+
+def test_samples_have_one_shape_and_sound_fields():
+    pictures = stars(np.random.default_rng(0))
+    for seed in range(40):
+        sample = train_sample(pictures, seed % 9, SIZE, EVERYTHING, np.random.default_rng(seed))
+        count = len(sample.labels)
+        assert sample.image.shape == (SIZE, SIZE, 3)
+        assert sample.image.dtype == np.uint8
+        assert sample.image.flags.c_contiguous
+        assert sample.boxes_xyxy.shape == (count, 4)
+        assert sample.boxes_xyxy.dtype == np.float32
+        assert sample.labels.dtype == np.int32
+        assert len(sample.polygons.part_offsets) == count + 1
+        assert len(sample.polygons.points) == sample.polygons.point_offsets[-1]
+        assert (sample.boxes_xyxy >= -1e-3).all()
+        assert (sample.boxes_xyxy <= SIZE + 1e-3).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10_000, 3), (3, 10_000), (2, 1)])
+@pytest.mark.parametrize("config", [AugmentConfig(), EVERYTHING, STILL])
+def test_pictures_of_any_size_and_without_objects_pass_through(size, config):
+    for pictures in (empty_pictures([size] * 2), empty_pictures([size, (50, 70)])):
+        for seed in range(6):
+            sample = train_sample(pictures, 0, 64, config, np.random.default_rng(seed))
+            assert sample.image.shape == (64, 64, 3)
+            assert sample.boxes_xyxy.shape == (0, 4)
+            assert sample.labels.shape == (0,)
+
+
+def test_outlines_without_corners_pass_through():
+    parts = [[], [np.zeros((0, 2))], [[(3, 3)]], [[(2, 2), (30, 30)]]]
+    boxes = [[1, 1, 30, 30], [1, 1, 30, 30], [3, 3, 3, 3], [2, 2, 30, 30]]
+    objects = objects_in_pixels(boxes, range(4), parts, (32, 32))
+    pictures = DrawnPictures([np.zeros((32, 32, 3), np.uint8)], [objects])
+    for seed in range(20):
+        sample = train_sample(pictures, 0, 64, EVERYTHING, np.random.default_rng(seed))
+        assert 2 not in sample.labels
+        assert np.isfinite(sample.boxes_xyxy).all()
+
+
+def test_no_variation_is_the_letterboxed_picture_enlarged_by_up_to_a_tenth():
+    image = np.zeros((100, 100, 3), np.uint8)
+    objects = objects_in_pixels([[20, 30, 60, 70]], [0], [[]], (100, 100))
+    pictures, zooms = DrawnPictures([image], [objects]), []
     for seed in range(200):
-        rng = np.random.default_rng(seed)
-        result = train_sample(lambda _: sample, 0, 1, 100, config, rng)
-        side = result.boxes_xyxy[0, 2:] - result.boxes_xyxy[0, :2]
-        zooms.append(side[0] / (sample.boxes_xyxy[0, 2] - sample.boxes_xyxy[0, 0]))
-        centre = (sample.boxes_xyxy[0, :2] + sample.boxes_xyxy[0, 2:]) / 2 - 50
-        moved = (result.boxes_xyxy[0, :2] + result.boxes_xyxy[0, 2:]) / 2 - 50
-        np.testing.assert_allclose(moved, centre * zooms[-1], atol=1e-3)
+        result = train_sample(pictures, 0, 100, STILL, np.random.default_rng(seed))
+        x0, y0, x1, y1 = result.boxes_xyxy[0].tolist()
+        zooms.append((x1 - x0) / 40)
+        np.testing.assert_allclose((x0 + x1 - 100, y0 + y1 - 100), (-20 * zooms[-1], 0), atol=1e-3)
     assert 1 <= min(zooms) < 1.01  # uniform in [1 - scale, 1.1 + scale]
     assert 1.09 < max(zooms) <= 1.1
 
 
-def test_zoom_and_shift_cover_their_ranges():
-    size = 100
-    image = np.zeros((size, size, 3), np.uint8)
-    sample = Sample(image, np.asarray([[45, 45, 55, 55]], np.float32), np.zeros(1, np.int32))
-    config = AugmentConfig(translate=0.2, scale=0.4)
-    boxes = np.concatenate(
-        [
-            random_perspective(sample, size, config, np.random.default_rng(seed)).boxes_xyxy
-            for seed in range(400)
-        ]
-    )
-    zoom = (boxes[:, 2] - boxes[:, 0]) / 10
-    shift = (boxes[:, :2] + boxes[:, 2:]) / 2 / size - 0.5
-    assert 0.6 <= zoom.min() < 0.62
-    assert 1.48 < zoom.max() <= 1.5 + 1e-5
-    assert -0.2 <= shift.min() < -0.19
-    assert 0.19 < shift.max() <= 0.2
+def test_each_step_happens_as_often_as_configured(monkeypatch):
+    happened = {"mixup": 0, "paste_in": 0, "mosaic": 0}
 
+    def count(name, sample):
+        happened[name] += 1
+        return sample
 
-def test_shear_widens_the_hull_of_a_box_by_up_to_its_tangent():
+    module = "train.data.augment."
     sample = Sample(
-        np.zeros((200, 200, 3), np.uint8),
-        np.asarray([[90, 90, 110, 110]], np.float32),
-        np.zeros(1, np.int32),
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.int32),
+        Polygons.none(0),
     )
-    config = AugmentConfig(translate=0, scale=0, shear=30)
-    ratios = []
-    for seed in range(200):
-        box = random_perspective(sample, 200, config, np.random.default_rng(seed)).boxes_xyxy[0]
-        ratios.append((box[2] - box[0]) / (box[3] - box[1]))
-    limit = 1 + np.tan(np.radians(30))
-    assert 0.9 * limit < max(ratios) <= limit
-    assert 1 / limit <= min(ratios) < 1.1 / limit
+    monkeypatch.setattr(module + "mixup", lambda first, _, rng: count("mixup", first))
+    monkeypatch.setattr(module + "paste_in", lambda first, *_: count("paste_in", first))
+    monkeypatch.setattr(module + "_mosaic_sample", lambda *_: count("mosaic", sample))
+    config = AugmentConfig(mosaic=0.7, mixup=0.15, paste_in=0.3)
+    pictures, n = empty_pictures([(4, 4)]), 3000
+    for seed in range(n):
+        train_sample(pictures, 0, 4, config, np.random.default_rng(seed))
+    mosaics = happened["mosaic"] - happened["mixup"]  # a mixup takes a second one
+    for found, of, probability in (
+        (mosaics, n, 0.7),
+        (happened["mixup"], mosaics, 0.15),
+        (happened["paste_in"], n, 0.3),
+    ):
+        assert abs(found / of - probability) < 4 * np.sqrt(probability * (1 - probability) / of)
 
 
-def test_a_box_that_only_became_smaller_is_kept():
-    sample = Sample(
-        np.zeros((100, 100, 3), np.uint8),
-        np.asarray([[25, 25, 75, 75]], np.float32),
-        np.zeros(1, np.int32),
-    )
-    config = AugmentConfig(translate=0, scale=0.9)
-    for seed in range(100):  # areas down to a hundredth, all of it visible
-        result = random_perspective(sample, 100, config, np.random.default_rng(seed))
-        assert len(result.labels) == 1
-
-
-def test_mosaic_shows_each_tile_in_its_quarter_with_its_own_boxes():
-    size = 64
-    tiles = []
-    for label in range(4):
-        image = np.full((size, size, 3), 50 * label, np.uint8)
-        box = np.asarray([[0, 0, size, size]], np.float32)
-        tiles.append(Sample(image, box, np.asarray([label], np.int32)))
-    centres = []
-    for seed in range(50):
-        canvas = mosaic4(tiles, size, np.random.default_rng(seed))
-        assert canvas.image.shape == (2 * size, 2 * size, 3)
-        assert canvas.labels.tolist() == [0, 1, 2, 3]
-        for label, box in enumerate(canvas.boxes_xyxy.astype(int)):
-            assert (canvas.image[box[1] : box[3], box[0] : box[2]] == 50 * label).all()
-        assert (canvas.boxes_xyxy[0, 2:] == canvas.boxes_xyxy[3, :2]).all()
-        centres.append(canvas.boxes_xyxy[0, 2:])
-        covered = (canvas.boxes_xyxy[:, 2:] - canvas.boxes_xyxy[:, :2]).prod(1).sum()
-        assert (canvas.image == 114).all(2).sum() == 4 * size**2 - covered
-    assert np.min(centres) >= size / 2
-    assert np.max(centres) <= 1.5 * size
-    assert np.ptp(centres) > 0.8 * size
-
-
-def test_mosaic_drops_what_lies_outside_the_canvas_and_clips_the_rest():
-    size = 64
-    image = np.zeros((size, size, 3), np.uint8)
-    boxes = np.asarray([[0, 0, 1, 1], [0, 0, 64, 64]], np.float32)
-    tile = Sample(image, boxes, np.asarray([0, 1], np.int32))
-    canvas = mosaic4([tile] * 4, size, np.random.default_rng(3))  # cuts the tiles on the left
-    assert canvas.boxes_xyxy.min() >= 0
-    assert canvas.boxes_xyxy.max() <= 2 * size
-    assert (canvas.boxes_xyxy[:, 2:] > canvas.boxes_xyxy[:, :2]).all()
-    assert (canvas.labels == 1).sum() == 4
-    assert (canvas.labels == 0).sum() < 4
-
-
-def test_a_mosaic_holds_the_sample_itself_and_only_pictures_of_the_data_set():
-    asked = []
-
-    def load(index):
-        asked.append(index)
-        return blob(np.random.default_rng(index), label=index)
-
+def test_mosaics_ask_only_for_pictures_of_the_data_set_and_paste_in_comes_after_colour():
+    pictures = stars(np.random.default_rng(0), 7)
     for seed in range(30):
-        asked.clear()
-        train_sample(load, 5, 7, 96, AugmentConfig(), np.random.default_rng(seed))
-        assert len(asked) == 4
-        assert asked[0] == 5
-        assert set(asked) <= set(range(7))
-
-
-def test_small_thin_and_mostly_hidden_boxes_are_dropped():
-    before = np.asarray([[0, 0, 10, 10]] * 5, np.float32)
-    after = [[0, 0, 10, 2], [0, 0, 2.1, 10], [0, 0, 3, 3.3], [0, 0, 3, 3.4], [0, 0, 10, 10]]
-    assert keeps_enough(before, np.asarray(after, np.float32)).tolist() == [
-        False,  # not over 2 pixels
-        True,
-        False,  # 9.9 of 100 are left
-        True,
-        True,
-    ]
-    long = np.asarray([[0, 0, 100, 5], [0, 0, 99, 5]], np.float32)
-    assert keeps_enough(long, long).tolist() == [False, True]
-    assert keeps_enough(long[:0], long[:0]).shape == (0,)
-
-
-def test_hsv_keeps_grey_grey_and_leaves_boxes_alone():
-    grey = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(16, 16, 3)
-    sample = Sample(grey, np.ones((1, 4), np.float32), np.zeros(1, np.int32))
-    config = dataclasses.replace(STILL, hsv_h=0.5, hsv_s=0.7)
-    result = random_hsv(sample, config, np.random.default_rng(0))
-    np.testing.assert_array_equal(result.image, grey)
-    assert result.boxes_xyxy is sample.boxes_xyxy
-
-
-def test_hsv_gains_stay_in_their_range():
-    image = np.full((4, 4, 3), (100, 100, 100), np.uint8)
-    sample = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
-    config = dataclasses.replace(STILL, hsv_v=0.4)
-    values = [
-        random_hsv(sample, config, np.random.default_rng(seed)).image[0, 0, 0]
-        for seed in range(300)
-    ]
-    assert 60 <= min(values) <= 62
-    assert 138 <= max(values) <= 140
-
-
-def test_two_flips_are_none():
-    rng = np.random.default_rng(0)
-    sample, both = blob(rng), dataclasses.replace(STILL, fliplr=1, flipud=1)
-    once = random_flips(sample, both, rng)
-    assert not np.array_equal(once.boxes_xyxy, sample.boxes_xyxy)
-    twice = random_flips(once, both, rng)
-    np.testing.assert_array_equal(twice.image, sample.image)
-    np.testing.assert_allclose(twice.boxes_xyxy, sample.boxes_xyxy)
-
-
-def test_longer_side_is_the_training_size_and_boxes_scale_along():
-    result = fit_longer_side(blob(np.random.default_rng(0), 160, 120), 320)
-    assert result.image.shape == (240, 320, 3)
-    np.testing.assert_allclose(result.boxes_xyxy[0], white_box(result.image), atol=1.5)
-
-
-def test_pictures_without_objects_pass_through():
-    empty = Sample(
-        np.zeros((50, 70, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+        train_sample(pictures, 5, 96, EVERYTHING, np.random.default_rng(seed))
+    assert {index for index, _ in pictures.asked} == set(range(7))
+    # Colours of cut-outs are unchanged however far the sample's are.
+    config = dataclasses.replace(STILL, paste_in=1, hsv_h=1, hsv_s=1, hsv_v=1)
+    sample = train_sample(pictures, 0, 200, config, np.random.default_rng(1))
+    alone, unchanged = (
+        train_sample(pictures, 0, 200, other, np.random.default_rng(1)).image
+        for other in (dataclasses.replace(config, paste_in=0), STILL)
     )
-    for mosaic in (0.0, 1.0):
-        config = AugmentConfig(mosaic=mosaic, degrees=5, fliplr=1, flipud=1)
-        result = train_sample(lambda _: empty, 0, 1, 64, config, np.random.default_rng(0))
-        assert result.image.shape == (64, 64, 3)
-        assert result.boxes_xyxy.shape == (0, 4)
+    assert not np.array_equal(alone, unchanged)
+    pasted = sample.labels[1:]
+    assert all(seen_box(sample.image, label) is not None for label in set(pasted.tolist()))
+
+
+@pytest.mark.parametrize(("fliplr", "flipud"), [(1, 0), (0, 1), (1, 1), (0, 0)])
+def test_flips_move_pixels_boxes_and_outlines_alike(fliplr, flipud):
+    config = dataclasses.replace(STILL, fliplr=fliplr, flipud=flipud)
+    pictures = stars(np.random.default_rng(0))
+    sample = train_sample(pictures, 2, 140, STILL, np.random.default_rng(0))
+    flipped = random_flips(sample, config, np.random.default_rng(0))
+    expected = sample.image[:: -1 if flipud else 1, :: -1 if fliplr else 1]
+    np.testing.assert_array_equal(flipped.image, expected)
+    np.testing.assert_allclose(flipped.boxes_xyxy[0], seen_box(flipped.image, 2), atol=2)
+    (outline,) = outline_of(flipped.polygons, 0)
+    np.testing.assert_allclose(hull_of(outline).clip(0, 140), flipped.boxes_xyxy[0], atol=1e-3)
+    twice = random_flips(flipped, config, np.random.default_rng(0))
+    np.testing.assert_array_equal(twice.image, sample.image)
+    np.testing.assert_allclose(twice.boxes_xyxy, sample.boxes_xyxy, atol=1e-3)
 
 
 def test_values_out_of_range_are_named_together():
     with pytest.raises(ValueError, match=r"mosaic \(=2\) must be .* 1; scale \(=1\.5\) must be"):
         AugmentConfig(mosaic=2, scale=1.5)
+    with pytest.raises(ValueError, match=r"mixup \(=-1\) .*copy_paste \(=nan\) .*paste_in \(=9\)"):
+        AugmentConfig(mixup=-1, copy_paste=float("nan"), paste_in=9)
+
+
+def files(tmp_path, suffix=".jpg", sizes=((300, 200), (131, 77), (90, 140))):
+    rng, paths = np.random.default_rng(0), []
+    for row, (width, height) in enumerate(sizes):
+        coarse = rng.integers(0, 256, (7, 5, 3)).astype(np.uint8)
+        paths.append(str(tmp_path / f"{row}{suffix}"))
+        cv2.imwrite(paths[-1], cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    outline = np.asarray([(0.3, 0.2), (0.8, 0.3), (0.5, 0.9)])
+    return Dataset(
+        names=("thing",),
+        paths=tuple(paths),
+        sizes=np.asarray(sizes, np.int32),
+        offsets=np.arange(len(sizes) + 1, dtype=np.int64),
+        labels=np.zeros(len(sizes), np.int32),
+        boxes=np.asarray([[0.55, 0.55, 0.5, 0.7]] * len(sizes), np.float32),
+        polygons=Polygons.pack([[outline]] * len(sizes)),
+    )
+
+
+class Remembered:
+    """Pictures that are decoded once."""
+
+    def __init__(self, pictures):
+        self.pictures, self.kept = pictures, {}
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def size(self, index):
+        return self.pictures.size(index)
+
+    def objects(self, index):
+        return self.pictures.objects(index)
+
+    def pixels(self, *key):
+        if key not in self.kept:
+            self.kept[key] = self.pictures.pixels(*key)
+        return self.kept[key]
+
+
+def test_samples_do_not_depend_on_where_pixels_are_kept(tmp_path):
+    pictures = FilePictures(files(tmp_path))
+    remembered = Remembered(pictures)
+    for seed in range(40):
+        first, second = (
+            train_sample(source, seed % 3, SIZE, EVERYTHING, np.random.default_rng(seed))
+            for source in (pictures, remembered)
+        )
+        assert_same(first, second)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_are_shrunk_to_the_size_asked_for_and_show_the_same(tmp_path, suffix):
+    dataset = files(tmp_path, suffix)
+    pictures = FilePictures(dataset)
+    for index, path in enumerate(dataset.paths):
+        whole = read_image(path)
+        height, width = whole.shape[:2]
+        for longest in (1000, 140, 64, 10):
+            shrink = min(1, longest / max(width, height))
+            for halvings in range(4):
+                image, scale_xy = pictures.pixels(index, longest, halvings)
+                expected = [
+                    -(-max(1, round(side * shrink)) // 2**halvings) for side in (height, width)
+                ]
+                assert list(image.shape) == [*expected, 3]
+                assert scale_xy[0] == pytest.approx(image.shape[1] / width, rel=0.12)
+                # Back at full size it is the picture, as far as that many pixels can show it.
+                matrix = np.diag((1 / scale_xy[0], 1 / scale_xy[1]))
+                shift = (1 / np.asarray(scale_xy) - 1) / 2
+                back = cv2.warpAffine(
+                    image,
+                    np.concatenate([matrix, shift[:, None]], 1),
+                    (width, height),
+                    borderMode=cv2.BORDER_REPLICATE,
+                )
+                if min(image.shape[:2]) >= 20:
+                    assert np.abs(back.astype(int) - whole).mean() < 6
+
+
+def test_pictures_are_upright_at_every_size(tmp_path):
+    dataset = files(tmp_path, sizes=((200, 100),))
+    with open(dataset.paths[0], "rb") as file:
+        jpeg = file.read()
+    # One entry, tag 0x0112: orientation 6, so the first row is the right side.
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    exif = b"Exif\0\0" + tiff
+    with open(dataset.paths[0], "wb") as file:
+        file.write(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + jpeg[2:])
+    upright = dataclasses.replace(dataset, sizes=np.asarray([(100, 200)], np.int32))
+    for halvings in range(4):
+        pixels = FilePictures(upright).pixels(0, 640, halvings)
+        assert pixels.image.shape[:2] == (200 >> halvings, -(-100 >> halvings))
+        assert pixels.scale_xy == (1 / 2**halvings, 1 / 2**halvings)
+
+
+def test_crowd_regions_are_not_learnt(tmp_path):
+    dataset = dataclasses.replace(files(tmp_path), crowd=np.asarray([False, True, False]))
+    pictures = FilePictures(dataset)
+    assert [len(pictures.objects(index).labels) for index in range(3)] == [1, 0, 1]
+    assert len(pictures.objects(1).polygons.part_offsets) == 1
+    assert pictures.size(1) == (131, 77)
+    assert len(pictures) == 3
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    dataset = files(tmp_path)
+    for content in (b"", b"\xff\xd8 not a picture", b"text"):
+        with open(dataset.paths[1], "wb") as file:
+            file.write(content)
+        for halvings in (0, 2):
+            with pytest.raises(UnreadableImageError, match=r"1\.jpg"):
+                FilePictures(dataset).pixels(1, 640, halvings)

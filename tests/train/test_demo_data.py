@@ -4,7 +4,7 @@ import pytest
 from train.data import demo
 from train.data.demo import DRAWERS, HEIGHT, NAMES, WIDTH, draw_scene, make_demo
 from train.data.demo_sprites import draw_sprite
-from train.data.yolo_txt import load_yolo
+from train.data.sources import load_dataset
 from train.errors import UserError
 from yolov7_jax.image import read_image
 
@@ -38,7 +38,7 @@ def test_drawing_again_gives_the_same_bytes_and_splits_differ(few, tmp_path):
 def test_the_data_set_loads_with_labels_that_match_the_scenes(few, tmp_path):
     data_yaml = make_demo(tmp_path / "new" / "demo")
     for split, count in demo.SPLIT_SIZES.items():
-        dataset = load_yolo(data_yaml, split)
+        dataset = load_dataset(data_yaml, split)
         assert dataset.names == NAMES == ("fish", "car", "mushroom", "boat", "house")
         assert len(dataset) == count
         assert (dataset.sizes == (WIDTH, HEIGHT)).all()

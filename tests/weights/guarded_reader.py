@@ -1,9 +1,10 @@
 """Reads files in a process that watches itself: `python guarded_reader.py COMMAND PATH [COUNT]`.
 
 Ends with an error if a file makes it execute anything, take much memory, or raise anything but a
-`CheckpointError`. `read` prints a JSON object: file name -> error message, or null. `fuzz` reads
-mutations of the files in a zip archive and prints how many of them were refused and read.
-`unpickle` lets Python's own unpickler read a file, to show that the watch works.
+`CheckpointError`. `read` prints a JSON object: file name -> error message, or null. `load` does the
+same after making the models that the files hold. `fuzz` reads mutations of the files in a zip
+archive and prints how many of them were refused and read. `unpickle` lets Python's own unpickler
+read a file, to show that the watch works.
 """
 
 import encodings.cp437  # of names in zip archives; loaded here, before the guard
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from weights.fuzz import mutations
 
-from yolov7_jax.weights import read_checkpoint
+from yolov7_jax.weights import load_model, read_checkpoint
 from yolov7_jax.weights.checkpoint import Checkpoint, CheckpointError
 
 MEMORY_BYTES = 400 * 2**20  # that reading may take, on top of what the imports took
@@ -37,12 +38,25 @@ def read(path):
     try:
         checkpoint = read_checkpoint(path)
     except CheckpointError as error:
-        message = str(error)
-        if "more memory" in message or "\n" in message or not message.startswith(str(path)):
-            raise SystemExit(f"an error that does not say what is wrong: {message!r}") from error
-        return message
+        return checked(error, path)
     check(checkpoint, os.path.getsize(path))
     return None
+
+
+def load(path):
+    """Returns the error's message, or None if the file's model could be made."""
+    try:
+        load_model(path)
+    except CheckpointError as error:
+        return checked(error, path)
+    return None
+
+
+def checked(error, path):
+    message = str(error)
+    if "more memory" in message or "\n" in message or not message.startswith(str(path)):
+        raise SystemExit(f"an error that does not say what is wrong: {message!r}") from error
+    return message
 
 
 def check(checkpoint: Checkpoint, file_size: int) -> None:
@@ -71,9 +85,10 @@ watching = False
 if __name__ == "__main__":
     command, subject = sys.argv[1], Path(sys.argv[2])
     # What is imported at first use is not the files' doing.
-    for path in (Path("missing"), *(subject.iterdir() if command == "read" else [])):
+    take = load if command == "load" else read
+    for path in (Path("missing"), *(subject.iterdir() if subject.is_dir() else [])):
         if path.suffix != ".hostile":
-            read(path)
+            take(path)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -82,11 +97,11 @@ if __name__ == "__main__":
     if command == "unpickle":
         watching = True
         pickle.loads(subject.read_bytes())
-    elif command == "read":
+    elif command in ("read", "load"):
         paths = sorted(subject.glob("*.hostile"))
         for path in paths:
             watching = True
-            results[path.stem] = read(path)
+            results[path.stem] = take(path)
             watching = False
     else:
         results = {"refused": 0, "read": 0}

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from golden_model import golden_weights
 
-from yolov7_jax import create, deploy, split
-from yolov7_jax.weights import class_keys, load_official, to_official
+from yolov7_jax import create, create_abstract, deploy, split
+from yolov7_jax.deploy import fold_head
+from yolov7_jax.weights import class_keys, head_keys, load_official, to_official
 
 
 def test_everything_that_does_not_fit_is_in_one_error():
@@ -91,3 +92,49 @@ def test_every_float_type_is_taken_and_parameters_stay_float32():
     np.testing.assert_array_equal(
         to_official(loaded)["model.0.conv.weight"], halves["model.0.conv.weight"]
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.77.ia.2.implicit", np.full((1, 64, 1, 1), "x"), "floating-point"),
+        ("model.77.ia.2.implicit", np.zeros((1, 64, 1, 1), complex), "floating-point"),
+        ("model.77.ia.2.implicit", np.zeros((1, 64, 1, 1), np.uint8), "floating-point"),
+        ("model.77.m.0.bias", np.full(24, 1e300), "float32 cannot hold"),
+        ("model.76.bn.num_batches_tracked", np.array(np.nan), "wanted a count"),
+        ("model.76.bn.num_batches_tracked", np.array(-5), "wanted a count"),
+        ("model.76.bn.num_batches_tracked", np.array(2**63, np.uint64), "wanted a count"),
+    ],
+)
+def test_a_model_is_changed_only_if_every_value_can_be_taken(key, value, message):
+    model = create("yolov7-tiny", 3, width=0.125)
+    before = to_official(model)
+    other = to_official(create("yolov7-tiny", 3, width=0.125, key=jax.random.key(1)))
+    with pytest.raises(ValueError, match=f"{key}.*{message}"):
+        load_official(model, other | {key: value})
+    for name, tensor in to_official(model).items():
+        np.testing.assert_array_equal(tensor, before[name])
+
+
+def test_an_abstract_model_has_nothing_to_keep():
+    given = to_official(create("yolov7-tiny", 3, width=0.125))
+    model = create_abstract("yolov7-tiny", 3, width=0.125)
+    with pytest.raises(ValueError, match="abstract"):
+        load_official(model, given, afresh=class_keys(model))
+
+
+def test_the_whole_head_can_start_afresh():
+    released = to_official(fold_head(create("yolov7", 5, width=0.125)))
+    model = create("yolov7", 3, width=0.125, key=jax.random.key(1))
+    before = to_official(model)
+    after = to_official(load_official(model, released, afresh=head_keys(model)))
+    assert {key.split(".")[2] for key in head_keys(model)} == {"m", "ia", "im"}
+    for key, value in after.items():
+        if not key.endswith((".anchors", ".anchor_grid")):
+            wanted = before if key in head_keys(model) else released
+            np.testing.assert_array_equal(value, wanted[key], err_msg=key)
+
+
+def test_tensors_that_are_given_out_are_ones_own():
+    tensors = to_official(create("yolov7-tiny", 3, width=0.125))
+    assert all(tensor.flags.writeable for tensor in tensors.values())

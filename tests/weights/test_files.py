@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_model import COMPILED
+from golden_model import COMPILED, largest_error, varied
 
 from yolov7_jax import create, decode, deploy, split
+from yolov7_jax.deploy import fold_head
+from yolov7_jax.model import ARCHITECTURES
 from yolov7_jax.nn.blocks import leaky_relu
 from yolov7_jax.weights import (
     CheckpointError,
@@ -46,6 +48,8 @@ def test_an_official_checkpoint_gives_the_measured_boxes(name):
         boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=-1)
         np.testing.assert_allclose(predictions.boxes_xyxy, boxes, atol=1e-2)
         np.testing.assert_allclose(predictions.objectness, wanted[..., 4], atol=1e-5)
+        scores = wanted[..., 4:5] * wanted[..., 5:]
+        np.testing.assert_allclose(predictions.scores, scores, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +62,10 @@ def test_an_official_checkpoint_gives_the_measured_boxes(name):
         small(activation=jax.nn.silu),
         deploy(small("yolov7")),
         deploy(small("yolov7-w6")),
+        *(fold_head(create(name, 3, width=0.05)) for name in ARCHITECTURES),
     ],
-    ids=["tiny", "one class", "e6e, 81 classes", "x, odd width", "silu", "deployed", "deployed p6"],
+    ids=["tiny", "one class", "e6e, 81 classes", "x, odd width", "silu", "deployed", "deployed p6"]
+    + [f"released {name}" for name in ARCHITECTURES],
 )
 def test_a_file_tells_which_model_it_is_of(model, tmp_path):
     save_safetensors(model, tmp_path / "a.safetensors")
@@ -68,9 +74,8 @@ def test_a_file_tells_which_model_it_is_of(model, tmp_path):
     assert_same_weights(again, model)
     assert again.head == model.head
     assert again.activation is model.activation
-    assert again.deployed == model.deployed
-    shapes = [jax.tree.map(jnp.shape, split(one)[1:]) for one in (again, model)]
-    assert shapes[0] == shapes[1]
+    assert again.form == model.form
+    assert split(again)[0] == split(model)[0]  # nothing compiled for one is compiled again
 
 
 def test_what_a_file_says_of_itself_survives(tmp_path):
@@ -151,6 +156,40 @@ def test_what_does_not_fit_is_an_error_that_names_the_file_and_changes_nothing()
         np.testing.assert_array_equal(value, before[key])
 
 
+@pytest.mark.parametrize("name", ["yolov7", "yolov7-w6"])
+def test_official_weights_for_inference_give_the_outputs_of_the_training_form(name, tmp_path):
+    """Their head is plain and their auxiliary heads are gone, but the norms are there."""
+    model = varied(small(name))
+    released = to_official(fold_head(model))
+    assert any(key.endswith(".bn.running_mean") for key in released)
+    assert not any(".ia." in key or ".m2." in key for key in released)
+    write_safetensors(released, tmp_path / "a.safetensors", {})
+    loaded = load_model(tmp_path / "a.safetensors")
+    assert loaded.form == "released"
+    images = np.random.default_rng(0).random((1, 128, 128, 3), np.float32)
+    wanted = COMPILED(*split(model), images, train=False)[0].lead
+    for form in (loaded, deploy(loaded)):
+        for got, level in zip(
+            COMPILED(*split(form), images, train=False)[0].lead, wanted, strict=True
+        ):
+            assert largest_error(got, np.asarray(level)) < 1e-4
+
+
+def test_another_activation_is_refused():
+    path = GOLDEN / "yolov7-tiny-narrow.pt"
+    with pytest.raises(CheckpointError, match=r"LeakyReLU.*SiLU"):
+        load(small(num_classes=2, activation=jax.nn.silu), path)
+
+
+def test_anchors_that_a_file_tells_only_in_its_texts_are_used(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {k: v for k, v in to_official(small()).items() if ".anchor" not in k}
+    anchors = np.arange(18.0).reshape(3, 3, 2) + 1
+    write_safetensors(tensors, path, {"anchors": json.dumps(anchors.tolist())})
+    assert np.array_equal(load_model(path).head.anchors, anchors)
+    assert np.array_equal(load(small(), path).head.anchors, anchors)
+
+
 @pytest.mark.parametrize("path", [3, None])
 def test_what_is_no_path_is_a_type_error(path):
     with pytest.raises(TypeError, match="PathLike"):
@@ -175,7 +214,7 @@ def test_fine_tuning_on_other_classes_keeps_all_but_the_last_layer():
         (lambda t: {"weight": np.zeros(3)}, "no layer has an official name"),
         (lambda t: t | {"model.77.m.0.bias": np.zeros(7)}, r"m\.0\.bias"),
         (lambda t: t | {"model.0.conv.weight": np.zeros((8, 3, 3))}, "model.0.conv.weight"),
-        (lambda t: t | {"model.0.conv.weight": np.zeros((0, 3, 3, 3))}, "absurd"),
+        (lambda t: t | {"model.0.conv.weight": np.zeros((0, 3, 3, 3))}, r"\(0, 3, 3, 3\), wanted"),
         (lambda t: t | {"model.0.bn.bias": np.zeros(9)}, r"model\.0\.bn\.bias has shape \(9,\)"),
     ],
     ids=["headless", "foreign", "bias", "flat kernel", "empty kernel", "misshapen"],
@@ -192,6 +231,9 @@ def test_tensors_of_no_model_are_refused(change, message, tmp_path):
     [
         ({"names": '["cat"]'}, "1 class names for 3 classes"),
         ({"activation": "Mish"}, "Mish"),
+        ({"model": "yolov7-e6e"}, "yolov7-e6e"),
+        ({"width": "3"}, "says width '3'"),
+        ({"anchors": json.dumps(np.ones((3, 3, 2)).tolist())}, "contradicts"),
     ],
 )
 def test_texts_that_contradict_the_tensors_are_refused(metadata, message, tmp_path):

@@ -1,4 +1,7 @@
 import csv
+import os
+import time
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -34,7 +37,10 @@ def read(tmp_path):
     return read_bytes
 
 
-def small_model(fill=1.0, names=("cat", "dog"), **attributes):
+SILU = "torch.nn.modules.activation.SiLU"
+
+
+def small_model(fill=1.0, names=("cat", "dog"), act=SILU, more=(), slope=None, **attributes):
     weight = np.full((2, 3, 1, 1), fill, np.float16)
     norm = module(
         "torch.nn.modules.batchnorm.BatchNorm2d",
@@ -47,10 +53,10 @@ def small_model(fill=1.0, names=("cat", "dog"), **attributes):
         transient=["cache"],
     )
     conv = module("torch.nn.modules.conv.Conv2d", parameters={"weight": tensor(weight)})
-    act = module("torch.nn.modules.activation.SiLU")
-    block = module("models.common.Conv", modules={"conv": conv, "bn": norm, "act": act})
-    empty = {"nothing": None}
-    layers = module("torch.nn.modules.container.Sequential", modules={"0": block, **empty})
+    activation = module(act, **({} if slope is None else {"negative_slope": slope}))
+    block = module("models.common.Conv", modules={"conv": conv, "bn": norm, "act": activation})
+    others = {"nothing": None, **dict(more)}
+    layers = module("torch.nn.modules.container.Sequential", modules={"0": block, **others})
     return module("models.yolo.Model", modules={"model": layers}, names=list(names), **attributes)
 
 
@@ -186,6 +192,61 @@ def test_class_names_can_be_a_dictionary(read):
     assert read(torch_zip(model)).names == ("cat", "dog")
 
 
+LEAKY = "torch.nn.modules.activation.LeakyReLU"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"act": SILU}, "SiLU"),
+        ({"act": LEAKY, "slope": 0.1}, "LeakyReLU"),
+        ({"act": LEAKY, "slope": 0.01}, "LeakyReLU of slope 0.01"),
+        ({"act": LEAKY, "slope": [1]}, "damaged LeakyReLU"),
+        ({"act": "torch.nn.modules.activation.Hardswish"}, "Hardswish"),
+        ({"act": "torch.nn.modules.linear.Identity"}, "Identity"),
+        ({"act": "models.common.Mish"}, "Mish"),
+        # What is no layer's activation tells nothing.
+        ({"more": {"1": module("torch.nn.modules.activation.Sigmoid")}}, "SiLU"),
+        ({"more": {"1": module("torch.nn.modules.linear.Identity")}}, "SiLU"),
+        ({"more": {"1": module("models.common.SiLU6")}}, "SiLU"),
+    ],
+)
+def test_the_activation_is_the_class_of_the_layers_activations(read, options, told):
+    assert read(torch_zip(small_model(**options))).activation == told
+
+
+@pytest.mark.parametrize("other", ["models.common.Conv.act", "torch.nn.modules.activation.ReLU"])
+def test_several_activations_are_refused(read, other):
+    one = small_model(more={"1": module(other)})
+    if other.endswith(".act"):
+        one = {"model": small_model(), "ema": small_model(act=LEAKY)}
+    with pytest.raises(CheckpointError, match=r"has 2 activations \('.*', 'SiLU'\)"):
+        read(torch_zip(one))
+
+
+def test_class_names_given_as_numbers_are_their_texts(read):
+    assert read(torch_zip(small_model(names=(3, "dog")))).names == ("3", "dog")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("cat", "\ud800"), r"the name of class 1, '.ud800', is no valid Unicode"),
+        (("cat", None), "the name of class 1 is of type NoneType; wanted a text"),
+        ((2**70,), "the name of class 0 is of type int"),
+        (("a" * 1001,), "the name of class 0 has 1,001 characters"),
+    ],
+)
+def test_class_names_of_another_form_are_named(read, names, message):
+    with pytest.raises(CheckpointError, match=message):
+        read(torch_zip(small_model(names=names)))
+
+
+def test_class_names_may_hold_anything_that_can_be_written(read):
+    names = ("", "\x1b[2J\n", "猫", "a" * 1000)
+    assert read(torch_zip(small_model(names=names))).names == names
+
+
 def test_anchors_in_cells_are_scaled_by_the_strides_of_the_module(read):
     cells = np.arange(1.0, 13, dtype=np.float32).reshape(2, 3, 2)
     head = module("models.yolo.IDetect", buffers={"anchors": tensor(cells)})
@@ -287,6 +348,46 @@ def test_other_files_are_refused_by_what_they_are(read, data, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         read(data)
     assert "\n" not in str(caught.value)
+
+
+@FORMATS
+def test_tensors_may_not_repeat_their_numbers_endlessly(read, written):
+    def repeated(megabytes, stored=1):
+        storage = Storage(np.ones(stored, np.uint8))
+        return {str(i): Tensor(storage, (2**20,), (0,)) for i in range(megabytes)}
+
+    assert len(read(written(repeated(16))).tensors) == 16
+    with pytest.raises(CheckpointError, match="repeat 1 bytes until they are 17,825,792"):
+        read(written(repeated(17)))
+    # The average counts too, and so does what is stored.
+    with pytest.raises(CheckpointError, match="until they are 18,874,368"):
+        read(written({"model": repeated(9), "ema": repeated(9)}))
+    assert len(read(written(repeated(40, stored=10 * 2**20))).tensors) == 40
+
+
+def test_garbage_of_many_gigabytes_is_refused_at_once(tmp_path):
+    older = torch_older({"x": tensor(np.arange(3))})
+    for start in (torch_zip({"x": tensor(np.arange(3))}), older[:-40], b"PK\3\4", b"\x80\2"):
+        path = tmp_path / "weights"
+        path.write_bytes(start)
+        os.truncate(path, 6 * 2**30)
+        started = time.perf_counter()
+        with pytest.raises(CheckpointError):
+            read_checkpoint(path)
+        assert time.perf_counter() - started < 1
+
+
+def test_only_the_wanted_storages_of_an_older_file_are_read(tmp_path):
+    size = 2**26  # twice what is read of the pickles
+    training = {"model": {"x": tensor(np.arange(9))}, "optimizer": tensor(np.ones(size, np.uint8))}
+    (tmp_path / "weights").write_bytes(torch_older(training))
+    tracemalloc.start()
+    try:
+        checkpoint = read_checkpoint(tmp_path / "weights")
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+    assert checkpoint.tensors["x"].tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("name", ["missing.pt", ".", "with\0zero"])

@@ -9,6 +9,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
+_PARTS_AT_ONCE = 50_000
+
 
 class Polygons(NamedTuple):
     """Outlines of objects, flat; an object has any number of parts, or none.
@@ -50,6 +52,20 @@ class Polygons(NamedTuple):
         points = self.points[corners[0] : corners[-1]]
         return type(self)(points, corners - corners[0], parts - parts[0])
 
+    def take(self, objects: Int64[np.ndarray, " k"]) -> Self:
+        """Returns the outlines of chosen objects, in the order in which they are named."""
+        parts_of = np.diff(self.part_offsets)[objects]
+        parts = _ranges(self.part_offsets[objects], parts_of)
+        lengths = np.diff(self.point_offsets)[parts]
+        point_offsets = _offsets(lengths)
+        points = np.empty((point_offsets[-1], 2), np.float32)
+        # A part at a time would be slow, and all indices at once as large as several copies.
+        for first in range(0, len(parts), _PARTS_AT_ONCE):
+            last = min(first + _PARTS_AT_ONCE, len(parts))
+            rows = _ranges(self.point_offsets[parts[first:last]], lengths[first:last])
+            points[point_offsets[first] : point_offsets[last]] = self.points[rows]
+        return type(self)(points, point_offsets, _offsets(parts_of))
+
 
 class Objects(NamedTuple):
     """The ground truth of one picture.
@@ -85,6 +101,8 @@ class Dataset:
       polygons: outlines of the objects, normalised likewise; none if not given.
       image_ids: what the source calls each picture; 0, 1, 2 ... if not given.
       category_ids: what the source calls each class; 0, 1, 2 ... if not given.
+      areas: pixels that each object covers, by which accuracy tells small from large; those of
+        its box if not given.
 
     Raises:
       ValueError: the arrays do not fit together.
@@ -100,6 +118,7 @@ class Dataset:
     polygons: Polygons = None  # type: ignore[assignment] - filled below
     image_ids: Int64[np.ndarray, " n"] = None  # type: ignore[assignment] - filled below
     category_ids: Int64[np.ndarray, " classes"] = None  # type: ignore[assignment] - filled below
+    areas: Float32[np.ndarray, " objects"] = None  # type: ignore[assignment] - filled below
 
     def __post_init__(self):
         num_images, num_objects = len(self.paths), len(self.labels)
@@ -108,10 +127,8 @@ class Dataset:
             "polygons": lambda: Polygons.none(num_objects),
             "image_ids": lambda: np.arange(num_images, dtype=np.int64),
             "category_ids": lambda: np.arange(len(self.names), dtype=np.int64),
+            "areas": self._box_areas,
         }
-        for name, make in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, make())
         wanted = {
             "sizes": (num_images, 2),
             "offsets": (num_images + 1,),
@@ -120,18 +137,26 @@ class Dataset:
             "crowd": (num_objects,),
             "image_ids": (num_images,),
             "category_ids": (len(self.names),),
+            "areas": (num_objects,),
         }
         faults = [
             f"{name} has the shape {getattr(self, name).shape}, wanted {shape}"
             for name, shape in wanted.items()
-            if getattr(self, name).shape != shape
+            if getattr(self, name) is not None and getattr(self, name).shape != shape
         ]
         if not faults and (self.offsets[0] != 0 or self.offsets[-1] != num_objects):
             faults.append(f"offsets must run from 0 to the number of objects, {num_objects}")
-        if len(self.polygons.part_offsets) != num_objects + 1:
+        if self.polygons is not None and len(self.polygons.part_offsets) != num_objects + 1:
             faults.append(f"polygons must have outlines of {num_objects} objects")
         if faults:
             raise ValueError("; ".join(faults))
+        for name, make in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, make())
+
+    def _box_areas(self) -> np.ndarray:
+        sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)  # [objects, 2]
+        return np.prod(self.boxes[:, 2:] * sizes, axis=1, dtype=np.float32)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -166,3 +191,14 @@ class Dataset:
             self.crowd[start:stop],
             self.polygons.of_objects(start, stop),
         )
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns `[*range(start, start + count), ...]` over all pairs."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - counts), counts)

@@ -1,66 +1,111 @@
 """Reads the size of a picture without decoding it, so that large data sets load in seconds."""
 
-import io
+import os
 import struct
-from pathlib import Path
-from typing import BinaryIO
+import zlib
 
-from yolov7_jax.image import read_image
+from train.data.faults import Fault, Kind
+from yolov7_jax.image import UnreadableImageError, read_image
 
 # Start-of-frame markers hold the size; C4, C8 and CC are tables and extensions instead.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_EXIF, _JPEG_SCAN, _JPEG_END = 0xE1, 0xDA, 0xD9
 _EXIF_ORIENTATION = 0x0112
 _LYING_DOWN = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_MOST_SEGMENTS = 1000  # in front of a JPEG picture; profiles take 255 at most
+_HEAD = 4096  # bytes to start with; headers are seldom longer
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: str | os.PathLike[str], *, decode: bool = False) -> tuple[int, int]:
     """Returns a picture's (width, height), upright as `read_image` decodes it.
 
-    JPEG files are read up to the start of their pixels, others are decoded.
+    JPEG and PNG files that start and end as they should are not decoded, others are.
 
     Args:
       path: the picture.
+      decode: decodes the picture in any case, which finds all that is wrong with it.
 
     Raises:
-      ValueError: the file is missing or is no picture; the message names it.
+      UnreadableImageError: the file is missing, empty, truncated or no picture; names it.
     """
+    name = os.fspath(path)
     try:
-        with path.open("rb") as file:
-            size = _jpeg_size(file)
+        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UnreadableImageError(f"{name}: cannot be read: {reason}") from error
+    try:
+        size, sound = _from_header(descriptor, decode)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UnreadableImageError(f"{name}: cannot be read: {error.strerror or error}") from error
     except struct.error:  # it ends too early
-        size = None
-    if size is None:
-        height, width = read_image(path).shape[:2]
-        return width, height
-    return size
+        size, sound = None, False
+    finally:
+        os.close(descriptor)
+    if size is not None and sound and not decode:
+        return size
+    if size is not None and not sound and _is_png(name):
+        # libpng would print its own complaint besides.
+        raise UnreadableImageError(f"{name}: is truncated or damaged")
+    try:
+        height, width = read_image(name).shape[:2]
+    except UnreadableImageError as error:
+        if os.path.getsize(name) == 0:
+            raise UnreadableImageError(f"{name}: is empty, 0 bytes") from error
+        if size is not None:
+            raise UnreadableImageError(f"{name}: is truncated or damaged") from error
+        raise
+    return width, height
 
 
-def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
+def _is_png(name: str) -> bool:
+    with open(name, "rb") as file:
+        return file.read(len(_PNG_START)) == _PNG_START
+
+
+def _from_header(descriptor: int, thorough: bool) -> tuple[tuple[int, int] | None, bool]:
+    """Returns the upright size or None where only decoding tells, and whether the end is there."""
+    head = os.pread(descriptor, _HEAD, 0)
+    if head.startswith(b"\xff\xd8"):
+        length = os.fstat(descriptor).st_size
+        size = _jpeg_size(descriptor, head)
+        tail = head[-2:] if length == len(head) else os.pread(descriptor, 2, length - 2)
+        return size, tail == b"\xff\xd9"
+    if head.startswith(_PNG_START):
+        return _png_size(descriptor, thorough)
+    return None, False
+
+
+def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int] | None:
     """Returns the upright size, or None where the header is not that of a JPEG picture."""
-    if file.read(2) != b"\xff\xd8":
-        return None
     lies_down = False
-    while True:
-        start, marker = struct.unpack(">BB", file.read(2))
-        while marker == 0xFF:  # fill bytes
-            (marker,) = struct.unpack(">B", file.read(1))
-        if start != 0xFF or marker in (_JPEG_SCAN, _JPEG_END):
+    position = 2
+    for _ in range(_MOST_SEGMENTS):
+        if position + 9 > len(head):
+            # Segments of profiles and thumbnails are long: jump over them.
+            window, start = os.pread(descriptor, _HEAD, position), position
+        else:
+            window, start = head, 0
+        at = position - start
+        first, marker = struct.unpack_from(">BB", window, at)
+        if first == 0xFF and marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if first != 0xFF or marker in (_JPEG_SCAN, _JPEG_END):
             return None
-        (length,) = struct.unpack(">H", file.read(2))
+        (length,) = struct.unpack_from(">H", window, at + 2)
         if marker in _JPEG_FRAMES:
-            height, width = struct.unpack(">xHH", file.read(5))
+            height, width = struct.unpack_from(">xHH", window, at + 4)
             if not height or not width:
                 return None
             return (height, width) if lies_down else (width, height)
         if marker == _JPEG_EXIF:
-            segment = file.read(length - 2)
+            segment = os.pread(descriptor, max(length - 2, 0), position + 4)
             if segment.startswith(b"Exif\0\0"):
                 lies_down = _orientation(segment[6:]) in _LYING_DOWN
-        else:
-            file.seek(length - 2, io.SEEK_CUR)
+        position += 2 + length
+    return None
 
 
 def _orientation(tiff: bytes) -> int:
@@ -75,3 +120,36 @@ def _orientation(tiff: bytes) -> int:
         if tag == _EXIF_ORIENTATION:
             return value
     return 1
+
+
+def _png_size(descriptor: int, thorough: bool) -> tuple[tuple[int, int] | None, bool]:
+    """Walks over the chunks; only decoding tells the size of a picture with EXIF."""
+    size, position = None, len(_PNG_START)
+    file_size = os.fstat(descriptor).st_size
+    while True:
+        length, name = struct.unpack(">I4s", os.pread(descriptor, 8, position))
+        if size is None:
+            if name != b"IHDR":
+                return None, False
+            size = struct.unpack(">II", os.pread(descriptor, 8, position + 8))
+            if 0 in size:
+                return None, False
+        if name == b"eXIf":
+            return None, False
+        if thorough:
+            content = os.pread(descriptor, length + 8, position + 4)
+            (checksum,) = struct.unpack(">I", content[length + 4 :])
+            if zlib.crc32(content[: length + 4]) != checksum:
+                return size, False
+        position += 12 + length
+        if position > file_size or name == b"IEND":
+            return size, position <= file_size
+
+
+def examine_picture(path: str, *, decode: bool) -> tuple[tuple[int, int], Fault | None]:
+    """Returns a picture's upright (width, height), or zeros and what is wrong with it."""
+    try:
+        return picture_size(path, decode=decode), None
+    except UnreadableImageError as error:
+        kind = Kind.UNREADABLE_PICTURE if os.path.exists(path) else Kind.MISSING_PICTURE
+        return (0, 0), Fault(kind, path, None, str(error).removeprefix(f"{path}: "))

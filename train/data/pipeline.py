@@ -1,30 +1,38 @@
-"""The input pipeline: an endless stream of training batches, and one pass over a split.
+"""The input pipeline: an endless stream of training batches.
 
 The stream's only state is the step. The sample at position `g = step * batch_size + i` shows
 picture `permutation(seed, g // n)[g % n]`, and all its randomness comes from a generator seeded
-with (seed, g); so a run that stops and continues sees what it would have seen.
+with (seed, g); so a run that stops and continues sees what it would have seen, however many
+threads, processes or hosts take part.
 """
 
+import dataclasses
 import functools
+import pathlib
+import tempfile
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import grain
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from train.data.augment import AugmentConfig, Sample, train_sample
 from train.data.dataset import Dataset
-from yolov7_jax.image import PAD_VALUE, LetterboxInfo, letterbox, letterbox_boxes, read_image
+from train.data.picture_cache import CachedPictures, PictureCache
+from train.data.pictures import FilePictures
+from train.data.sample import Pictures, Pixels
+from train.data.shared_dataset import share
+from train.data.streams import closing, in_processes, in_threads
+from yolov7_jax.image import PAD_VALUE
 from yolov7_jax.types import Targets
 
 SMALLEST_PADDING = 8  # objects of an image; doubled until all have room
-EVAL_THREADS = 2
+SAMPLES_COUNTED = 64  # to learn how many objects are usual
 END_OF_STREAM = 2**62  # positions; a range must end somewhere
 
 # The first word of every seed, so that no two uses share a stream.
-SHUFFLE_STREAM, SAMPLE_STREAM = 0, 1
+SHUFFLE_STREAM, SAMPLE_STREAM, COUNT_STREAM = 0, 1, 2
 
 
 class Batch(NamedTuple):
@@ -37,22 +45,6 @@ class Batch(NamedTuple):
 
     images: UInt8[np.ndarray, "b s s 3"]
     targets: Targets
-
-
-class EvalBatch(NamedTuple):
-    """What an evaluation step takes; numpy arrays.
-
-    Attributes:
-      images: RGB, letterboxed to s x s without enlarging.
-      index: row of the picture in the data set; -1 where the batch is padded.
-      targets: the objects, normalised by s.
-      letterbox: what maps boxes back to the pictures.
-    """
-
-    images: UInt8[np.ndarray, "b s s 3"]
-    index: Int32[np.ndarray, " b"]  # pyright: ignore[reportIncompatibleMethodOverride]
-    targets: Targets
-    letterbox: LetterboxInfo
 
 
 def epoch_end(epoch: int, num_images: int, batch_size: int) -> int:
@@ -75,21 +67,36 @@ def train_batches(
     augment: AugmentConfig,
     first_step: int = 0,
     num_workers: int = 2,
+    worker_processes: bool = False,
+    cache: PictureCache | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Generator[Batch, None, None]:
     """Returns an endless iterator over training batches.
 
     Epochs follow each other without a gap, so a batch may hold the end of one and the start of
-    the next. Each picture is the first of its sample exactly once an epoch.
+    the next. Each picture is the first of its sample exactly once an epoch. Crowd regions are no
+    objects to learn.
+
+    With several hosts, each makes its own slice of every batch; one after the other, the slices
+    are the batch that one host would make. Targets have the same padding on all: each host also
+    works out how many objects the samples of the others have, which takes no pixels of them.
 
     Args:
       dataset: the training split.
       image_size: side of the pictures in pixels.
-      batch_size: samples a step.
+      batch_size: samples a step, over all hosts.
       seed: not negative.
       augment: how far to vary the pictures.
       first_step: where to start; a run that stops after step k continues at k + 1.
       num_workers: threads that prepare samples; 0 prepares them in the caller's. The batches
         are the same for any number.
+      worker_processes: whether the workers are processes, each making whole batches, instead of
+        threads. They take seconds to start and memory for batches, and pay where more than about
+        four threads would wait for each other.
+      cache: pictures that have been decoded before.
+      process_index: which host this is.
+      process_count: how many hosts there are.
 
     Raises:
       ValueError: the data set is empty or a number is out of its range; later, while iterating,
@@ -101,6 +108,7 @@ def train_batches(
         "seed": (seed, 0),
         "first_step": (first_step, 0),
         "num_workers": (num_workers, 0),
+        "process_count": (process_count, 1),
     }
     faults = [
         f"{name} (={value}) must be at least {least}"
@@ -109,67 +117,93 @@ def train_batches(
     ]
     if not len(dataset):
         faults.append("dataset has no pictures; wanted at least 1")
+    if process_count > 0 and batch_size % process_count:
+        faults.append(
+            f"batch_size (={batch_size}) must be a multiple of process_count (={process_count})"
+        )
+    if not 0 <= process_index < max(process_count, 1):
+        faults.append(
+            f"process_index (={process_index}) must be at least 0 and less than process_count "
+            f"(={process_count})"
+        )
+    if cache is not None and cache.in_memory and worker_processes and num_workers:
+        faults.append("cache is in the memory of this process; worker processes cannot use it")
+    if cache is not None and cache.image_size != image_size:
+        faults.append(
+            f"cache has pictures for the image_size {cache.image_size}, wanted {image_size}"
+        )
     if faults:
         raise ValueError("; ".join(faults))
-
-    sample_at = functools.partial(_sample_at, _Stream(dataset, image_size, seed, augment))
-    positions = grain.MapDataset.range(first_step * batch_size, END_OF_STREAM)
-    samples = positions.map(sample_at).to_iter_dataset(_read_options(num_workers, 2 * batch_size))
-    collate = functools.partial(_collate, usual_objects(dataset, augment))
-    return _close_after(samples.batch(batch_size, batch_fn=collate))
-
-
-def eval_batches(
-    dataset: Dataset, *, image_size: int, batch_size: int
-) -> Generator[EvalBatch, None, None]:
-    """Returns an iterator over a split, once and in order; the last batch is padded.
-
-    Args:
-      dataset: the split.
-      image_size: side of the network's input in pixels.
-      batch_size: pictures a step.
-
-    Raises:
-      ValueError: image_size or batch_size is not positive; later, a picture cannot be read.
-    """
-    if image_size < 1 or batch_size < 1:
-        raise ValueError(
-            f"image_size (={image_size}) and batch_size (={batch_size}) must be at least 1"
-        )
-    padded_length = -(-len(dataset) // batch_size) * batch_size
-    rows = grain.MapDataset.range(padded_length)
-    samples = rows.map(functools.partial(_eval_sample, dataset, image_size)).to_iter_dataset(
-        _read_options(EVAL_THREADS, 2 * batch_size)
+    stream = _Stream(
+        _pictures(dataset, cache),
+        image_size,
+        batch_size,
+        seed,
+        augment,
+        process_index,
+        process_count,
     )
-    return _close_after(samples.batch(batch_size, batch_fn=_collate_eval))
+    usual = usual_objects(stream.pictures, image_size, augment)
+    if worker_processes and num_workers:
+        return _from_processes(dataset, cache, stream, usual, first_step, num_workers)
+    samples = _samples(stream, first_step)
+    own = batch_size // process_count
+    threaded = in_threads(samples, num_workers, ahead=2 * own)
+    return closing(threaded.batch(own, batch_fn=functools.partial(_collate, usual)))
 
 
-def usual_objects(dataset: Dataset, augment: AugmentConfig) -> int:
+def _from_processes(
+    dataset: Dataset,
+    cache: PictureCache | None,
+    stream: "_Stream",
+    usual: int,
+    first_step: int,
+    num_workers: int,
+) -> Generator[Batch, None, None]:
+    own = stream.batch_size // stream.process_count
+    with tempfile.TemporaryDirectory(prefix="yolov7_jax-") as folder:
+        shared = share(dataset, pathlib.Path(folder))
+        cache = cache and cache.reopened(shared)
+        samples = _samples(stream._replace(pictures=_pictures(shared, cache)), first_step)
+        batches = samples.batch(own, batch_fn=functools.partial(_collate, usual))
+        yield from closing(in_processes(batches, num_workers))
+
+
+def usual_objects(pictures: Pictures, image_size: int, augment: AugmentConfig) -> int:
     """Returns a number of objects that few training samples exceed.
 
     Padding all batches to it at least saves compilations, which take longer than a short run can
-    spare; the loss hardly costs more.
+    spare; the loss hardly costs more. It is the most of some samples with seeds of their own, so
+    it depends on the data and the augmentation only.
+
+    Args:
+      pictures: the data set.
+      image_size: side of the samples in pixels.
+      augment: how they are varied.
     """
-    counts = np.diff(dataset.offsets)
-    if not augment.mosaic:
-        return int(counts.max())
-    return round(3 * float(np.quantile(counts, 0.9)))  # of four pictures, parts are cut off
+    rng = np.random.default_rng(COUNT_STREAM)
+    chosen = rng.integers(len(pictures), size=SAMPLES_COUNTED).tolist()
+    return max(_num_objects(pictures, image_size, augment, index, rng) for index in chosen)
 
 
 def load_sample(dataset: Dataset, index: int) -> Sample:
-    """Reads a picture and its objects, in its own pixels."""
-    image = read_image(dataset.paths[index])
-    labels, boxes_cxcywh, _, _ = dataset.objects_of(index)
-    height, width = image.shape[:2]
-    half = boxes_cxcywh[:, 2:] / 2
-    corners = np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], 1)
-    boxes_xyxy = np.clip(corners, 0, 1) * np.asarray((width, height) * 2, np.float32)
-    return Sample(image, boxes_xyxy.astype(np.float32), labels)
+    """Reads a picture and its objects without crowd regions, in its own pixels."""
+    pictures = FilePictures(dataset)
+    size = pictures.size(index)
+    image = pictures.pixels(index, max(size), 0).image
+    objects = pictures.objects(index)
+    half = objects.boxes_cxcywh[:, 2:] / 2
+    centre = objects.boxes_cxcywh[:, :2]
+    corners = np.clip(np.concatenate([centre - half, centre + half], 1), 0, 1)
+    boxes_xyxy = (corners * np.asarray(size * 2, np.float32)).astype(np.float32)
+    points = objects.polygons.points * np.asarray(size, np.float32)
+    polygons = objects.polygons._replace(points=points)
+    return Sample(image, boxes_xyxy, objects.labels, polygons)
 
 
 def stack_targets(
-    boxes_xyxy: list[Float32[np.ndarray, "_ 4"]],
-    labels: list[Int32[np.ndarray, " _"]],
+    boxes_xyxy: Sequence[Float32[np.ndarray, "_ 4"]],
+    labels: Sequence[Int32[np.ndarray, " _"]],
     size: int,
     usual: int,
 ) -> Targets:
@@ -200,10 +234,35 @@ def stack_targets(
 
 
 class _Stream(NamedTuple):
-    dataset: Dataset
+    pictures: Pictures
     image_size: int
+    batch_size: int
     seed: int
     augment: AugmentConfig
+    process_index: int
+    process_count: int
+
+
+class _Drawn(NamedTuple):
+    """A sample of this host.
+
+    Attributes:
+      sample: the sample.
+      most: the objects of the samples that take its place in the slices of other hosts, at most.
+    """
+
+    sample: Sample
+    most: int
+
+
+def _pictures(dataset: Dataset, cache: PictureCache | None) -> Pictures:
+    pictures = FilePictures(dataset)
+    return pictures if cache is None else CachedPictures(pictures, cache)
+
+
+def _samples(stream: _Stream, first_step: int) -> grain.MapDataset:
+    first = first_step * (stream.batch_size // stream.process_count)
+    return grain.MapDataset.range(first, END_OF_STREAM).map(functools.partial(_drawn_at, stream))
 
 
 @functools.lru_cache(maxsize=4)  # two epochs meet in a batch, and threads run ahead
@@ -212,57 +271,64 @@ def _permutation(seed: int, epoch: int, length: int) -> Int32[np.ndarray, " leng
     return order.astype(np.int32)
 
 
-def _sample_at(stream: _Stream, position: int) -> Sample:
-    length = len(stream.dataset)
+def _drawn_at(stream: _Stream, number: int) -> _Drawn:
+    """Makes a sample, numbered among those of this host."""
+    own = stream.batch_size // stream.process_count
+    step, place = divmod(number, own)
+    # One place in the slice of each host, so that the hosts' workers count all samples between
+    # them once a batch.
+    positions = range(step * stream.batch_size + place, (step + 1) * stream.batch_size, own)
+    counts = [
+        _num_objects(stream.pictures, stream.image_size, stream.augment, *_seeded(stream, position))
+        for host, position in enumerate(positions)
+        if host != stream.process_index
+    ]
+    index, rng = _seeded(stream, positions[stream.process_index])
+    sample = train_sample(stream.pictures, index, stream.image_size, stream.augment, rng)
+    return _Drawn(sample, max(counts, default=0))
+
+
+def _seeded(stream: _Stream, position: int) -> tuple[int, np.random.Generator]:
+    """Returns the picture that a sample is about, and the sample's generator."""
+    length = len(stream.pictures)
     epoch, place = divmod(position, length)
     index = int(_permutation(stream.seed, epoch, length)[place])
-    rng = np.random.default_rng((SAMPLE_STREAM, stream.seed, position))
-    load = functools.partial(load_sample, stream.dataset)
-    return train_sample(load, index, length, stream.image_size, stream.augment, rng)
+    return index, np.random.default_rng((SAMPLE_STREAM, stream.seed, position))
 
 
-class _EvalSample(NamedTuple):
-    row: int
-    sample: Sample
-    letterbox: LetterboxInfo
+def _num_objects(
+    pictures: Pictures,
+    image_size: int,
+    augment: AugmentConfig,
+    index: int,
+    rng: np.random.Generator,
+) -> int:
+    """Returns how many objects a sample has, from the labels alone.
+
+    Where objects end up does not depend on pixels, so the sample is made of blank pictures.
+    """
+    colourless = dataclasses.replace(augment, hsv_h=0, hsv_s=0, hsv_v=0)
+    return len(train_sample(_Blank(pictures), index, image_size, colourless, rng).labels)
 
 
-def _eval_sample(dataset: Dataset, image_size: int, row: int) -> _EvalSample:
-    if row < len(dataset):
-        sample = load_sample(dataset, row)
-    else:
-        blank = np.full((image_size, image_size, 3), PAD_VALUE, np.uint8)
-        sample = Sample(blank, np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
-        row = -1
-    image, info = letterbox(sample.image, image_size, enlarge=False)
-    boxes_xyxy = letterbox_boxes(sample.boxes_xyxy, info)
-    return _EvalSample(row, Sample(image, boxes_xyxy, sample.labels), info)
+class _Blank:
+    """Pictures with their objects, but a single grey pixel each."""
+
+    def __init__(self, pictures: Pictures):
+        self._pictures = pictures
+        self.size, self.objects = pictures.size, pictures.objects
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def pixels(self, index: int, longest: int, halvings: int) -> Pixels:
+        width, height = self.size(index)
+        return Pixels(np.full((1, 1, 3), PAD_VALUE, np.uint8), (1 / width, 1 / height))
 
 
-def _collate(usual: int, samples: Sequence[Sample]) -> Batch:
-    images = np.stack([sample.image for sample in samples])
-    boxes = [sample.boxes_xyxy for sample in samples]
-    labels = [sample.labels for sample in samples]
+def _collate(usual: int, drawn: Sequence[_Drawn]) -> Batch:
+    images = np.stack([each.sample.image for each in drawn])
+    boxes = [each.sample.boxes_xyxy for each in drawn]
+    labels = [each.sample.labels for each in drawn]
+    usual = max(usual, *(each.most for each in drawn))
     return Batch(images, stack_targets(boxes, labels, images.shape[1], usual))
-
-
-def _collate_eval(samples: Sequence[_EvalSample]) -> EvalBatch:
-    images, targets = _collate(0, [sample.sample for sample in samples])
-    index = np.asarray([sample.row for sample in samples], np.int32)
-    infos = [sample.letterbox for sample in samples]
-    stacked = LetterboxInfo(*(np.stack(field) for field in zip(*infos, strict=True)))
-    return EvalBatch(images, index, targets, stacked)
-
-
-def _read_options(num_threads: int, ahead: int) -> grain.ReadOptions:
-    # OpenCV's own threads and ours would compete for the same cores.
-    cv2.setNumThreads(1)
-    return grain.ReadOptions(num_threads, max(num_threads, ahead) if num_threads else 0)
-
-
-def _close_after(batches: grain.IterDataset) -> Generator[Any, None, None]:
-    iterator = iter(batches)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()

@@ -1,234 +1,324 @@
-"""Reads data sets in the YOLO txt layout: a data.yaml, pictures, and one label file for each."""
+"""Reads data sets in the YOLO txt layout: pictures, and one label file for each."""
 
-import difflib
-import logging
+import array
+import dataclasses
+import functools
+import hashlib
 import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple
 
 import numpy as np
-import yaml
 
-from train.data.dataset import Dataset
-from train.data.picture_size import picture_size
+from train.data.assemble import Found, Place
+from train.data.dataset import Polygons
+from train.data.faults import Fault, Kind, shown
+from train.data.parallel import map_files
+from train.data.picture_size import examine_picture
 from train.errors import UserError
 
-Split = Literal["train", "val", "test"]
-SPLITS = ("train", "val", "test")
-KEYS = ("path", *SPLITS, "nc", "names")
 PICTURE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+# What stands in folders of labels without being labels.
+OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "readme.txt", "predefined_classes.txt"))
 ROUNDING = 1e-3  # label files carry few digits, so a side may lie this far outside [0, 1]
+BOX_COLUMNS = 5
+LEAST_POLYGON_COLUMNS = 7
+WANTED = "5 columns (class cx cy w h) or a class and at least 3 corners (class x1 y1 x2 y2 x3 y3)"
 
-_log = logging.getLogger(__name__)
+
+class _Row(NamedTuple):
+    label: int
+    box: tuple[float, float, float, float]  # cx cy w h
+    outline: list[float]  # x1 y1 x2 y2 ..., or empty
 
 
-def load_yolo(data_yaml: str | Path, split: Split) -> Dataset:
-    """Reads one split of a data set.
+class _Labels(NamedTuple):
+    """What the label file of one picture says."""
 
-    data.yaml has `names` (a list, or a map from 0, 1, 2 ...) and, per split, a folder of
-    pictures, a .txt file that lists them, or a list of these, relative to `path`, which is
-    relative to data.yaml and is its folder by default. The labels of `a/images/b.jpg` are in
-    `a/labels/b.txt` or else beside the picture; a picture without either has no objects. Each
-    line of a label file is `class cx cy w h`, normalised by the picture's size. Rows repeated
-    within a file are dropped with a warning.
+    file: str
+    rows: list[_Row]
+    lines: list[int]
+    faults: list[Fault]
+
+
+class _RowError(ValueError):
+    """A row is wrong."""
+
+    def __init__(self, kind: Kind, reason: str):
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclasses.dataclass(frozen=True)
+class YoloTxt:
+    """A split in the YOLO txt layout.
+
+    The labels of `a/images/b.jpg` are in `a/labels/b.txt` or else beside the picture; a picture
+    without either has no objects. Each line of a label file is `class cx cy w h` or an outline
+    `class x1 y1 x2 y2 x3 y3 ...`, whose box is its hull; normalised by the picture's size.
+
+    Attributes:
+      names: the classes.
+      pictures: files that exist or were listed.
+      faults: of lists of pictures.
+      orphans: label files without a picture, in the folders of labels that belong to the split.
+    """
+
+    names: tuple[str, ...]
+    pictures: tuple[str, ...]
+    faults: tuple[Fault, ...]
+    orphans: tuple[str, ...]
+
+    def digest(self, workers: int) -> str:
+        """Returns a hash of all that the scan depends on, but for the pictures' contents."""
+        digest = hashlib.blake2b(digest_size=32)
+        digest.update(repr(("yolo_txt", self.names, self.orphans)).encode())
+        digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
+        texts = map_files(_label_bytes, self.pictures, workers=workers, title="labels")
+        for picture, (file, content) in zip(self.pictures, texts, strict=True):
+            digest.update(f"{picture}\0{file}\0{len(content)}\0".encode("utf-8", "surrogatepass"))
+            digest.update(content)
+        return digest.hexdigest()
+
+    def read(self, *, decode: bool, workers: int) -> Found:
+        """Looks at every file; see `Found`."""
+        examine = functools.partial(_examine, len(self.names), decode)
+        results = map_files(examine, self.pictures, workers=workers, title="pictures")
+        faults = list(self.faults)
+        faults += [
+            Fault(Kind.NO_PICTURE, file, None, "there is no picture with these labels")
+            for file in self.orphans
+        ]
+        sizes, files, counts = [], [], []
+        labels, lines = array.array("i"), array.array("i")
+        boxes, points = array.array("d"), array.array("f")
+        corners, parts = array.array("i"), array.array("b")
+        for size, read in results:
+            sizes.append(size)
+            files.append(read.file)
+            counts.append(len(read.rows))
+            lines.extend(read.lines)
+            faults += read.faults
+            for row in read.rows:
+                labels.append(row.label)
+                boxes.extend(row.box)
+                points.extend(row.outline)
+                if row.outline:
+                    corners.append(len(row.outline) // 2)
+                parts.append(bool(row.outline))
+        picture = np.repeat(np.arange(len(files)), counts)
+        polygons = Polygons(
+            np.array(points, np.float32).reshape(-1, 2),
+            np.cumsum([0, *corners], dtype=np.int64),
+            np.cumsum([0, *parts], dtype=np.int64),
+        )
+        return Found(
+            names=self.names,
+            category_ids=np.arange(len(self.names), dtype=np.int64),
+            paths=self.pictures,
+            sizes=np.array(sizes, np.int32).reshape(-1, 2),
+            image_ids=np.arange(len(files), dtype=np.int64),
+            picture=picture,
+            labels=np.array(labels, np.int32),
+            boxes=np.array(boxes).reshape(-1, 4),
+            crowd=np.zeros(len(labels), bool),
+            areas=None,
+            polygons=polygons,
+            place_of=lambda row: Place(files[picture[row]], lines[row]),
+            faults=faults,
+        )
+
+
+def open_yolo_txt(
+    names: tuple[str, ...], entries: Sequence[Path], *, file: Path, split: str
+) -> YoloTxt:
+    """Finds the pictures of a split.
 
     Args:
-      data_yaml: the file that describes the data set.
-      split: which part to read.
+      names: the classes.
+      entries: folders of pictures and .txt files that list pictures.
+      file: the data.yaml, for messages.
+      split: for messages.
 
     Raises:
-      UserError: something is missing or malformed. One line names the first fault, with file and
-        line, says what was wanted and how many faults there are more.
+      UserError: an entry is neither, or there are no pictures in any.
     """
-    data_yaml = Path(data_yaml)
-    config = _read_yaml(data_yaml)
-    names = _names(config, data_yaml)
-    paths = _pictures(config, data_yaml, split)
-    faults: list[str] = []
-    sizes, rows, repeated = [], [], 0
-    for path in paths:
-        try:
-            sizes.append(picture_size(path))
-        except ValueError as error:
-            faults.append(str(error))
-        label_file = _label_file(path)
-        if label_file is None:
-            rows.append([])
-            continue
-        read = _read_labels(label_file, len(names), faults)
-        unique = list(dict.fromkeys(read))
-        repeated += len(read) - len(unique)
-        rows.append(unique)
-    if faults:
-        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
-        raise UserError(faults[0] + more)
-    if repeated:
-        _log.warning("%s: %d repeated label rows of %s were dropped", data_yaml, repeated, split)
-    if not any(rows):
-        _log.warning("%s: no picture of %s has a labelled object", data_yaml, split)
-    table = np.asarray([row for of_picture in rows for row in of_picture], np.float64)
-    table = table.reshape(-1, 5)
-    return Dataset(
-        names=names,
-        paths=tuple(str(path) for path in paths),
-        sizes=np.asarray(sizes, np.int32),
-        offsets=np.cumsum([0, *(len(of_picture) for of_picture in rows)], dtype=np.int64),
-        labels=table[:, 0].astype(np.int32),
-        boxes=table[:, 1:].astype(np.float32),
-    )
-
-
-def _read_yaml(data_yaml: Path) -> dict[str, Any]:
-    try:
-        text = data_yaml.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{data_yaml}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{data_yaml}: is not a text file in UTF-8") from error
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise UserError(f"{data_yaml}{line}: is not YAML: {problem}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{data_yaml}: wanted a map with the keys {', '.join(KEYS)}")
-    unknown = [str(key) for key in config if key not in KEYS]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], KEYS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"the keys are {', '.join(KEYS)}"
-        more = f" (and {len(unknown) - 1} more unknown keys)" if len(unknown) > 1 else ""
-        raise UserError(f"{data_yaml}: unknown key '{unknown[0]}'; {hint}{more}")
-    return config
-
-
-def _names(config: dict[str, Any], data_yaml: Path) -> tuple[str, ...]:
-    names = config.get("names")
-    if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise UserError(
-                f"{data_yaml}: the keys of 'names' must be 0 to {len(names) - 1}, "
-                f"each once; got {list(names)}"
-            )
-        names = [names[label] for label in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise UserError(
-            f"{data_yaml}: 'names' must list the classes, or map 0, 1, 2 ... to them; got {names!r}"
-        )
-    if any(isinstance(name, (dict, list)) or name is None for name in names):
-        raise UserError(f"{data_yaml}: every class in 'names' must be a word; got {names}")
-    names = [str(name) for name in names]
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise UserError(f"{data_yaml}: 'names' has {twice[0]!r} more than once")
-    count = config.get("nc", len(names))
-    if count != len(names):
-        raise UserError(f"{data_yaml}: 'nc' is {count!r}, but 'names' has {len(names)} classes")
-    return tuple(names)
-
-
-def _pictures(config: dict[str, Any], data_yaml: Path, split: str) -> list[Path]:
-    entries = config.get(split)
-    if entries is None:
-        has = [name for name in SPLITS if config.get(name) is not None]
-        raise UserError(f"{data_yaml}: has no split '{split}'; it has {', '.join(has) or 'none'}")
-    if isinstance(entries, str):
-        entries = [entries]
-    root = config.get("path") or "."
-    if not isinstance(root, str):
-        raise UserError(f"{data_yaml}: 'path' must be a folder; got {root!r}")
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise UserError(
-            f"{data_yaml}: '{split}' must be a folder, a .txt file that lists pictures, "
-            f"or a list of these; got {entries!r}"
-        )
-    folder = data_yaml.parent / Path(root).expanduser()
-    paths: list[Path] = []
+    pictures: list[str] = []
+    faults: list[Fault] = []
+    orphans: list[str] = []
     for entry in entries:
-        source = folder / entry
-        if source.is_dir():
-            found = (path for path in source.rglob("*") if _is_picture(path))
-            paths += sorted(found)
-        elif source.suffix == ".txt" and source.is_file():
-            paths += _listed(source)
+        if entry.is_dir():
+            found = _files_below(str(entry), PICTURE_SUFFIXES)
+            orphans += _orphans(str(entry), found)
+            pictures += found
+        elif entry.suffix == ".txt" and entry.is_file():
+            pictures += _listed(entry, faults)
         else:
             raise UserError(
-                f"{data_yaml}: '{split}': {source} is neither a folder "
-                "nor a .txt file that lists pictures"
+                f"{file}: '{split}': {entry} is neither a folder nor a .txt file that lists "
+                "pictures, nor a COCO .json file, nor a Pascal VOC folder"
             )
-    if not paths:
-        where = ", ".join(str(folder / entry) for entry in entries)
+    once = dict.fromkeys(pictures)
+    if len(once) < len(pictures):
+        seen: set[str] = set()
+        for picture in pictures:
+            if picture in seen:
+                reason = f"is named more than once by '{split}'"
+                faults.append(Fault(Kind.REPEATED_PICTURE, picture, None, reason))
+            seen.add(picture)
+    if not once:
+        where = ", ".join(map(str, entries))
         suffixes = " ".join(sorted(PICTURE_SUFFIXES))
-        raise UserError(f"{data_yaml}: '{split}': no pictures ({suffixes}) in {where}")
-    return paths
+        raise UserError(
+            f"{file}: '{split}': no pictures ({suffixes}) in {where}"
+            + (f"; {faults[0]}" if faults else "")
+        )
+    return YoloTxt(names, tuple(once), tuple(faults), tuple(sorted(orphans)))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+def _files_below(
+    folder: str, suffixes: frozenset[str], above: frozenset[tuple[int, int]] = frozenset()
+) -> list[str]:
+    """Returns the files of these types in a folder and all below it, sorted by their parts.
 
-
-def _listed(source: Path) -> list[Path]:
+    Links to folders are followed, but not to those in `above`, which would never end.
+    """
     try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            return []
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    found = []
+    for name, is_folder in names:
+        path = os.path.join(folder, name)
+        if is_folder:
+            found += _files_below(path, suffixes, above | {identity})
+        elif os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+            found.append(path)
+    return found
+
+
+def _listed(source: Path, faults: list[Fault]) -> list[str]:
+    try:
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as text") from error
     paths = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        path = source.parent / line.strip()
-        if not path.is_file():
-            raise UserError(f"{source}:{number}: there is no picture {path}")
-        paths.append(path)
+        path = os.path.normpath(os.path.join(source.parent, line.strip()))
+        if os.path.isfile(path):
+            paths.append(path)
+        else:
+            reason = f"there is no picture {shown(path, 300)}"
+            faults.append(Fault(Kind.MISSING_PICTURE, str(source), number, reason))
     return paths
 
 
-def _label_file(picture: Path) -> Path | None:
-    """Returns the label file of a picture, or None where it has none."""
-    candidates = [picture.with_suffix(".txt")]
-    parts = picture.parts
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[-2::-1].index("images")
-        labels = Path(*parts[:last], "labels", *parts[last + 1 :])
-        candidates.insert(0, labels.with_suffix(".txt"))
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _read_labels(path: Path, num_classes: int, faults: list[str]) -> list[tuple[float, ...]]:
-    """Returns the rows of a label file, and adds what is wrong with it to `faults`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        faults.append(f"{path}: cannot be read as text")
+def _orphans(folder: str, pictures: list[str]) -> list[str]:
+    """Returns the label files below the folder of labels that lack their picture."""
+    twin = _labels_path(os.path.join(folder, ""))
+    if twin is None or not os.path.isdir(twin):
         return []
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    known = {os.path.splitext(path)[0] for path in map(_labels_path, pictures) if path}
+    texts = _files_below(os.path.normpath(twin), frozenset((".txt",)))
+    return [
+        path
+        for path in texts
+        if os.path.splitext(path)[0] not in known and os.path.basename(path) not in OTHER_TEXTS
+    ]
+
+
+def _labels_path(picture: str) -> str | None:
+    """Returns the path with the last folder `images` replaced by `labels`; None without one."""
+    folder, name = os.path.split(picture)
+    head, images, tail = (os.sep + folder + os.sep).rpartition(f"{os.sep}images{os.sep}")
+    if not images:
+        return None
+    return os.path.join(f"{head}{os.sep}labels{os.sep}"[1:] + tail, name)
+
+
+def _label_bytes(picture: str) -> tuple[str, bytes]:
+    """Returns the label file of a picture and its content; empty where it has none."""
+    stem = os.path.splitext(picture)[0]
+    twin = _labels_path(stem + ".txt")
+    for path in (twin, stem + ".txt") if twin else (stem + ".txt",):
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return path, file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            # No text in UTF-8, so it counts as the unreadable file that it is.
+            return path, b"\xff" + os.strerror(error.errno or 0).encode()
+    return "", b""
+
+
+def _examine(num_classes: int, decode: bool, picture: str) -> tuple[tuple[int, int], _Labels]:
+    size, fault = examine_picture(picture, decode=decode)
+    labels = _read_labels(*_label_bytes(picture), num_classes)
+    if fault is not None:
+        labels.faults.append(fault)
+    if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
+        size = (0, 0)  # an unlabelled picture would teach that there is nothing in it
+    return size, labels
+
+
+def _read_labels(file: str, content: bytes, num_classes: int) -> _Labels:
+    rows, lines, faults = [], [], []
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text, reason = "", "cannot be read as text in UTF-8; its picture is left out"
+        faults.append(Fault(Kind.UNREADABLE_LABELS, file, None, reason))
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         words = line.split()
         if not words:
             continue
         try:
-            rows.append(_row(words, num_classes))
-        except ValueError as error:
-            faults.append(f"{path}:{number}: {error}")
-    return rows
+            rows.append(_parse(words, num_classes))
+            lines.append(number)
+        except _RowError as error:
+            faults.append(Fault(error.kind, file, number, str(error)))
+    return _Labels(file, rows, lines, faults)
 
 
-def _row(words: list[str], num_classes: int) -> tuple[float, ...]:
-    """Parses the words of one line; a ValueError says what is wrong with them."""
-    if len(words) != 5:
-        raise ValueError(f"wanted 5 columns (class cx cy w h), got {len(words)}")
+def _parse(words: list[str], num_classes: int) -> _Row:
+    """Parses the words of one line; a _RowError says what is wrong with them."""
+    is_box = len(words) == BOX_COLUMNS
+    if not is_box and (len(words) < LEAST_POLYGON_COLUMNS or len(words) % 2 == 0):
+        raise _RowError(Kind.COLUMNS, f"wanted {WANTED}, got {len(words)} columns")
     try:
-        label, *box = (float(word) for word in words)
+        label, *values = map(float, words)
     except ValueError:
-        raise ValueError(f"wanted 5 numbers (class cx cy w h), got {' '.join(words)}") from None
-    if not all(map(math.isfinite, (label, *box))):
-        raise ValueError(f"wanted finite numbers, got {' '.join(words)}")
+        reason = f"wanted numbers, got {shown(' '.join(words))}"
+        raise _RowError(Kind.NO_NUMBER, reason) from None
+    if not all(map(math.isfinite, (label, *values))):
+        raise _RowError(Kind.NOT_FINITE, f"wanted finite numbers, got {shown(' '.join(words))}")
     if label != int(label) or not 0 <= label < num_classes:
-        raise ValueError(f"class {words[0]} is not one of 0 to {num_classes - 1}")
-    for name, word, value in zip(("cx", "cy", "w", "h"), words[1:], box, strict=True):
-        if not -ROUNDING <= value <= 1 + ROUNDING:
-            raise ValueError(f"{name} is {word}, wanted between 0 and 1 (normalised)")
-    if min(box[2:]) <= 0:
-        raise ValueError(f"w and h are {words[3]} and {words[4]}, wanted more than 0")
-    return (label, *(min(max(value, 0.0), 1.0) for value in box))
+        reason = f"class {shown(words[0])} is not one of 0 to {num_classes - 1}"
+        raise _RowError(Kind.UNKNOWN_CLASS, reason)
+    if min(values) < -ROUNDING or max(values) > 1 + ROUNDING:
+        at = next(at for at, v in enumerate(values) if not -ROUNDING <= v <= 1 + ROUNDING)
+        name = ("cx", "cy", "w", "h")[at] if is_box else f"{'xy'[at % 2]}{at // 2 + 1}"
+        reason = f"{name} is {shown(words[at + 1])}, wanted between 0 and 1 (normalised)"
+        raise _RowError(Kind.OUT_OF_RANGE, reason)
+    if is_box:
+        cx, cy, w, h = values
+        outline = []
+    else:
+        outline = [min(max(value, 0.0), 1.0) for value in values]
+        left, right = min(outline[::2]), max(outline[::2])
+        top, bottom = min(outline[1::2]), max(outline[1::2])
+        cx, cy, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    if w <= 0 or h <= 0:
+        what = "w and h are" if is_box else "the outline's width and height are"
+        raise _RowError(Kind.ZERO_AREA, f"{what} {w:g} and {h:g}, wanted more than 0")
+    return _Row(int(label), (cx, cy, w, h), outline)

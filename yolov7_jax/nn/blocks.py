@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -35,6 +36,11 @@ class Features(NamedTuple):
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """LeakyReLU of slope 0.1; its gradient at zero is the slope."""
     return jnp.where(x > 0, x, 0.1 * x)
+
+
+def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """SiLU, `x * sigmoid(x)`; a plain function, unlike `jax.nn.silu`, so models can be pickled."""
+    return x * jax.nn.sigmoid(x)
 
 
 def uniform_by_fan_in(
@@ -116,7 +122,7 @@ class ConvBnAct(nnx.Module):
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
         """Maps `[b, h, w, in]` to `[b, h / stride, w / stride, out]`."""
         kernel = self.kernel[...].astype(self.dtype)
-        return self.activation(self.norm(convolution(x.astype(self.dtype), kernel, self.stride)))
+        return self.norm(convolution(x.astype(self.dtype), kernel, self.stride), self.activation)
 
 
 class ConvAct(nnx.Module):

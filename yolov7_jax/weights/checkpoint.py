@@ -9,8 +9,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-MAX_ANCHOR_NUMBERS = 1000  # more than any head has; a hostile file could ask for a huge array
-
 
 class CheckpointError(ValueError):
     """A file of weights cannot be read; the message is `path: what is wrong`."""
@@ -33,7 +31,8 @@ class Checkpoint:
       names: the class names in the order of the labels, where the file has them.
       epoch: the last epoch trained, counted from 0; None where the file holds no training state.
       anchors: `[levels, anchors, 2]` float32, widths and heights in input pixels.
-      activation: `"SiLU"` or `"LeakyReLU"`, where the file tells.
+      activation: its class in PyTorch, where the file tells: `"SiLU"`, `"LeakyReLU"` (then of slope
+        0.1), or one that no model here has.
       metadata: the texts that a safetensors file carries; empty for other formats.
     """
 
@@ -70,14 +69,29 @@ def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
     # promised one exception must not have to know them.
     except Exception as fault:
         kind = type(fault).__name__
-        raise CheckpointError(f"{path}: damaged file ({kind}: {quoted(str(fault))})") from fault
+        raise CheckpointError(
+            f"{os.fspath(path)}: damaged file ({kind}: {quoted(str(fault))})"
+        ) from fault
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a file, but not a pipe or device, which could give bytes without end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise FormatError("is not a regular file")
-    return open(path, "rb")
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a file, but not a pipe or device, which could give bytes without end.
+
+    Raises:
+      FormatError: it is none.
+      OSError: it cannot be opened.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        # Of what was opened: whatever the path names by now may be something else.
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FormatError("is not a regular file")
+        yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has no such pipes
 
 
 def quoted(text: str) -> str:
@@ -91,35 +105,3 @@ def without_wrapper(tensors: Mapping) -> dict:
     if not all(key.startswith(prefix) for key in tensors):
         return dict(tensors)
     return {key.removeprefix(prefix): value for key, value in tensors.items()}
-
-
-def anchors_in_pixels(
-    tensors: Mapping[str, np.ndarray], strides: np.ndarray | None
-) -> np.ndarray | None:
-    """Finds the head's anchors among its tensors.
-
-    Args:
-      tensors: official key -> array.
-      strides: `[levels]`, input pixels per cell, for heads that hold anchors in cells only.
-
-    Returns:
-      `[levels, anchors, 2]` float32 in input pixels, or None where the tensors don't tell.
-    """
-    for key, grid in tensors.items():
-        if _is_named(key, "anchor_grid") and _could_be_anchors(grid) and grid.shape[-1] == 2:
-            return np.array(grid, np.float32).reshape(grid.shape[0], -1, 2)
-    for key, cells in tensors.items():
-        if not _is_named(key, "anchors") or not _could_be_anchors(cells) or cells.shape[-1] != 2:
-            continue
-        if strides is not None and strides.shape == cells.shape[:1]:
-            per_level = np.array(strides, np.float32)[:, None, None]
-            return np.array(cells, np.float32).reshape(cells.shape[0], -1, 2) * per_level
-    return None
-
-
-def _is_named(key: str, name: str) -> bool:
-    return key == name or key.endswith(f".{name}")
-
-
-def _could_be_anchors(array: np.ndarray) -> bool:
-    return array.ndim >= 3 and 0 < array.size <= MAX_ANCHOR_NUMBERS

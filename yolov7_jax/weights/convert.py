@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.model import Yolov7
-from yolov7_jax.weights.names import entries, head_prefix, norms
+from yolov7_jax.nn.norm import Counter
+from yolov7_jax.weights.names import Entry, entries, head_prefix, norms
 
 
 def load_official(
@@ -27,20 +29,20 @@ def load_official(
         everything fits. One from `create_abstract` will do.
       tensors: official key -> array in PyTorch's layout, of any float type.
       afresh: official keys of the model that are to keep the values that they have; what `tensors`
-        holds under them is left out, whatever its shape.
+        holds under them is left out, whatever its shape. See `class_keys` and `head_keys`.
 
     Returns:
       the same model.
 
     Raises:
-      ValueError: names all keys that are missing, unknown or of another shape.
+      ValueError: names all keys that are missing, unknown or of another shape; if there are none,
+        all whose values float32 cannot hold.
     """
     if isinstance(afresh, str):
         raise ValueError(f"afresh (={afresh!r}) must be a collection of keys, not one text")
+    afresh = frozenset(afresh)
     wanted = entries(model)
-    strangers = sorted(set(afresh) - {entry.key for entry in wanted})
-    if strangers:
-        raise ValueError(f"afresh: {model.name} has no {', '.join(strangers)}")
+    _check_afresh(model, wanted, afresh)
     wanted = [entry for entry in wanted if entry.key not in afresh]
     tensors = {key: value for key, value in tensors.items() if key not in afresh}
     shapes = {entry.key: entry.official_shape for entry in wanted}
@@ -49,6 +51,8 @@ def load_official(
     optional = dict.fromkeys(counters, ()) | anchor_shapes
     missing, unknown, misshapen = _faults(tensors, shapes, optional)
     faults = [*missing, *unknown, *misshapen.values()]
+    if not faults:
+        faults = _faults_in_values(tensors, counters)
     if faults:
         advice = ""
         if len(faults) == len(misshapen) and set(misshapen) <= set(class_keys(model)):
@@ -56,20 +60,47 @@ def load_official(
                 "; all of these depend on the number of classes: to start them afresh, pass "
                 "afresh=class_keys(model)"
             )
-        kind = f"deployed {model.name}" if model.deployed else model.name
+        kind = model.name if model.form == "training" else f"{model.form} {model.name}"
         raise ValueError(
             f"the tensors do not fit a {kind} of width {model.width:g} with "
             f"{model.head.num_classes} classes ({len(faults)} faults): {'; '.join(faults)}{advice}"
         )
     head = _head_with_anchors(model.head, *(tensors.get(key) for key in anchor_shapes))
     for entry in wanted:
-        value = np.asarray(tensors[entry.key], np.float32)
+        value = np.asarray(tensors[entry.key]).astype(np.float32)
         ours = value.reshape(-1) if entry.axes is None else value.transpose(entry.axes)
         entry.variable.set_value(jnp.asarray(ours))
     for key, norm in counters.items():
-        norm.batches_tracked = int(tensors.get(key, 0))
+        norm.batches_tracked = Counter(int(tensors.get(key, 0)))
     model.head = head
     return model
+
+
+def _check_afresh(model: Yolov7, wanted: list[Entry], afresh: frozenset[str]) -> None:
+    strangers = sorted(afresh - {entry.key for entry in wanted})
+    if strangers:
+        raise ValueError(f"afresh: {model.name} has no {', '.join(strangers)}")
+    kept = [entry.variable.get_value() for entry in wanted if entry.key in afresh]
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in kept):
+        raise ValueError("afresh: an abstract model has no values to keep; make it by `create`")
+
+
+def _faults_in_values(tensors: Mapping[str, np.ndarray], counters: Collection[str]) -> list[str]:
+    """Returns a text for every tensor that float32, or a counter, cannot hold."""
+    faults = []
+    for key, tensor in tensors.items():
+        value = np.asarray(tensor)
+        if key in counters:
+            if value.dtype.kind not in "iuf" or not (0 <= value < 2**63 and value == value // 1):
+                faults.append(f"{key} is {value} of type {value.dtype}, wanted a count")
+        elif not jnp.issubdtype(value.dtype, jnp.floating):
+            faults.append(f"{key} has the type {value.dtype}, wanted floating-point numbers")
+        elif value.dtype == np.float64:
+            with np.errstate(over="ignore"):
+                lost = np.isinf(value.astype(np.float32)) & np.isfinite(value)
+            if lost.any():
+                faults.append(f"{key} has numbers that float32 cannot hold")
+    return faults
 
 
 def class_keys(model: Yolov7) -> tuple[str, ...]:
@@ -78,6 +109,12 @@ def class_keys(model: Yolov7) -> tuple[str, ...]:
     head, added = f"{head_prefix(model)}.", f"{head_prefix(model)}.ia."
     keys = (entry.key for entry in entries(model))
     return tuple(key for key in keys if key.startswith(head) and not key.startswith(added))
+
+
+def head_keys(model: Yolov7) -> tuple[str, ...]:
+    """Returns the official keys of all tensors of the head."""
+    head = f"{head_prefix(model)}."
+    return tuple(entry.key for entry in entries(model) if entry.key.startswith(head))
 
 
 def to_official(model: Yolov7) -> dict[str, np.ndarray]:
@@ -95,9 +132,10 @@ def to_official(model: Yolov7) -> dict[str, np.ndarray]:
         ours = np.asarray(entry.variable[...])
         if entry.axes is not None:
             ours = ours.transpose(np.argsort(entry.axes))
-        result[entry.key] = np.ascontiguousarray(ours).reshape(entry.official_shape)
+        result[entry.key] = np.array(ours, order="C").reshape(entry.official_shape)
     for prefix, norm in norms(model):
-        result[f"{prefix}.num_batches_tracked"] = np.asarray(norm.batches_tracked, np.int64)
+        count = np.array(norm.batches_tracked.value, np.int64)
+        result[f"{prefix}.num_batches_tracked"] = count
     pixels = np.asarray(model.head.anchors, np.float32)
     strides = np.asarray(model.head.strides, np.float32)
     cells, grid = _anchor_shapes(model)

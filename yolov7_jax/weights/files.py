@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 
 from yolov7_jax.model import Yolov7
@@ -14,9 +15,11 @@ from yolov7_jax.weights.checkpoint import (
     FormatError,
     naming_file,
     open_regular,
+    quoted,
 )
 from yolov7_jax.weights.convert import load_official, to_official
-from yolov7_jax.weights.identify import activation_name, identify
+from yolov7_jax.weights.identify import ACTIVATIONS, activation_name, identify
+from yolov7_jax.weights.names import entries, head_prefix
 from yolov7_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from yolov7_jax.weights.torch_file import read_torch
 from yolov7_jax.weights.training_run import read_run
@@ -71,18 +74,24 @@ def load(model: Yolov7, path: str | os.PathLike[str], *, afresh: Collection[str]
       ImportError: the format needs an extra that is not installed.
     """
     checkpoint = read_checkpoint(path)
+    path = os.fsdecode(path)
     try:
-        return load_official(model, checkpoint.weights, afresh=afresh)
+        tensors = _tensors(checkpoint, model)
+        _check_activation(checkpoint, model)
+        return load_official(model, tensors, afresh=afresh)
     except ValueError as fault:
-        raise CheckpointError(f"{os.fsdecode(path)}: {_held(checkpoint)}{fault}") from None
+        raise CheckpointError(f"{path}: {_held(checkpoint)}{fault}") from None
 
 
-def load_model(path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32) -> Yolov7:
+def load_model(
+    path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32, remat: bool = False
+) -> Yolov7:
     """Makes the model that a file holds.
 
     Args:
-      path: as for `read_checkpoint`; of any of the models, at any width, deployed or not.
+      path: as for `read_checkpoint`; of any of the models, at any width, in any form.
       dtype: the type to compute in.
+      remat: as for `create`.
 
     Returns:
       the model, in evaluation mode.
@@ -91,17 +100,22 @@ def load_model(path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32) -> Y
       CheckpointError: the file cannot be read, or is of none of the models.
       ImportError: the format needs an extra that is not installed.
     """
-    return model_of(read_checkpoint(path), path, dtype=dtype)
+    return model_of(read_checkpoint(path), path, dtype=dtype, remat=remat)
 
 
 def model_of(
-    checkpoint: Checkpoint, path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32
+    checkpoint: Checkpoint,
+    path: str | os.PathLike[str],
+    *,
+    dtype: Dtype = jnp.float32,
+    remat: bool = False,
 ) -> Yolov7:
     """Makes the model that a checkpoint holds, which was read from a path."""
     with naming_file(path):
         identity = identify(checkpoint)
     try:
-        model = load_official(identity.abstract(dtype), checkpoint.weights)
+        abstract = identity.abstract(dtype=dtype, remat=remat)
+        model = load_official(abstract, _tensors(checkpoint, abstract))
     except ValueError as fault:
         raise CheckpointError(f"{os.fsdecode(path)}: {fault}") from None
     model.eval()
@@ -118,7 +132,7 @@ def save_safetensors(
     """Writes a model as safetensors, in PyTorch's names and layout.
 
     Args:
-      model: any model, deployed or not.
+      model: any model, in any form.
       path: of the file, replaced if it exists.
       names: of the classes, to be kept in the file.
       epoch: the last one trained, likewise.
@@ -153,15 +167,47 @@ def save_safetensors(
     write_safetensors(to_official(model), path, metadata)
 
 
+def _check_activation(checkpoint: Checkpoint, model: Yolov7) -> None:
+    """Refuses weights that were trained with another activation than the model has.
+
+    Raises:
+      ValueError: both are known and differ, although the tensors are of this model.
+    """
+    told = checkpoint.activation
+    names = {function: name for name, function in ACTIVATIONS.items()}
+    ours = names.get(model.activation, repr(model.activation))
+    same_layers = set(checkpoint.weights) >= {entry.key for entry in entries(model)}
+    if told is not None and told != ours and same_layers:
+        raise ValueError(f"its activation is {quoted(told)}, the model's {ours}")
+
+
 def _held(checkpoint: Checkpoint) -> str:
     """Returns which model a checkpoint is of, for an error, as far as can be told."""
     try:
         identity = identify(checkpoint)
     except FormatError:
         return ""
-    deployed = "deployed " if identity.deployed else ""
+    kind = identity.name if identity.form == "training" else f"{identity.form} {identity.name}"
     classes = f"{identity.num_classes} classes"
-    return f"holds a {deployed}{identity.name} of width {identity.width:g} with {classes}; "
+    return f"holds a {kind} of width {identity.width:g} with {classes}; "
+
+
+def _tensors(checkpoint: Checkpoint, model: Yolov7) -> dict[str, np.ndarray]:
+    """Returns a checkpoint's weights, and its anchors as the tensor that holds them elsewhere.
+
+    Raises:
+      ValueError: the file tells anchors twice, and not the same ones.
+    """
+    tensors = dict(checkpoint.weights)
+    if checkpoint.anchors is None:
+        return tensors
+    key = f"{head_prefix(model)}.anchor_grid"
+    told = checkpoint.anchors.reshape(len(checkpoint.anchors), 1, -1, 1, 1, 2)
+    if key in tensors and not (
+        tensors[key].shape == told.shape and np.allclose(tensors[key], told, rtol=1e-3)
+    ):
+        raise ValueError(f"{key} contradicts the anchors that the file tells beside its tensors")
+    return tensors | {key: told}
 
 
 def _looks_like_safetensors(path: str | os.PathLike[str]) -> bool:

@@ -2,20 +2,20 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 
-from yolov7_jax.deploy import deploy
-from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
-from yolov7_jax.nn.blocks import Activation, leaky_relu
+from yolov7_jax.deploy import deploy, fold_head
+from yolov7_jax.model import ARCHITECTURES, MOST_WIDTH, Form, Yolov7, create_abstract
+from yolov7_jax.nn.blocks import Activation, leaky_relu, silu
 from yolov7_jax.weights.checkpoint import Checkpoint, FormatError, quoted
 from yolov7_jax.weights.names import entries, head_layer
 
-ACTIVATIONS: dict[str, Activation] = {"SiLU": jax.nn.silu, "LeakyReLU": leaky_relu}
+ACTIVATIONS: dict[str, Activation] = {"SiLU": silu, "LeakyReLU": leaky_relu}
 LAYER = re.compile(r"model\.(\d{1,4})\.")
-MOST_WIDTH = 64  # times the published channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,22 +27,29 @@ class Identity:
       num_classes: number of classes.
       width: what multiplies the number of channels.
       activation: a key of `ACTIVATIONS`, or None where a file does not tell.
-      deployed: whether `deploy`, or PyTorch's counterpart, made it.
+      form: as of `Yolov7`; the official weights for inference are "released".
     """
 
     name: str
     num_classes: int
     width: float
     activation: str | None
-    deployed: bool
+    form: Form
 
-    def abstract(self, dtype: Dtype = jnp.float32) -> Yolov7:
+    def abstract(self, *, dtype: Dtype = jnp.float32, remat: bool = False) -> Yolov7:
         """Returns such a model, of shapes only, to be filled."""
         activation = None if self.activation is None else ACTIVATIONS[self.activation]
         model = create_abstract(
-            self.name, self.num_classes, width=self.width, activation=activation, dtype=dtype
+            self.name,
+            self.num_classes,
+            width=self.width,
+            activation=activation,
+            dtype=dtype,
+            remat=remat,
         )
-        return deploy(model) if self.deployed else model
+        if self.form == "training":
+            return model
+        return deploy(model) if self.form == "deployed" else fold_head(model)
 
 
 def activation_name(model: Yolov7) -> str:
@@ -78,12 +85,17 @@ def identify(checkpoint: Checkpoint) -> Identity:
     tensors = checkpoint.weights
     numbers = [int(match[1]) for key in tensors if (match := LAYER.match(key))]
     last = max(numbers, default=None)
-    deployed = not any(key.endswith(".running_mean") for key in tensors)
-    layers = {head_layer(name, deployed=deployed): name for name in ARCHITECTURES}
+    form = _form(tensors)
+    layers = {head_layer(name, form): name for name in ARCHITECTURES}
     if last not in layers:
         found = "no layer has an official name" if last is None else f"the last layer is {last}"
         known = ", ".join(f"{name} {layer}" for layer, name in layers.items())
         raise FormatError(f"is of no known model: {found}; last layers are {known}")
+    name = layers[last]
+    if checkpoint.metadata.get("model", name) != name:
+        raise FormatError(
+            f"says {quoted(checkpoint.metadata['model'])}, but its layers are {name}'s"
+        )
     bias = tensors.get(f"model.{last}.m.0.bias")
     fields, remainder = divmod(bias.size, 3) if bias is not None else (0, 0)
     if fields < 6 or remainder:
@@ -93,25 +105,43 @@ def identify(checkpoint: Checkpoint) -> Identity:
     if checkpoint.activation not in (None, *ACTIVATIONS):
         known = " or ".join(ACTIVATIONS)
         raise FormatError(f"has the activation {quoted(checkpoint.activation)}, wanted {known}")
-    return Identity(
-        layers[last], fields - 5, _width(layers[last], checkpoint), checkpoint.activation, deployed
-    )
+    return Identity(name, fields - 5, _width(name, checkpoint), checkpoint.activation, form)
+
+
+def _form(tensors: Mapping[str, np.ndarray]) -> Form:
+    """Tells which form of a model tensors are of, by what is left of norms and implicit vectors."""
+    if not any(key.endswith(".running_mean") for key in tensors):
+        return "deployed"
+    return "training" if any(".ia." in key for key in tensors) else "released"
 
 
 def _width(name: str, checkpoint: Checkpoint) -> float:
     """Returns a width that gives a checkpoint's numbers of channels.
 
-    Rounding hides the exact one. The least of all ratios gives the same numbers: a layer has at
-    least its published number times the width, and less than 8 more.
+    Rounding hides the exact one, unless the file tells it. The least of all ratios gives the same
+    numbers: a layer has at least its published number times the width, and less than 8 more.
     """
-    ratios = [
-        checkpoint.weights[entry.key].shape[0] / entry.official_shape[0]
+    channels = {
+        entry.official_shape[0]: checkpoint.weights[entry.key].shape[0]
         for entry in entries(create_abstract(name, 1))
         if entry.key.endswith(".conv.weight")
-        and checkpoint.weights.get(entry.key) is not None
+        and entry.key in checkpoint.weights
         and checkpoint.weights[entry.key].ndim
-    ]
-    width = min(ratios, default=0.0)
-    if not 0 < width <= MOST_WIDTH:
+    }
+    least = min((got / published for published, got in channels.items()), default=0.0)
+    if not 0 < least <= MOST_WIDTH:
         raise FormatError(f"is no {name}: its layers have no or absurd numbers of channels")
+    told = checkpoint.metadata.get("width")
+    if told is None:
+        return least
+    try:
+        width = float(told)
+    except ValueError:
+        width = 0.0
+    # Equal ratios of halves, as in `Down`, need the whole layer: so compare the least ones.
+    fits = 0 < width <= least and all(
+        got < published * width + 8 for published, got in channels.items()
+    )
+    if not fits:
+        raise FormatError(f"says width {quoted(told)}, but its layers have that of {least:g}")
     return width

@@ -8,259 +8,110 @@ import dataclasses
 
 from flax import nnx
 
-from yolov7_jax.model import Yolov7
+from yolov7_jax.model import Form, Yolov7
 from yolov7_jax.nn.blocks import ConvAct, ConvBnAct, Down, Elan, ElanPair, SppCsp, SppCspTiny
 from yolov7_jax.nn.head import ImplicitDetectLevel
 from yolov7_jax.nn.norm import BatchNorm
 from yolov7_jax.nn.p6 import DownC
 from yolov7_jax.nn.rep import RepConv, RepConvFolded
 
+# The blocks of backbone and neck by their names in the modules.
+TINY_BACKBONE = "stem down stage2 stage3 stage4 stage5"
+TINY_NECK = (
+    "spp reduce5 lateral4 fine4 reduce4 lateral3 fine3 down3 coarse4 down4 coarse5 out3 out4 out5"
+)
+P5_BACKBONE = "stem0 stem1 stem2 down2 stage2 down3 stage3 down4 stage4 down5 stage5"
+P5_NECK = (
+    "spp reduce5 lateral4 fine4 reduce4 lateral3 fine3 down3 coarse4 down4 coarse5 out3 out4 out5"
+)
+P6_BACKBONE = "stem down2 stage2 down3 stage3 down4 stage4 down5 stage5 down6 stage6"
+P6_NECK = (
+    "spp reduce6 lateral5 fine5 reduce5 lateral4 fine4 reduce4 lateral3 fine3 down3 coarse4 down4 "
+    "coarse5 down5 coarse6 out3 out4 out5 out6 auxiliary"
+)
+
+
+def _numbered(blocks: str, first_layers: str) -> dict[str, int]:
+    """Returns the number of each block's first layer by the block's name."""
+    return dict(zip(blocks.split(), map(int, first_layers.split()), strict=True))
+
+
 FIRST_LAYER = {
     "yolov7-tiny": {
-        "backbone": {
-            "stem": 0,
-            "down": 1,
-            "stage2": 2,
-            "stage3": 9,
-            "stage4": 16,
-            "stage5": 23,
-        },
-        "neck": {
-            "spp": 29,
-            "reduce5": 38,
-            "lateral4": 40,
-            "fine4": 42,
-            "reduce4": 48,
-            "lateral3": 50,
-            "fine3": 52,
-            "down3": 58,
-            "coarse4": 60,
-            "down4": 66,
-            "coarse5": 68,
-            "out3": 74,
-            "out4": 75,
-            "out5": 76,
-        },
+        "backbone": _numbered(
+            TINY_BACKBONE,
+            "0 1 2 9 16 23",
+        ),
+        "neck": _numbered(
+            TINY_NECK,
+            "29 38 40 42 48 50 52 58 60 66 68 74 75 76",
+        ),
         "detect": 77,
     },
     "yolov7": {
-        "backbone": {
-            "stem0": 0,
-            "stem1": 1,
-            "stem2": 2,
-            "down2": 3,
-            "stage2": 4,
-            "down3": 12,
-            "stage3": 17,
-            "down4": 25,
-            "stage4": 30,
-            "down5": 38,
-            "stage5": 43,
-        },
-        "neck": {
-            "spp": 51,
-            "reduce5": 52,
-            "lateral4": 54,
-            "fine4": 56,
-            "reduce4": 64,
-            "lateral3": 66,
-            "fine3": 68,
-            "down3": 76,
-            "coarse4": 81,
-            "down4": 89,
-            "coarse5": 94,
-            "out3": 102,
-            "out4": 103,
-            "out5": 104,
-        },
+        "backbone": _numbered(
+            P5_BACKBONE,
+            "0 1 2 3 4 12 17 25 30 38 43",
+        ),
+        "neck": _numbered(
+            P5_NECK,
+            "51 52 54 56 64 66 68 76 81 89 94 102 103 104",
+        ),
         "detect": 105,
     },
     "yolov7x": {
-        "backbone": {
-            "stem0": 0,
-            "stem1": 1,
-            "stem2": 2,
-            "down2": 3,
-            "stage2": 4,
-            "down3": 14,
-            "stage3": 19,
-            "down4": 29,
-            "stage4": 34,
-            "down5": 44,
-            "stage5": 49,
-        },
-        "neck": {
-            "spp": 59,
-            "reduce5": 60,
-            "lateral4": 62,
-            "fine4": 64,
-            "reduce4": 74,
-            "lateral3": 76,
-            "fine3": 78,
-            "down3": 88,
-            "coarse4": 93,
-            "down4": 103,
-            "coarse5": 108,
-            "out3": 118,
-            "out4": 119,
-            "out5": 120,
-        },
+        "backbone": _numbered(
+            P5_BACKBONE,
+            "0 1 2 3 4 14 19 29 34 44 49",
+        ),
+        "neck": _numbered(
+            P5_NECK,
+            "59 60 62 64 74 76 78 88 93 103 108 118 119 120",
+        ),
         "detect": 121,
     },
     "yolov7-w6": {
-        "backbone": {
-            "stem": 1,
-            "down2": 2,
-            "stage2": 3,
-            "down3": 11,
-            "stage3": 12,
-            "down4": 20,
-            "stage4": 21,
-            "down5": 29,
-            "stage5": 30,
-            "down6": 38,
-            "stage6": 39,
-        },
-        "neck": {
-            "spp": 47,
-            "reduce6": 48,
-            "lateral5": 50,
-            "fine5": 52,
-            "reduce5": 60,
-            "lateral4": 62,
-            "fine4": 64,
-            "reduce4": 72,
-            "lateral3": 74,
-            "fine3": 76,
-            "down3": 84,
-            "coarse4": 86,
-            "down4": 94,
-            "coarse5": 96,
-            "down5": 104,
-            "coarse6": 106,
-            "out3": 114,
-            "out4": 115,
-            "out5": 116,
-            "out6": 117,
-            "auxiliary": 118,
-        },
+        "backbone": _numbered(
+            P6_BACKBONE,
+            "1 2 3 11 12 20 21 29 30 38 39",
+        ),
+        "neck": _numbered(
+            P6_NECK,
+            "47 48 50 52 60 62 64 72 74 76 84 86 94 96 104 106 114 115 116 117 118",
+        ),
         "detect": 122,
     },
     "yolov7-e6": {
-        "backbone": {
-            "stem": 1,
-            "down2": 2,
-            "stage2": 3,
-            "down3": 13,
-            "stage3": 14,
-            "down4": 24,
-            "stage4": 25,
-            "down5": 35,
-            "stage5": 36,
-            "down6": 46,
-            "stage6": 47,
-        },
-        "neck": {
-            "spp": 57,
-            "reduce6": 58,
-            "lateral5": 60,
-            "fine5": 62,
-            "reduce5": 72,
-            "lateral4": 74,
-            "fine4": 76,
-            "reduce4": 86,
-            "lateral3": 88,
-            "fine3": 90,
-            "down3": 100,
-            "coarse4": 102,
-            "down4": 112,
-            "coarse5": 114,
-            "down5": 124,
-            "coarse6": 126,
-            "out3": 136,
-            "out4": 137,
-            "out5": 138,
-            "out6": 139,
-            "auxiliary": 140,
-        },
+        "backbone": _numbered(
+            P6_BACKBONE,
+            "1 2 3 13 14 24 25 35 36 46 47",
+        ),
+        "neck": _numbered(
+            P6_NECK,
+            "57 58 60 62 72 74 76 86 88 90 100 102 112 114 124 126 136 137 138 139 140",
+        ),
         "detect": 144,
     },
     "yolov7-d6": {
-        "backbone": {
-            "stem": 1,
-            "down2": 2,
-            "stage2": 3,
-            "down3": 15,
-            "stage3": 16,
-            "down4": 28,
-            "stage4": 29,
-            "down5": 41,
-            "stage5": 42,
-            "down6": 54,
-            "stage6": 55,
-        },
-        "neck": {
-            "spp": 67,
-            "reduce6": 68,
-            "lateral5": 70,
-            "fine5": 72,
-            "reduce5": 84,
-            "lateral4": 86,
-            "fine4": 88,
-            "reduce4": 100,
-            "lateral3": 102,
-            "fine3": 104,
-            "down3": 116,
-            "coarse4": 118,
-            "down4": 130,
-            "coarse5": 132,
-            "down5": 144,
-            "coarse6": 146,
-            "out3": 158,
-            "out4": 159,
-            "out5": 160,
-            "out6": 161,
-            "auxiliary": 162,
-        },
+        "backbone": _numbered(
+            P6_BACKBONE,
+            "1 2 3 15 16 28 29 41 42 54 55",
+        ),
+        "neck": _numbered(
+            P6_NECK,
+            "67 68 70 72 84 86 88 100 102 104 116 118 130 132 144 146 158 159 160 161 162",
+        ),
         "detect": 166,
     },
     "yolov7-e6e": {
-        "backbone": {
-            "stem": 1,
-            "down2": 2,
-            "stage2": 3,
-            "down3": 24,
-            "stage3": 25,
-            "down4": 46,
-            "stage4": 47,
-            "down5": 68,
-            "stage5": 69,
-            "down6": 90,
-            "stage6": 91,
-        },
-        "neck": {
-            "spp": 112,
-            "reduce6": 113,
-            "lateral5": 115,
-            "fine5": 117,
-            "reduce5": 138,
-            "lateral4": 140,
-            "fine4": 142,
-            "reduce4": 163,
-            "lateral3": 165,
-            "fine3": 167,
-            "down3": 188,
-            "coarse4": 190,
-            "down4": 211,
-            "coarse5": 213,
-            "down5": 234,
-            "coarse6": 236,
-            "out3": 257,
-            "out4": 258,
-            "out5": 259,
-            "out6": 260,
-            "auxiliary": 261,
-        },
+        "backbone": _numbered(
+            P6_BACKBONE,
+            "1 2 3 24 25 46 47 68 69 90 91",
+        ),
+        "neck": _numbered(
+            P6_NECK,
+            "112 113 115 117 138 140 142 163 165 167 188 190 211 213 234 236 257 258 259 260 261",
+        ),
         "detect": 265,
     },
 }
@@ -325,17 +176,19 @@ def norms(model: Yolov7) -> list[tuple[str, BatchNorm]]:
 
 def head_prefix(model: Yolov7) -> str:
     """Returns the official prefix of the head's tensors."""
-    return f"model.{head_layer(model.name, deployed=model.deployed)}"
+    return f"model.{head_layer(model.name, model.form)}"
 
 
-def head_layer(name: str, *, deployed: bool) -> int:
+def head_layer(name: str, form: Form) -> int:
     """Returns the number of the head's layer, the last one.
 
-    The official deployed models have no layers before the auxiliary heads, so their head comes
-    earlier.
+    The official models for inference have no layers before the auxiliary heads, so their head
+    comes earlier.
     """
     first = FIRST_LAYER[name]
-    return first["neck"].get("auxiliary", first["detect"]) if deployed else first["detect"]
+    return (
+        first["detect"] if form == "training" else first["neck"].get("auxiliary", first["detect"])
+    )
 
 
 def _head_entries(model: Yolov7) -> list[Entry]:

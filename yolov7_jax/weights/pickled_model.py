@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from yolov7_jax.weights.checkpoint import FormatError, quoted, without_wrapper
+from yolov7_jax.weights.facts import MAX_CLASSES, MAX_EPOCH, class_names
 from yolov7_jax.weights.pickle_values import Instance, StoredTensor
 
 # Modules can contain each other in a circle or share children exponentially often.
 MAX_ENTRIES = 100_000  # modules, parameters and buffers; the largest model has about 5,000
 MAX_KEY_LENGTH = 512
-ACTIVATIONS = ("SiLU", "LeakyReLU")
+ACTIVATION_HOME = "torch.nn.modules.activation"
+NO_LAYER_ACTIVATIONS = ("Sigmoid", "Softmax", "MultiheadAttention")  # parts of heads and others
+LEAKY_RELU = "LeakyReLU"
+LEAKY_RELU_SLOPE = 0.1
 WRAPPERS = ("DataParallel", "DistributedDataParallel")
 
 
@@ -65,7 +69,7 @@ def find_model(value: Any) -> PickledModel:
         ema=None if ema is None else _tensors(ema, "ema"),
         names=next((names for names in named if names), None),
         epoch=_epoch(top.get("epoch")),
-        activation=_activation(modules[0]) if modules else None,
+        activation=_activation(modules),
         strides=next((stride for stride in strides if isinstance(stride, StoredTensor)), None),
     )
 
@@ -165,17 +169,41 @@ def _names(value: Any) -> tuple[str, ...] | None:
     """Class names are a list or map each label to a name; anything else is no list of names."""
     if isinstance(value, dict):
         value = [value.get(label) for label in range(len(value))]
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, list | tuple):
         return None
-    # Half a surrogate pair could not be printed.
-    return tuple(name.encode("utf-8", "replace").decode() for name in value) or None
+    # Where a data set names its classes by numbers, PyTorch keeps them as such.
+    numbers = range(MAX_CLASSES)
+    return class_names([str(v) if type(v) is int and v in numbers else v for v in value])
 
 
 def _epoch(value: Any) -> int | None:
     """Files for release have the epoch -1."""
-    return value if type(value) is int and 0 <= value < 2**31 else None
+    return value if type(value) is int and 0 <= value < MAX_EPOCH else None
 
 
-def _activation(module: Instance) -> str | None:
-    names = (part.cls.name for _, part in _walk(module))
-    return next((name for name in names if name in ACTIVATIONS), None)
+def _activation(modules: list[Instance]) -> str | None:
+    """Returns the class of all activations, or None where the modules don't tell.
+
+    Raises:
+      FormatError: they have several, which the models here can't.
+    """
+    parts = (found for module in modules for found in _walk(module))
+    found = {_activation_name(part) for prefix, part in parts if _is_activation(prefix, part)}
+    if len(found) > 1:
+        listed = ", ".join(map(quoted, sorted(found)[:3]))
+        raise FormatError(f"has {len(found)} activations ({listed}); wanted the same in all layers")
+    return found.pop() if found else None
+
+
+def _is_activation(prefix: str, part: Instance) -> bool:
+    """Says whether a module is a layer's activation: by where it is, or by its class."""
+    if prefix == "act." or prefix.endswith(".act."):
+        return True
+    return part.cls.module == ACTIVATION_HOME and part.cls.name not in NO_LAYER_ACTIVATIONS
+
+
+def _activation_name(part: Instance) -> str:
+    slope = part.state.get("negative_slope", LEAKY_RELU_SLOPE)
+    if part.cls.name != LEAKY_RELU or slope == LEAKY_RELU_SLOPE:
+        return part.cls.name
+    return f"{LEAKY_RELU} of slope {slope}" if type(slope) is float else f"damaged {LEAKY_RELU}"

@@ -1,28 +1,37 @@
 """Reads and writes safetensors files, with PyTorch's names and layout.
 
-Besides the tensors such a file holds texts by name. Those understood here are `names` (a JSON list
-of class names), `epoch`, `activation` and `anchors` (a JSON list `[levels][anchors][2]` in pixels).
+Such a file is the length of a header, the header in JSON, and the tensors' bytes without gaps.
+Besides the tensors it holds texts by name. Those understood here are `names` (a JSON list of class
+names), `epoch`, `activation` and `anchors` (a JSON list `[levels][anchors][2]` in pixels).
+
+Source: the format's description, https://github.com/huggingface/safetensors.
 """
 
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
 
 from yolov7_jax.weights.checkpoint import (
-    MAX_ANCHOR_NUMBERS,
     Checkpoint,
     FormatError,
-    anchors_in_pixels,
     naming_file,
     open_regular,
     quoted,
     without_wrapper,
+)
+from yolov7_jax.weights.facts import (
+    MAX_EPOCH,
+    anchors_from_lists,
+    anchors_in_pixels,
+    class_names,
+    is_unicode,
 )
 
 DTYPES = {
@@ -40,7 +49,12 @@ DTYPES = {
     "U64": np.dtype(np.uint64),
     "BOOL": np.dtype(np.bool_),
 }
-MAX_NUMBER_LENGTH = 10  # of an epoch, in digits
+TEXTS = "__metadata__"  # the header's key for texts
+ALIGNMENT = 8  # of the first tensor, in bytes
+# A JSON text can take some 40 times its length in memory.
+MAX_HEADER_BYTES = 2**23  # some ten times what the largest model takes
+MAX_ENTRIES = 100_000  # tensors, and texts; the largest model has about 5,000 tensors
+MAX_DIMENSIONS = 32
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
@@ -55,29 +69,23 @@ def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises:
       CheckpointError: the file cannot be opened, is damaged, or a text in it has another form.
-      ImportError: safetensors is not installed.
     """
-    safetensors = _import_safetensors()
     with naming_file(path):
         with open_regular(path) as file:
-            data = file.read()
-        try:
-            entries = safetensors.deserialize(data)
-        except (safetensors.SafetensorError, ValueError) as fault:
-            raise FormatError(f"damaged safetensors file ({quoted(str(fault))})") from None
-        header_size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + header_size]).get("__metadata__") or {}
-        tensors = without_wrapper({name: _array(name, entry) for name, entry in entries})
+            tensors, texts = _read(file)
         if not tensors:
             raise FormatError("holds no tensors")
-        anchors = _anchors(metadata)
+        tensors = without_wrapper(tensors)
+        anchors = None
+        if "anchors" in texts:
+            anchors = anchors_from_lists(_parsed(texts, "anchors"))
         return Checkpoint(
             tensors=tensors,
-            names=_names(metadata),
-            epoch=_epoch(metadata),
+            names=class_names(_parsed(texts, "names")) if "names" in texts else None,
+            epoch=_epoch(texts),
             anchors=anchors_in_pixels(tensors, None) if anchors is None else anchors,
-            activation=metadata.get("activation"),
-            metadata=metadata,
+            activation=texts.get("activation"),
+            metadata=texts,
         )
 
 
@@ -86,121 +94,194 @@ def write_safetensors(
 ) -> None:
     """Writes a safetensors file, whole or not at all: an existing one is replaced at the end.
 
+    What was written is read back and compared, byte for byte, before it gets its name. The same
+    tensors and texts give the same bytes.
+
     Args:
       tensors: name -> array of any type in `DTYPES`.
       path: of the file.
       metadata: texts to keep with them.
 
     Raises:
-      ValueError: a tensor has a type that the format does not know.
-      ImportError: safetensors is not installed.
-      OSError: the file cannot be written.
+      ValueError: the format cannot hold a tensor or a text.
+      OSError: the file cannot be written, or did not keep what was written.
     """
-    safetensors = _import_safetensors()
-    unknown = {name: array.dtype for name, array in tensors.items() if not _is_known(array.dtype)}
-    if unknown:
-        raise ValueError(f"safetensors files cannot hold these types: {unknown}")
-    # In rows, without gaps, in little-endian order: as the format has them.
-    plain = {name: np.asarray(array, _little(array.dtype), "C") for name, array in tensors.items()}
+    tensors, texts = dict(tensors), dict(sorted(metadata.items()))
+    _refuse_unwritable(tensors, texts)
+    # In rows, without gaps, in little-endian order: as the format has them. The widest types come
+    # first, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    plain = {name: _as_stored(tensors[name]) for name in order}
     path = Path(os.path.realpath(path))  # a link to the file stays a link
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    # Not named after the file, whose name may be as long as names can be.
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
-        unfinished.touch()
-        usual_mode = unfinished.stat().st_mode  # the library lets nobody else read its files
-        safetensors.numpy.save_file(plain, unfinished, dict(metadata))
-        _sort_metadata(unfinished)
-        unfinished.chmod(usual_mode)
+        with unfinished.open("xb") as file:
+            file.write(_header(plain, texts))
+            for array in plain.values():
+                file.write(array.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        _verify(unfinished, plain, texts)
         os.replace(unfinished, path)
-    except safetensors.SafetensorError as fault:
-        raise OSError(f"{path}: {fault}") from fault
+    except FormatError as fault:
+        raise OSError(f"{path}: was not written as it should be ({fault})") from None
     except OSError as fault:
         raise OSError(fault.errno, fault.strerror, str(path)) from fault
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _sort_metadata(path: Path) -> None:
-    """Puts a file's texts in order: the library writes them in another one each time."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= size:
-            file.seek(8)
-            file.write(text.ljust(size))
+def _read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns a file's tensors, in the order of their bytes, and its texts by name."""
+    file_size = os.fstat(file.fileno()).st_size
+    header_size = int.from_bytes(file.read(8), "little")
+    if file_size < 8 + header_size:
+        raise FormatError("damaged safetensors file (it ends within its header)")
+    if header_size > MAX_HEADER_BYTES:
+        raise FormatError(f"its header has {header_size:,} bytes, more than {MAX_HEADER_BYTES:,}")
+    header = _parsed_header(file.read(header_size))
+    texts = header.pop(TEXTS, {})
+    _check_texts(texts)
+    if len(header) > MAX_ENTRIES:
+        raise FormatError(f"has {len(header):,} tensors; wanted at most {MAX_ENTRIES:,}")
+    layouts = {name: _layout(name, entry) for name, entry in header.items()}
+    # By its end too: a tensor without bytes may begin where another does.
+    names = sorted(layouts, key=lambda name: layouts[name][2:])
+    position = 0
+    for name in names:
+        _, _, start, stop = layouts[name]
+        if start != position:
+            raise FormatError(f"damaged safetensors file ({quoted(name)} is not after the last)")
+        position = stop
+    if 8 + header_size + position != file_size:
+        raise FormatError(
+            f"damaged safetensors file (its tensors have {position:,} bytes, "
+            f"and {file_size - header_size - 8:,} are there)"
+        )
+    data = file.read(position)
+    tensors = {}
+    for name in names:
+        dtype, shape, start, _ = layouts[name]
+        tensors[name] = np.ndarray(shape, dtype, data, start)
+    return tensors, texts
 
 
-def _import_safetensors() -> Any:
+def _parsed_header(text: bytes) -> dict[str, Any]:
     try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as fault:
-        raise ImportError(
-            "safetensors files need safetensors: pip install 'yolov7-jax[weights]'"
-        ) from fault
-    return safetensors
+        header = json.loads(text.decode(), object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as fault:
+        raise FormatError(f"damaged safetensors file ({quoted(str(fault))})") from None
+    if not isinstance(header, dict):
+        raise FormatError("damaged safetensors file (its header is no JSON object)")
+    return header
 
 
-def _is_known(dtype: np.dtype) -> bool:
-    return dtype.newbyteorder("=") in DTYPES.values()
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise FormatError("a key of its header comes twice")
+    return result
 
 
-def _little(dtype: np.dtype) -> np.dtype:
-    return dtype if dtype == jnp.bfloat16 else dtype.newbyteorder("<")
+def _check_texts(texts: Any) -> None:
+    if not isinstance(texts, dict) or len(texts) > MAX_ENTRIES:
+        raise FormatError(f"damaged safetensors file (its {TEXTS} is no object, or too large)")
+    for name, text in texts.items():
+        if not isinstance(text, str) or not is_unicode(name) or not is_unicode(text):
+            raise FormatError(f"its {quoted(name)} is no text")
 
 
-def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    if entry["dtype"] not in DTYPES:
-        raise FormatError(f"{quoted(name)} has the type {quoted(entry['dtype'])}, unknown here")
+def _layout(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """Returns a tensor's type and shape, and where its bytes start and stop."""
     if not name.isprintable():
         raise FormatError(f"a tensor has the unprintable name {quoted(name)}")
-    array = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    array.flags.writeable = False
-    return array
+    match entry:
+        case {"dtype": str() as kind, "shape": list() as shape, "data_offsets": [start, stop]}:
+            numbers = (*shape, start, stop)
+        case _:
+            raise FormatError(f"damaged safetensors file (at {quoted(name)})")
+    if kind not in DTYPES:
+        raise FormatError(f"{quoted(name)} has the type {quoted(kind)}, unknown here")
+    sound = len(shape) <= MAX_DIMENSIONS
+    sound = sound and all(type(number) is int and 0 <= number < 2**48 for number in numbers)
+    # Without the zeros, since numpy counts an empty array's other axes too.
+    if not sound or math.prod(max(side, 1) for side in shape) >= 2**48:
+        raise FormatError(f"{quoted(name)} has an impossible shape or place")
+    if stop - start != math.prod(shape) * DTYPES[kind].itemsize:
+        raise FormatError(f"{quoted(name)} has {stop - start:,} bytes, not those of its shape")
+    return DTYPES[kind], tuple(shape), start, stop
 
 
-def _names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    if "names" not in metadata:
-        return None
-    names = _parsed(metadata, "names", "a JSON list of texts")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _wrong_text(metadata, "names", "a JSON list of texts")
-    return tuple(names) or None
-
-
-def _epoch(metadata: Mapping[str, str]) -> int | None:
-    text = metadata.get("epoch")
+def _epoch(texts: Mapping[str, str]) -> int | None:
+    text = texts.get("epoch")
     if text in (None, "", "-1"):
         return None
-    if not text.isascii() or not text.isdigit() or len(text) > MAX_NUMBER_LENGTH:
-        raise _wrong_text(metadata, "epoch", "a whole number")
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_EPOCH))
+    if not digits or int(text) >= MAX_EPOCH:
+        raise FormatError(f"its epoch is {quoted(text)}; wanted a whole number")
     return int(text)
 
 
-def _anchors(metadata: Mapping[str, str]) -> np.ndarray | None:
-    if "anchors" not in metadata:
-        return None
-    wanted = "a JSON list [levels][anchors][2] of pixels"
-    levels = _parsed(metadata, "anchors", wanted)
+def _parsed(texts: Mapping[str, str], key: str) -> Any:
     try:
-        anchors = np.asarray(levels, np.float32)
-    except (ValueError, TypeError, OverflowError):
-        raise _wrong_text(metadata, "anchors", wanted) from None
-    if anchors.ndim != 3 or anchors.shape[2] != 2 or not 0 < anchors.size <= MAX_ANCHOR_NUMBERS:
-        raise _wrong_text(metadata, "anchors", wanted)
-    if not all(0 < side < math.inf for side in anchors.flat):
-        raise _wrong_text(metadata, "anchors", wanted)
-    return anchors
-
-
-def _parsed(metadata: Mapping[str, str], key: str, wanted: str) -> Any:
-    try:
-        return json.loads(metadata[key])
+        return json.loads(texts[key])
     except (ValueError, RecursionError):
-        raise _wrong_text(metadata, key, wanted) from None
+        raise FormatError(f"its {key} are {quoted(texts[key])}; wanted a JSON list") from None
 
 
-def _wrong_text(metadata: Mapping[str, str], key: str, wanted: str) -> FormatError:
-    verb = "are" if key.endswith("s") else "is"
-    return FormatError(f"its {key} {verb} {quoted(metadata[key])}; wanted {wanted}")
+def _refuse_unwritable(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+    """Raises a ValueError that names everything that the format cannot hold."""
+    faults = [
+        f"the tensor {quoted(name)} has the type {array.dtype}"
+        for name, array in tensors.items()
+        if array.dtype.newbyteorder("=") not in DTYPES.values()
+    ]
+    faults += [
+        f"the tensor {quoted(name)} has an impossible name"
+        for name in tensors
+        if not name.isprintable() or name == TEXTS
+    ]
+    faults += [
+        f"the text {quoted(name)} is {text!r:.80}"
+        for name, text in texts.items()
+        if not isinstance(text, str) or not is_unicode(name) or not is_unicode(text)
+    ]
+    if faults:
+        raise ValueError(f"a safetensors file cannot hold this: {'; '.join(faults)}")
+
+
+def _as_stored(array: np.ndarray) -> np.ndarray:
+    dtype = array.dtype
+    return np.asarray(array, dtype if dtype == jnp.bfloat16 else dtype.newbyteorder("<"), "C")
+
+
+def _header(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
+    """Returns what stands before the tensors' bytes, which follow in the order given."""
+    header: dict[str, Any] = {TEXTS: texts} if texts else {}
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    position = 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": codes[array.dtype.newbyteorder("=")],
+            "shape": array.shape,
+            "data_offsets": [position, position + array.nbytes],
+        }
+        position += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _verify(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+    """Raises a FormatError if a file does not hold exactly these tensors and texts."""
+    with open_regular(path) as file:
+        found, found_texts = _read(file)
+    if found_texts != texts or found.keys() != tensors.keys():
+        raise FormatError("its header is another one")
+    for name, array in tensors.items():
+        again = found[name]
+        same = again.shape == array.shape and again.dtype == array.dtype.newbyteorder("=")
+        # Bytes, since a NaN is never equal to itself.
+        if not same or again.tobytes() != array.tobytes():
+            raise FormatError(f"{quoted(name)} is another one")

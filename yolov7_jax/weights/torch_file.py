@@ -1,8 +1,8 @@
 """Reads the files of `torch.save`, without PyTorch and without executing anything in them.
 
 Two containers hold the same kind of pickle: a zip archive with one entry per storage, and the
-older run of pickles that is followed by the storages. Only the storages of the model's own tensors
-are read, each once, and never more bytes than the file has.
+older run of pickles that is followed by the storages. Of these only the ones of the model's own
+tensors are read, each once, and never more bytes than the file has.
 """
 
 import contextlib
@@ -13,18 +13,18 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from yolov7_jax.weights.checkpoint import (
     Checkpoint,
     FormatError,
-    anchors_in_pixels,
     naming_file,
     open_regular,
     quoted,
 )
+from yolov7_jax.weights.facts import anchors_in_pixels
 from yolov7_jax.weights.pickle_machine import Pickle, read_pickle
 from yolov7_jax.weights.pickle_values import Storage, StoredTensor
 from yolov7_jax.weights.pickled_model import find_model
@@ -35,9 +35,14 @@ TAR_MARK = (257, b"ustar")
 OLDER_MAGIC = 0x1950A86A20F9469CFC6C
 OLDER_PROTOCOL = 1001
 MAX_ZIP_ENTRIES = 100_000
+MAX_DIRECTORY_BYTES = 2**23  # of the zip archive, likewise some ten times what is needed
 MAX_PICKLE_BYTES = 2**25  # some ten times what the largest model takes
 MAX_ELEMENTS = 2**32  # of one tensor, repeated ones counted each time
 MAX_DIMENSIONS = 32
+# How often tensors may repeat the numbers of their storages. A model and its average may share all
+# of theirs; an axis of stride 0 could make terabytes of one number.
+MAX_REPETITION = 4
+REPEATED_BYTES_ALLOWED = 2**24  # in any case
 
 WANTED = "wanted a file of PyTorch or safetensors, or the folder of a training run"
 
@@ -66,10 +71,14 @@ def read_torch(path: str | os.PathLike[str]) -> Checkpoint:
         start = file.read(512)
         file.seek(0)
         if start.startswith(ZIP_START):
-            with _naming_zip_damage(), zipfile.ZipFile(file) as archive:
-                return _checkpoint(*_read_zip(archive, file_size))
+            # The archive says how large its directory is.
+            limited = _LimitedReader(file, MAX_DIRECTORY_BYTES, "the zip archive's directory is")
+            with _naming_zip_damage(), zipfile.ZipFile(limited) as archive:
+                # Entries that overlap could otherwise hold more than the file has.
+                limited.limit(file_size, "the zip archive's entries are")
+                return _checkpoint(*_read_zip(archive))
         if start.startswith(PICKLE_START) and _first_value(start) == OLDER_MAGIC:
-            return _checkpoint(*_read_older(file.read(file_size)))
+            return _checkpoint(*_read_older(file, file_size))
         raise FormatError(f"{_other_format(start)}; {WANTED}")
 
 
@@ -105,6 +114,10 @@ def _checkpoint(pickle: Pickle, read_storage: ReadStorage) -> Checkpoint:
     ema = None
     if model.ema is not None:
         ema = {key: array(key, tensor) for key, tensor in model.ema.items()}
+    stored = sum(map(len, read.values()))
+    logical = sum(view.nbytes for view in (*tensors.values(), *(ema or {}).values()))
+    if logical > max(MAX_REPETITION * stored, REPEATED_BYTES_ALLOWED):
+        raise FormatError(f"its tensors repeat {stored:,} bytes until they are {logical:,}")
     strides = None if model.strides is None else array("stride", model.strides)
     return Checkpoint(
         tensors=tensors,
@@ -154,6 +167,35 @@ def _are_counts(numbers: Any) -> bool:
     )
 
 
+class _LimitedReader:
+    """A file from which only so many bytes can be read."""
+
+    def __init__(self, file: BinaryIO, left: int, subject: str):
+        self._file = file
+        self.limit(left, subject)
+
+    def limit(self, left: int, subject: str) -> None:
+        """Sets how many bytes can be read from now on, and what an error says to be too large."""
+        self._left = self._allowed = left
+        self._subject = subject
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size if size >= 0 else sys.maxsize, self._left + 1))
+        self._left -= len(data)
+        if self._left < 0:
+            raise FormatError(f"{self._subject} larger than {self._allowed:,} bytes")
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
 @contextlib.contextmanager
 def _naming_zip_damage() -> Iterator[None]:
     try:
@@ -163,18 +205,8 @@ def _naming_zip_damage() -> Iterator[None]:
         raise FormatError(f"damaged zip archive ({quoted(str(fault))})") from fault
 
 
-def _read_zip(archive: zipfile.ZipFile, file_size: int) -> tuple[Pickle, ReadStorage]:
+def _read_zip(archive: zipfile.ZipFile) -> tuple[Pickle, ReadStorage]:
     entries = _sound_entries(archive)
-    left = file_size
-
-    def read_entry(name: str) -> bytes:
-        nonlocal left
-        # Entries that overlap could otherwise hold more than the file has.
-        left -= entries[name].compress_size
-        if left < 0:
-            raise FormatError("the zip archive's entries are larger than the file")
-        return archive.read(entries[name])
-
     pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise FormatError(f"a zip archive with {len(pickles)} files data.pkl; wanted one")
@@ -183,10 +215,13 @@ def _read_zip(archive: zipfile.ZipFile, file_size: int) -> tuple[Pickle, ReadSto
         raise FormatError("is a TorchScript archive; wanted what torch.save wrote")
     if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
         raise FormatError(f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes")
-    order = read_entry(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
+    order = b"little"
+    if f"{folder}byteorder" in entries:
+        with archive.open(f"{folder}byteorder") as entry:
+            order = entry.read(10)
     if order not in (b"little", b"big"):
-        raise FormatError(f"has the unknown byte order {order[:20]!r}")
-    pickle = read_pickle(io.BytesIO(read_entry(pickles[0])))
+        raise FormatError(f"has the unknown byte order {order!r}")
+    pickle = read_pickle(io.BytesIO(archive.read(pickles[0])))
 
     def read_storage(storage: Storage) -> bytes | memoryview:
         name = f"{folder}data/{storage.key}"
@@ -198,7 +233,7 @@ def _read_zip(archive: zipfile.ZipFile, file_size: int) -> tuple[Pickle, ReadSto
                 f"storage {quoted(storage.key)} has {entries[name].file_size} bytes; "
                 f"wanted {wanted}"
             )
-        return _native(read_entry(name), storage.dtype, order == b"big")
+        return _native(archive.read(name), storage.dtype, order == b"big")
 
     return pickle, read_storage
 
@@ -231,8 +266,8 @@ def _native(data: bytes | memoryview, dtype: np.dtype, big_endian: bool) -> byte
     return unsigned.byteswap().tobytes()
 
 
-def _read_older(data: bytes) -> tuple[Pickle, ReadStorage]:
-    stream = io.BytesIO(data)
+def _read_older(file: BinaryIO, file_size: int) -> tuple[Pickle, ReadStorage]:
+    stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
     read_pickle(stream)  # the magic number
     if read_pickle(stream).value != OLDER_PROTOCOL:
         raise FormatError("is written in an unknown protocol of torch.save")
@@ -248,18 +283,19 @@ def _read_older(data: bytes) -> tuple[Pickle, ReadStorage]:
         if storage is None or storage.key in positions:
             raise FormatError("its list of storages is damaged")
         # Before each storage stands how many numbers it has.
-        if int.from_bytes(data[position : position + 8], "little") != storage.numel:
+        file.seek(position)
+        if int.from_bytes(file.read(8), "little") != storage.numel:
             raise FormatError(f"storage {quoted(storage.key)} has not the size that was announced")
         positions[storage.key] = position + 8
         position += 8 + storage.numel * storage.dtype.itemsize
-        if position > len(data):
+        if position > file_size:
             raise FormatError(f"the file ends within storage {quoted(storage.key)}")
 
     def read_storage(storage: Storage) -> bytes | memoryview:
         if storage.key not in positions:
             raise FormatError(f"storage {quoted(storage.key)} is missing")
-        start = positions[storage.key]
-        part = memoryview(data)[start : start + storage.numel * storage.dtype.itemsize]
-        return _native(part, storage.dtype, big_endian=False)
+        file.seek(positions[storage.key])
+        data = file.read(storage.numel * storage.dtype.itemsize)
+        return _native(data, storage.dtype, big_endian=False)
 
     return pickle, read_storage

@@ -1,0 +1,147 @@
+import json
+
+import pytest
+from data_sets import (
+    PICTURES,
+    write_coco,
+    write_picture,
+    write_text,
+    write_voc,
+    write_yolo,
+)
+
+from train.check import check_command, statistics
+from train.data.sources import load_dataset
+from train.errors import UserError
+
+
+def check(capsys, *arguments):
+    code = check_command(["--data", *map(str, arguments)])
+    return code, capsys.readouterr().out
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """Eight unknown classes in one file and a truncated picture."""
+    data = write_yolo(tmp_path)
+    rows = "".join(f"{label} 0.5 0.5 0.1 0.1\n" for label in range(10))
+    write_text(tmp_path / "labels/train/a.txt", rows)
+    path = tmp_path / "images/train/b.jpg"
+    path.write_bytes(path.read_bytes()[:-20])
+    return data
+
+
+@pytest.mark.parametrize("write", [write_yolo, write_coco, write_voc])
+def test_a_sound_data_set_of_any_layout_has_no_faults(tmp_path, capsys, write):
+    data = write(tmp_path)
+    code, text = check(capsys, data, "--split", "train", "--strict")
+    assert code == 0
+    assert "no faults" in text
+    assert "pictures   3, 1 of them without objects" in text
+    assert "objects    3: 0 crowd regions, 0 with outlines" in text
+    assert "cat        2  66.7 %" in text
+
+
+def test_every_fault_is_grouped_and_only_some_are_shown(faulty, capsys):
+    code, text = check(capsys, faulty, "--split", "train", "--show", 2)
+    assert code == 0
+    assert "9 faults: 1 picture left out, 8 objects left out" in text
+    assert "unreadable or truncated picture: 1 (picture left out)" in text
+    assert "  images/train/b.jpg: is truncated or damaged" in text
+    assert "unknown class: 8 (object left out)" in text
+    assert text.count("labels/train/a.txt:") == 2
+    assert "  labels/train/a.txt:3: class 2 is not one of 0 to 1\n" in text
+    assert "and 6 more" in text
+
+
+def test_the_report_has_every_fault_and_all_figures(faulty, capsys, tmp_path):
+    report = tmp_path / "report.json"
+    check(capsys, faulty, "--split", "train", "--report", report)
+    content = json.loads(report.read_text())
+    split = content["splits"]["train"]
+    assert len(split["faults"]) == 9
+    assert split["faults"][1] == {
+        "kind": "unknown class",
+        "effect": "object left out",
+        "file": str(tmp_path / "labels/train/a.txt"),
+        "line": 3,
+        "reason": "class 2 is not one of 0 to 1",
+    }
+    assert (split["pictures"], split["looked_at"], split["objects"]) == (2, 3, 3)
+    assert split["classes"] == {"cat": 2, "dog": 1}
+
+
+def test_strict_makes_any_fault_fatal(faulty, capsys):
+    assert check(capsys, faulty, "--split", "train")[0] == 0
+    assert check(capsys, faulty, "--split", "train", "--strict")[0] == 1
+
+
+def test_all_splits_are_checked_and_compared(tmp_path, capsys):
+    data = write_voc(tmp_path)
+    write_text(tmp_path / "ImageSets/Main/val.txt", "c\n")
+    code, text = check(capsys, data, "--strict")
+    assert "train: looked at 3 pictures" in text
+    assert "val: looked at 1 pictures" in text
+    assert "warning: 1 picture of train is in val too" in text
+    assert code == 1
+
+
+def test_splits_with_other_classes_are_told(tmp_path, capsys):
+    for split in ("train", "val"):
+        write_coco(tmp_path / split)
+    path = tmp_path / "val/instances.json"
+    path.write_text(path.read_text().replace('"dog"', '"elk"'))
+    data = write_text(
+        tmp_path / "data.yaml", "train: train/instances.json\nval: val/instances.json"
+    )
+    assert "warning: train has 2 classes and val has 2" in check(capsys, data)[1]
+
+
+def test_sizes_are_counted_as_coco_does(tmp_path):
+    write_picture(tmp_path / "images/a.png", 200, 200)
+    sides = (31.9, 32, 96, 96.1)
+    rows = "".join(f"0 0.5 0.5 {side / 200} {side / 200}\n" for side in sides)
+    write_text(tmp_path / "labels/a.txt", rows)
+    data = write_text(tmp_path / "data.yaml", "train: images\nnames: [cat]")
+    figures = statistics(load_dataset(data, "train"))
+    assert figures["box_sizes"] == {"small": 1, "medium": 2, "large": 1}
+    assert figures["objects_per_picture_quantiles"]["50 %"] == 4
+    assert figures["picture_sizes"] == [[200, 200, 1]]
+
+
+@pytest.mark.parametrize("write", [write_yolo, write_coco, write_voc])
+def test_a_data_set_without_objects_or_pictures_is_reported_too(tmp_path, capsys, write):
+    data = write(
+        tmp_path, **({"objects": {n: [] for n in PICTURES}} if write is write_yolo else {})
+    )
+    for path in tmp_path.rglob("a.jpg"):
+        path.write_bytes(b"")
+    assert "is empty, 0 bytes" in check(capsys, data, "--split", "train")[1]
+    for path in tmp_path.rglob("*.jpg"):
+        path.write_bytes(b"")
+    code, text = check(capsys, data, "--split", "train")
+    assert (code, "pictures   0, 0 of them" in text) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "x", "--splt", "y"], "--splt"),
+        ([], "--data"),
+        (["--data", "x", "--workers", "-1"], "--workers (=-1) must be at least 0"),
+        (["--data", "x", "--report", "."], "--report (=.) must be a file, not a folder"),
+        (["--data", "gone.yaml"], "gone.yaml: "),
+    ],
+)
+def test_wrong_use_is_one_line(arguments, message):
+    with pytest.raises(UserError) as fault:
+        check_command(arguments)
+    assert message in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_split_that_cannot_be_opened_is_told_before_anything_is_scanned(tmp_path, capsys):
+    data = write_yolo(tmp_path)
+    with pytest.raises(UserError, match="'val'"):
+        check_command(["--data", str(data)])
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,278 @@
+import contextlib
+import io
+import itertools
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from train.data.dataset import Dataset
+from train.data.evaluation_batches import LEAST_PICTURES, MOST_SHAPES, batch_shapes, eval_batches
+from train.evaluate import evaluate, ground_truth, write_detections
+from train.mesh import make_mesh
+from yolov7_jax import Detections
+from yolov7_jax.image import PAD_VALUE, LetterboxInfo, letterbox, letterbox_boxes, read_image
+
+SIZE, STRIDE = 64, 16
+SIZES = [(128, 96), (96, 128), (64, 64), (40, 30), (200, 50), (128, 100), (1, 3)]  # width, height
+
+
+def make_dataset(folder, sizes, boxes, labels, **fields):
+    """Dark pictures with a bright rectangle for each box, brighter for class 0."""
+    paths, brightness = [], iter(np.where(np.asarray(labels) == 0, 250, 200).tolist())
+    for number, ((width, height), of_picture) in enumerate(zip(sizes, boxes, strict=True)):
+        image = np.full((height, width, 3), 20, np.uint8)
+        for x0, y0, x1, y1 in of_picture:
+            image[y0:y1, x0:x1] = next(brightness)
+        paths.append(str(folder / f"{number}.png"))
+        cv2.imwrite(paths[-1], image)
+    rows = [
+        ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+        for (width, height), of_picture in zip(sizes, boxes, strict=True)
+        for x0, y0, x1, y1 in of_picture
+    ]
+    return Dataset(
+        names=("a", "b"),
+        paths=tuple(paths),
+        sizes=np.asarray(sizes, np.int32),
+        offsets=np.cumsum([0, *(len(of_picture) for of_picture in boxes)]),
+        labels=np.asarray(labels, np.int32),
+        boxes=np.asarray(rows, np.float32).reshape(-1, 4),
+        **fields,
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    boxes = [
+        [(width // 4, height // 4, width // 2 + 1, height // 2 + 1)] for width, height in SIZES
+    ]
+    return make_dataset(
+        tmp_path,
+        SIZES,
+        boxes,
+        [0, 1, 0, 1, 0, 1, 0],
+        image_ids=np.asarray([70, 7, 9, 1, 1000, 8, 3]),
+        category_ids=np.asarray([5, 90]),
+    )
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(1, jax.devices()[:1])
+
+
+def find_bright(images):
+    """A detector: the bright rectangle of each picture, of the class that its brightness says."""
+    boxes, found = np.zeros((len(images), 1, 4), np.float32), np.zeros((len(images), 1), bool)
+    for row, image in enumerate(np.asarray(images)):
+        ys, xs = np.nonzero(image[..., 0] > 135)
+        if len(ys):
+            boxes[row, 0], found[row] = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), True
+    labels = np.asarray(images).max((1, 2, 3))[:, None] < 225
+    return Detections(boxes, boxes.sum(2) / 1000, labels.astype(np.int32), found)
+
+
+def run(dataset, mesh, **options):
+    options = {"image_size": SIZE, "batch_size": 3} | options
+    return evaluate(find_bright, dataset, ground_truth(dataset), mesh, **options)
+
+
+def in_order(detections):
+    order = np.argsort(detections.image, kind="stable")
+    return [np.asarray(field)[order] for field in detections]
+
+
+@pytest.mark.parametrize("stride", [None, STRIDE])
+def test_every_picture_comes_once_unscaled_or_shrunk_and_maps_back(dataset, stride, monkeypatch):
+    monkeypatch.setattr("train.data.evaluation_batches.LEAST_PICTURES", 2)
+    batches = list(eval_batches(dataset, image_size=SIZE, batch_size=3, stride=stride))
+    index = np.concatenate([batch.index for batch in batches])
+    assert sorted(index[index >= 0].tolist()) == list(range(len(SIZES)))
+    shapes = {batch.images.shape for batch in batches}
+    assert shapes == {(3, SIZE, SIZE, 3)} if stride is None else len(shapes) > 1
+    for batch in batches:
+        for row, picture in enumerate(batch.index):
+            info = LetterboxInfo(*(field[row] for field in batch.letterbox))
+            if picture < 0:
+                assert (batch.images[row] == PAD_VALUE).all()
+                continue
+            assert info.scale == pytest.approx(min(1, SIZE / max(SIZES[picture])))
+            assert info.size_wh.tolist() == list(SIZES[picture])
+            corners = np.asarray([[0, 0, *SIZES[picture]]], np.float32)
+            x0, y0, x1, y1 = letterbox_boxes(corners, info)[0].round().astype(int)
+            square, square_info = letterbox(read_image(dataset.paths[picture]), SIZE, enlarge=False)
+            u0, v0, u1, v1 = letterbox_boxes(corners, square_info)[0].round().astype(int)
+            # The same pixels whatever the shape, and grey around them.
+            np.testing.assert_array_equal(batch.images[row, y0:y1, x0:x1], square[v0:v1, u0:u1])
+            grey = (batch.images[row] == PAD_VALUE).all(2).sum()
+            assert grey == batch.images[row, :, :, 0].size - (y1 - y0) * (x1 - x0)
+
+
+def test_square_batches_are_in_the_order_of_the_data_set_and_as_letterboxed(dataset):
+    batches = list(eval_batches(dataset, image_size=SIZE, batch_size=3))
+    index = np.concatenate([batch.index for batch in batches])
+    assert index.tolist() == [*range(len(SIZES)), -1, -1]
+    images = np.concatenate([batch.images for batch in batches])
+    for row, path in enumerate(dataset.paths):
+        image, _ = letterbox(read_image(path), SIZE, enlarge=False)
+        np.testing.assert_array_equal(images[row], image)
+
+
+def test_evaluation_batches_do_not_depend_on_the_number_of_workers(dataset):
+    passes = [
+        list(eval_batches(dataset, image_size=SIZE, batch_size=2, num_workers=workers))
+        for workers in (0, 1, 3)
+    ]
+    for other in passes[1:]:
+        for batch, same in zip(passes[0], other, strict=True):
+            np.testing.assert_array_equal(batch.images, same.images)
+            np.testing.assert_array_equal(batch.index, same.index)
+
+
+def test_evaluation_can_be_left_early_and_repeated(dataset):
+    batches = eval_batches(dataset, image_size=SIZE, batch_size=2)
+    first = next(batches)
+    batches.close()
+    again = next(eval_batches(dataset, image_size=SIZE, batch_size=2))
+    np.testing.assert_array_equal(first.images, again.images)
+
+
+def test_shapes_are_few_large_enough_and_waste_little():
+    rng = np.random.default_rng(0)
+    camera = np.asarray([(640, 480), (480, 640), (640, 427), (427, 640), (640, 360), (500, 375)])
+    sizes = camera[rng.integers(6, size=2000)]
+    odd = rng.integers(1, 1000, (300, 2))
+    sizes = np.concatenate([sizes, odd]).astype(np.int32)
+    shapes = batch_shapes(sizes, 640, 32)
+    distinct, counts = np.unique(shapes, axis=0, return_counts=True)
+    assert 1 < len(distinct) <= MOST_SHAPES
+    assert counts.min() >= LEAST_PICTURES
+    assert (shapes % 32 == 0).all()
+    assert shapes.max() == 640
+    fitted = sizes * np.minimum(1, 640 / sizes.max(1, keepdims=True))
+    assert (shapes[:, ::-1] >= np.maximum(fitted.round(), 1)).all()
+    # Squares would have 1.65 times the pixels of the pictures.
+    assert shapes.prod(1).sum() < 1.25 * fitted.prod(1).sum()
+    shuffled = rng.permutation(len(sizes))
+    np.testing.assert_array_equal(batch_shapes(sizes[shuffled], 640, 32), shapes[shuffled])
+
+
+def test_a_small_split_has_one_shape_that_holds_all():
+    sizes = np.asarray([(640, 480)] * 10 + [(100, 200)] * 20, np.int32)
+    assert np.unique(batch_shapes(sizes, 640, 32), axis=0).tolist() == [[480, 640]]
+    assert batch_shapes(np.zeros((0, 2), np.int32), 640, 32).shape == (0, 2)
+
+
+@pytest.mark.parametrize("stride", [None, STRIDE])
+def test_detections_do_not_depend_on_the_batch_size(dataset, mesh, stride, monkeypatch):
+    monkeypatch.setattr("train.data.evaluation_batches.LEAST_PICTURES", 2)
+    results = [
+        run(dataset, mesh, batch_size=batch_size, stride=stride) for batch_size in (1, 2, 5, 16)
+    ]
+    for result in results[1:]:
+        assert result.accuracy[:2] == results[0].accuracy[:2]
+        for field, same in zip(
+            in_order(result.detections), in_order(results[0].detections), strict=True
+        ):
+            np.testing.assert_array_equal(field, same)
+    # Each box is found to within a pixel of what the network sees.
+    _, boxes, _, _ = in_order(results[0].detections)
+    limit = np.maximum(1, dataset.sizes.max(1) / SIZE)[:, None]
+    assert (np.abs(boxes - ground_truth(dataset).boxes_xyxy) <= limit).all()
+
+
+def test_detections_in_crowd_regions_are_no_faults(tmp_path, mesh):
+    boxes = [[(10, 10, 40, 40)], [(4, 4, 60, 60)]]
+    crowd = np.asarray([False, True])
+    sizes = [(64, 64), (64, 64)]
+    plain = make_dataset(tmp_path, sizes, boxes, [0, 0])
+    marked = make_dataset(tmp_path, sizes, boxes, [0, 0], crowd=crowd)
+
+    def find(images):
+        # In the picture of the crowd, a part of it, with the higher score.
+        found = np.asarray([[[10, 10, 40, 40]]] * len(images), np.float32)
+        surface = (np.asarray(images)[..., 0] > 135).sum((1, 2))
+        shape = (len(images), 1)
+        scores = (surface / 64**2).reshape(shape).astype(np.float32)
+        return Detections(found, scores, np.zeros(shape, np.int32), np.ones(shape, bool))
+
+    options = {"image_size": 64, "batch_size": 2}
+    accuracy = [
+        evaluate(find, data, ground_truth(data), mesh, **options).accuracy.ap
+        for data in (plain, marked)
+    ]
+    assert accuracy[0] < 0.3
+    assert accuracy[1] == pytest.approx(1)
+
+
+def test_areas_of_the_source_tell_small_objects_from_large(dataset, tmp_path, mesh):
+    boxes = [[(10, 10, 60, 60)]]
+    sizes = [(64, 64)]
+    box_area = make_dataset(tmp_path, sizes, boxes, [0])
+    outlined = make_dataset(tmp_path, sizes, boxes, [0], areas=np.asarray([900], np.float32))
+    assert run(box_area, mesh).accuracy.ap_medium == pytest.approx(1)
+    assert np.isnan(run(box_area, mesh).accuracy.ap_small)
+    assert run(outlined, mesh).accuracy.ap_small == pytest.approx(1)
+    assert np.isnan(run(outlined, mesh).accuracy.ap_medium)
+
+
+def test_written_detections_have_the_ids_of_the_source_and_the_same_accuracy(
+    dataset, tmp_path, mesh
+):
+    evaluation = run(dataset, mesh)
+    path = tmp_path / "detections.json"
+    write_detections(dataset, evaluation.detections, path)
+    rows = json.loads(path.read_text())
+    assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
+    assert {row["category_id"] for row in rows} == {5, 90}
+    truth = ground_truth(dataset)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": image} for image in dataset.image_ids.tolist()],
+            "categories": [{"id": 5, "name": "a"}, {"id": 90, "name": "b"}],
+            "annotations": [
+                {
+                    "id": row + 1,
+                    "image_id": int(dataset.image_ids[truth.image[row]]),
+                    "category_id": int(dataset.category_ids[truth.labels[row]]),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": float(truth.area[row]),
+                    "iscrowd": int(truth.crowd[row]),
+                }
+                for row, (x0, y0, x1, y1) in enumerate(truth.boxes_xyxy.tolist())
+            ],
+        }
+        coco.createIndex()
+        measured = COCOeval(coco, coco.loadRes(str(path)), "bbox")
+        measured.evaluate()
+        measured.accumulate()
+        measured.summarize()
+    accuracy = np.nan_to_num(np.asarray(evaluation.accuracy[:12], float), nan=-1)
+    assert 0.1 < accuracy[0] < 1
+    np.testing.assert_allclose(measured.stats, accuracy, atol=1e-12)
+
+
+def test_no_detections_can_be_measured_and_written(dataset, tmp_path, mesh):
+    def find_nothing(images):
+        empty = Detections(*(np.zeros((len(images), 3, *more)) for more in ((4,), (), (), ())))
+        return empty._replace(labels=empty.labels.astype(int), valid=empty.valid.astype(bool))
+
+    options = {"image_size": SIZE, "batch_size": 4}
+    evaluation = evaluate(find_nothing, dataset, ground_truth(dataset), mesh, **options)
+    assert evaluation.accuracy.ap == 0
+    write_detections(dataset, evaluation.detections, tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_wrong_numbers_of_an_evaluation_are_named_together(dataset):
+    with pytest.raises(ValueError, match=r"image_size \(=0\) .*; stride \(=-1\) must be at least"):
+        eval_batches(dataset, image_size=0, batch_size=1, stride=-1)
+    batches = eval_batches(dataset, image_size=SIZE, batch_size=2, num_workers=0)
+    assert len(list(itertools.islice(batches, 2))) == 2

@@ -1,0 +1,274 @@
+import os
+import pickle
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from train.data import picture_cache
+from train.data.dataset import Dataset
+from train.data.picture_cache import CachedPictures, available_memory, cache_file, open_cache
+from train.data.pictures import FilePictures
+from train.data.sample import MAX_HALVINGS
+from train.errors import UserError
+
+SIZE = 64
+# Larger and smaller than SIZE, odd, very thin; JPEG files can be decoded at a fraction.
+SHAPES = {"a.jpg": (201, 333), "b.png": (201, 333), "c.jpg": (40, 31), "d.png": (1, 900)}
+EVERYTHING = [(index, level) for index in range(len(SHAPES)) for level in range(MAX_HALVINGS + 1)]
+
+
+def write_picture(path, shape, seed):
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (5, 5, 3), np.uint8)
+    cv2.imwrite(str(path), cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    for seed, (name, shape) in enumerate(SHAPES.items()):
+        write_picture(tmp_path / name, shape, seed)
+    count = len(SHAPES)
+    return Dataset(
+        names=("thing",),
+        paths=tuple(str(tmp_path / name) for name in SHAPES),
+        sizes=np.asarray([shape[::-1] for shape in SHAPES.values()], np.int32),
+        offsets=np.zeros(count + 1, np.int64),
+        labels=np.zeros(0, np.int32),
+        boxes=np.zeros((0, 4), np.float32),
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / "train.pictures"
+
+
+class Unread(FilePictures):
+    """Pictures whose files must not be decoded."""
+
+    def pixels(self, index, longest, halvings):
+        raise AssertionError(f"picture {index} was decoded")
+
+
+def fill(dataset, cache):
+    pictures = CachedPictures(FilePictures(dataset), cache)
+    for index, level in EVERYTHING:
+        pictures.pixels(index, SIZE, level)
+
+
+def assert_kept(dataset, cache, which=EVERYTHING):
+    pictures, kept = FilePictures(dataset), CachedPictures(Unread(dataset), cache)
+    for index, level in which:
+        wanted, found = (each.pixels(index, SIZE, level) for each in (pictures, kept))
+        np.testing.assert_array_equal(wanted.image, found.image)
+        assert wanted.scale_xy == found.scale_xy
+
+
+def missing(cache):
+    return [(index, level) for index, level in EVERYTHING if cache.get(index, level) is None]
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_kept_pictures_are_those_of_the_files_bit_for_bit(dataset, path, kind):
+    cache = open_cache(dataset, SIZE, kind, path)
+    assert missing(cache) == EVERYTHING
+    fill(dataset, cache)
+    assert_kept(dataset, cache)
+    assert cache.get(0, 0).image.shape == (39, 64, 3)
+    assert cache.get(2, 0).image.shape == (40, 31, 3)  # never enlarged
+
+
+def test_no_cache_is_none(dataset, path):
+    assert open_cache(dataset, SIZE, "none", path) is None
+    assert not path.exists()
+
+
+def test_a_file_serves_later_runs_and_other_processes(dataset, path):
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    assert_kept(dataset, open_cache(dataset, SIZE, "disk", path))
+    cache = open_cache(dataset, SIZE, "disk", path)
+    assert_kept(dataset, pickle.loads(pickle.dumps(cache)))
+    assert_kept(dataset, cache.reopened(dataset))
+
+
+def test_what_another_process_puts_in_appears_here(dataset, path, tmp_path):
+    cache = open_cache(dataset, SIZE, "disk", path)
+    packed = tmp_path / "packed"
+    packed.write_bytes(pickle.dumps((dataset, cache)))
+    program = (
+        "import pickle, sys\n"
+        "from train.data.picture_cache import CachedPictures\n"
+        "from train.data.pictures import FilePictures\n"
+        "dataset, cache = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "CachedPictures(FilePictures(dataset), cache).pixels(0, 64, 1)\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    subprocess.run([sys.executable, "-c", program, str(packed)], cwd=root, check=True)
+    assert missing(cache) == [place for place in EVERYTHING if place != (0, 1)]
+    assert_kept(dataset, cache, [(0, 1)])
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_other_sizes_than_the_kept_one_come_from_the_files(dataset, path, kind):
+    pictures = CachedPictures(FilePictures(dataset), open_cache(dataset, SIZE, kind, path))
+    other = pictures.pixels(0, 32, 0)
+    np.testing.assert_array_equal(other.image, FilePictures(dataset).pixels(0, 32, 0).image)
+    assert pictures.size(0) == (333, 201)
+    assert len(pictures) == len(SHAPES)
+    assert len(pictures.objects(0).labels) == 0
+
+
+def test_a_changed_picture_is_decoded_again_and_the_others_stay(dataset, path, tmp_path):
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    write_picture(tmp_path / "b.png", SHAPES["b.png"], seed=99)
+    cache = open_cache(dataset, SIZE, "disk", path)
+    of_it = [place for place in EVERYTHING if place[0] == 1]
+    assert missing(cache) == of_it
+    fill(dataset, cache)
+    assert_kept(dataset, open_cache(dataset, SIZE, "disk", path))
+
+
+def test_every_damaged_byte_is_noticed(dataset, path):
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    sound = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(len(sound), size=40).tolist() + list(range(0, 4096, 97)):
+        damaged = bytearray(sound)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        cache = open_cache(dataset, SIZE, "disk", path)
+        assert missing(cache)
+        fill(dataset, cache)
+        assert not missing(open_cache(dataset, SIZE, "disk", path))
+        assert path.read_bytes() == sound
+
+
+def test_a_picture_half_written_when_the_machine_went_down_is_noticed(dataset, path):
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-24] + bytes(24))  # the slot says filled, the last picture is not
+    cache = open_cache(dataset, SIZE, "disk", path)
+    assert missing(cache) == EVERYTHING[-1:]
+    fill(dataset, cache)
+    assert path.read_bytes() == sound
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "empty", "foreign"])
+def test_a_file_of_another_length_or_kind_is_replaced(dataset, path, change):
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    sound = path.read_bytes()
+    contents = {
+        "shorter": sound[:-1],
+        "longer": sound + b"x",
+        "empty": b"",
+        "foreign": b"not a cache of pictures" * 1000,
+    }
+    path.write_bytes(contents[change])
+    cache = open_cache(dataset, SIZE, "disk", path)
+    assert missing(cache) == EVERYTHING
+    fill(dataset, cache)
+    assert path.read_bytes() == sound
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_for_other_pictures_or_another_size_or_opencv_is_replaced(
+    dataset, path, monkeypatch
+):
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    assert missing(open_cache(dataset, 32, "disk", path)) == EVERYTHING
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    other = Dataset(
+        names=dataset.names,
+        paths=dataset.paths[::-1],
+        sizes=dataset.sizes,
+        offsets=dataset.offsets,
+        labels=dataset.labels,
+        boxes=dataset.boxes,
+    )
+    assert missing(open_cache(other, SIZE, "disk", path)) == EVERYTHING
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    monkeypatch.setattr(cv2, "__version__", "99.0")
+    assert missing(open_cache(dataset, SIZE, "disk", path)) == EVERYTHING
+
+
+def test_an_interrupted_creation_leaves_nothing(dataset, path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_cache(dataset, SIZE, "disk", path)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_kept_pictures_cannot_be_written_to(dataset, path, kind):
+    cache = open_cache(dataset, SIZE, kind, path)
+    fill(dataset, cache)
+    with pytest.raises(ValueError, match="read-only"):
+        cache.get(0, 0).image[0] = 0
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_numbers(dataset, path, monkeypatch):
+    many = Dataset(
+        names=dataset.names,
+        paths=dataset.paths[:1] * 100_000,
+        sizes=np.tile(np.asarray([[640, 480]], np.int32), (100_000, 1)),
+        offsets=np.zeros(100_001, np.int64),
+        labels=dataset.labels,
+        boxes=dataset.boxes,
+    )
+    monkeypatch.setattr(picture_cache, "available_memory", lambda: 10 << 30)
+    with pytest.raises(UserError, match=r"memory needs 114\.0 GiB for 100000 .* only 9\.0 GiB"):
+        open_cache(many, 640, "memory", path)
+    disk = SimpleNamespace(f_bavail=1 << 20, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda folder: disk)
+    with pytest.raises(UserError, match=r"disk needs 114\.0 GiB in .* only 4\.0 GiB are free"):
+        open_cache(many, 640, "disk", path)
+    assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(dataset, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/train\.pictures: the cache of pictures cannot"):
+        open_cache(dataset, SIZE, "disk", tmp_path / "file" / "train.pictures")
+
+
+def test_a_disk_that_fills_up_is_an_error_not_a_crash(dataset, path, monkeypatch):
+    cache = open_cache(dataset, SIZE, "disk", path)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        fill(dataset, cache)
+
+
+def test_pixels_of_the_wrong_size_are_not_kept(dataset, path):
+    cache = open_cache(dataset, SIZE, "memory", path)
+    pixels = FilePictures(dataset).pixels(0, SIZE, 1)
+    with pytest.raises(ValueError, match=r"picture 0 has the shape .*, wanted \(39, 64, 3\)"):
+        cache.put(0, 0, pixels)
+
+
+def test_the_file_is_beside_the_data_or_where_the_user_may_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    data = tmp_path / "data" / "data.yaml"
+    data.parent.mkdir()
+    beside = cache_file(data, "train", 640)
+    assert beside.is_relative_to(data.parent)
+    assert len({beside, cache_file(data, "val", 640), cache_file(data, "train", 320)}) == 3
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != data.parent)
+    at_home = cache_file(data, "train", 640)
+    assert at_home.is_relative_to(tmp_path / "home")
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    assert cache_file(data, "train", 640) == beside  # so that the error names it
+
+
+def test_available_memory_is_a_plausible_number():
+    assert 1 << 20 < available_memory() <= 1 << 62

@@ -1,0 +1,283 @@
+"""`python -m train check`: what a data set holds, and everything that is wrong with it."""
+
+import collections
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from train.arguments import parse
+from train.data.assemble import Scan
+from train.data.dataset import Dataset
+from train.data.demo import make_demo
+from train.data.faults import Fault, Kind, plural, summarize
+from train.data.scan import scan_source
+from train.data.sources import open_source, splits
+from train.errors import UserError
+
+DEMO = "demo"
+FAULTY = 1  # exit code of --strict
+BAR_WIDTH = 30
+MOST_CLASSES = 100  # on screen
+MOST_SIZES = 5
+SMALL, LARGE = 32**2, 96**2  # pixels; the borders of COCO's small, medium and large
+QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckConfig:
+    """Looks at every picture and label of a data set and reports what is there and what is wrong.
+
+    Attributes:
+      data: data.yaml, COCO .json file or Pascal VOC folder; `demo` for the embedded data set.
+      split: which part to check; all that there are by default.
+      strict: makes any fault an error: exit code 1.
+      report: a .json file to write the whole report to, with every fault.
+      show: how many faults of a kind to show on screen.
+      workers: threads that decode pictures; one per core by default.
+    """
+
+    data: str
+    split: str | None = None
+    strict: bool = False
+    report: Path | None = None
+    show: int = 5
+    workers: int | None = None
+
+
+def check_command(arguments: list[str]) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: its flags.
+
+    Returns:
+      The exit code: 0, or 1 if `--strict` was given and anything is wrong.
+
+    Raises:
+      UserError: a flag is wrong, or the data set cannot be opened.
+    """
+    config = parse(CheckConfig, arguments, program="python -m train check")
+    least = {"workers": (config.workers, 0), "show": (config.show, 0)}
+    faults = [
+        f"--{name} (={value}) must be at least {bound}"
+        for name, (value, bound) in least.items()
+        if value is not None and value < bound
+    ]
+    if config.report is not None and config.report.is_dir():
+        faults.append(f"--report (={config.report}) must be a file, not a folder")
+    if faults:
+        raise UserError("; ".join(faults))
+    return check(config)
+
+
+def check(config: CheckConfig) -> int:
+    """Scans the splits, prints the report and writes it; see `check_command`."""
+    data = str(make_demo()) if config.data == DEMO else config.data
+    wanted = [config.split] if config.split else splits(data)
+    if not wanted:
+        raise UserError(f"{data}: has no split; wanted train, val or test")
+    # What cannot be opened is told before the first scan takes its time.
+    sources = {split: open_source(data, split) for split in wanted}
+    # OpenCV would print its own complaints between the lines.
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    scans: dict[str, Scan] = {}
+    print(data)
+    try:
+        for split, source in sources.items():
+            start = time.perf_counter()
+            scan = scan_source(source, data, split, decode=True, workers=config.workers)
+            scans[split] = scan
+            seconds = time.perf_counter() - start
+            print(f"\n{split}: looked at {len(scan.looked_at)} pictures in {seconds:.1f} s")
+            _print_lines(_dataset_lines(scan.dataset))
+            _print_lines(_fault_lines(scan.faults, _folder_of(data), config.show))
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    warnings = _between_splits(scans)
+    for warning in warnings:
+        print(f"\nwarning: {warning}")
+    if config.report is not None:
+        _write_report(config.report, data, scans, warnings)
+        print(f"\nthe whole report is in {config.report}")
+    faulty = bool(warnings) or any(scan.faults for scan in scans.values())
+    if faulty and config.strict:
+        print("error: there are faults, and --strict was given", file=sys.stderr)
+        return FAULTY
+    return 0
+
+
+def statistics(dataset: Dataset) -> dict[str, Any]:
+    """Returns the figures of a split, as the report has them."""
+    counts = np.diff(dataset.offsets)
+    label_counts = np.bincount(dataset.labels, minlength=len(dataset.names))
+    sizes = collections.Counter(map(tuple, dataset.sizes.tolist()))
+    side = np.sqrt(dataset.areas)  # of a square as large
+    bounds = [
+        int(np.count_nonzero(dataset.areas < SMALL)),
+        int(np.count_nonzero((dataset.areas >= SMALL) & (dataset.areas <= LARGE))),
+        int(np.count_nonzero(dataset.areas > LARGE)),
+    ]
+    return {
+        "pictures": len(dataset),
+        "pictures_without_objects": int(np.count_nonzero(counts == 0)),
+        "objects": len(dataset.labels),
+        "crowd_regions": int(dataset.crowd.sum()),
+        "objects_with_outline": int(np.count_nonzero(np.diff(dataset.polygons.part_offsets))),
+        "classes": dict(zip(dataset.names, label_counts.tolist(), strict=True)),
+        "box_sizes": dict(zip(("small", "medium", "large"), bounds, strict=True)),
+        "box_side_quantiles": _quantiles(side),
+        "objects_per_picture_quantiles": _quantiles(counts),
+        "picture_sizes": [[*size, count] for size, count in sizes.most_common()],
+    }
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    if not len(values):
+        return {}
+    found = np.percentile(values, QUANTILES).round(1).tolist()
+    return {f"{share} %": value for share, value in zip(QUANTILES, found, strict=True)}
+
+
+def _dataset_lines(dataset: Dataset) -> list[str]:
+    figures = statistics(dataset)
+    crowds, outlines = figures["crowd_regions"], figures["objects_with_outline"]
+    objects = figures["objects"]
+    lines = [
+        f"  pictures   {len(dataset)}, {figures['pictures_without_objects']} of them "
+        "without objects",
+        f"  objects    {objects}: {crowds} {plural('crowd region', crowds)}, "
+        f"{outlines} with outlines",
+        "  sizes      " + _picture_sizes(figures["picture_sizes"]),
+    ]
+    if not objects:
+        return lines
+    lines += ["", "  objects by class"]
+    lines += _bars(figures["classes"], MOST_CLASSES)
+    lines += ["", "  objects by area (small: under 32 x 32 pixels, large: over 96 x 96)"]
+    lines += _bars(figures["box_sizes"], 3)
+    lines += ["", _table_row("quantiles", figures["box_side_quantiles"])]
+    lines.append(_table_row("side in pixels", figures["box_side_quantiles"].values()))
+    per_picture = figures["objects_per_picture_quantiles"].values()
+    lines.append(_table_row("objects per picture", per_picture))
+    return lines
+
+
+def _table_row(title: str, cells: Iterable[object]) -> str:
+    return f"  {title:20}" + "".join(f"{cell:>8}" for cell in cells)
+
+
+def _picture_sizes(sizes: list[list[int]]) -> str:
+    words = [f"{width} x {height} ({count})" for width, height, count in sizes[:MOST_SIZES]]
+    if len(sizes) > MOST_SIZES:
+        words.append(f"and {len(sizes) - MOST_SIZES} more")
+    return ", ".join(words) or "none"
+
+
+def _bars(counts: dict[str, int], most: int) -> list[str]:
+    """Returns a row per name with a bar; many names are cut to the most frequent ones."""
+    names = list(counts)
+    if len(names) > most:
+        names = sorted(names, key=counts.__getitem__, reverse=True)[:most]
+    largest, total = max(max(counts.values()), 1), max(sum(counts.values()), 1)
+    width = min(max(map(len, names)), 24)
+    lines = []
+    for name in names:
+        count = counts[name]
+        length = round(BAR_WIDTH * count / largest)
+        bar = "█" * (length or bool(count))
+        shown = name if len(name) <= width else name[: width - 1] + "…"
+        lines.append(f"    {shown:{width}} {count:8} {100 * count / total:5.1f} %  {bar}".rstrip())
+    if len(names) < len(counts):
+        lines.append(f"    and {len(counts) - len(names)} classes more")
+    return lines
+
+
+def _fault_lines(faults: Sequence[Fault], folder: str, most: int) -> list[str]:
+    """Returns the faults by kind, with files relative to the folder of the data set."""
+    if not faults:
+        return ["", "  no faults"]
+    by_kind: dict[Kind, list[Fault]] = {kind: [] for kind in Kind}
+    for fault in faults:
+        by_kind[fault.kind].append(fault)
+    lines = ["", f"  {len(faults)} {plural('fault', len(faults))}: {summarize(faults)}"]
+    for kind, found in by_kind.items():
+        if not found:
+            continue
+        lines.append(f"    {kind.title}: {len(found)} ({kind.effect.value})")
+        for fault in found[:most]:
+            lines.append(f"      {str(fault).replace(folder, '')}")
+        if len(found) > most:
+            lines.append(f"      and {len(found) - most} more")
+    if any(len(found) > most for found in by_kind.values()):
+        lines.append("    --report FILE.json has them all")
+    return lines
+
+
+def _between_splits(scans: dict[str, Scan]) -> list[str]:
+    """Returns what is wrong with the splits taken together."""
+    warnings = []
+    splits = list(scans)
+    for at, first in enumerate(splits):
+        for second in splits[at + 1 :]:
+            ours, theirs = scans[first].dataset, scans[second].dataset
+            if ours.names != theirs.names:
+                warnings.append(
+                    f"{first} has {len(ours.names)} classes and {second} has {len(theirs.names)}, "
+                    "or in another order; 'names' in a data.yaml makes them the same"
+                )
+            common = len(set(ours.paths) & set(theirs.paths))
+            if common:
+                warnings.append(
+                    f"{common} {plural('picture', common)} of {first} "
+                    f"{'is' if common == 1 else 'are'} in {second} too"
+                )
+    return warnings
+
+
+def _write_report(path: Path, data: str, scans: dict[str, Scan], warnings: list[str]) -> None:
+    report = {
+        "data": os.path.abspath(data),
+        "warnings": warnings,
+        "splits": {
+            split: {
+                **statistics(scan.dataset),
+                "looked_at": len(scan.looked_at),
+                "faults": [
+                    {
+                        "kind": fault.kind.title,
+                        "effect": fault.kind.effect.value,
+                        "file": fault.file,
+                        "line": fault.line,
+                        "reason": fault.reason,
+                    }
+                    for fault in scan.faults
+                ],
+            }
+            for split, scan in scans.items()
+        },
+    }
+    try:
+        path.write_text(json.dumps(report, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _folder_of(data: str) -> str:
+    path = Path(os.path.abspath(Path(data).expanduser()))
+    return str(path if path.is_dir() else path.parent) + os.sep
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        # A name may have letters that the terminal has not.
+        encoding = sys.stdout.encoding or "utf-8"
+        print(line.encode(encoding, "replace").decode(encoding))

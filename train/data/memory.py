@@ -1,0 +1,28 @@
+"""How the C library deals with freed memory."""
+
+import ctypes
+import sys
+
+# Parameters of glibc's mallopt, from malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+LARGEST_KEPT = 2**25  # bytes; the largest that glibc accepts, and more than most pictures have
+KEPT_AT_MOST = 2**28  # bytes
+
+
+def keep_freed_memory() -> bool:
+    """Makes the process keep freed memory for its next pictures, where it runs on glibc.
+
+    By default pictures of a megabyte are given back to the system and asked for again many times
+    a second, and every page of them is faulted in and zeroed again: a tenth of the time of the
+    input pipeline, more where several threads wait for each other to do so.
+
+    Returns:
+      Whether that was possible. It does nothing elsewhere.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(_TRIM_THRESHOLD, KEPT_AT_MOST))

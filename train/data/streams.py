@@ -1,0 +1,57 @@
+"""How grain reads: in threads or in worker processes, and closed when nobody reads on."""
+
+from collections.abc import Generator
+from typing import Any
+
+import cv2
+import grain
+from absl import flags
+
+from train.data.memory import keep_freed_memory
+
+
+def in_threads(samples: grain.MapDataset, num_threads: int, ahead: int) -> grain.IterDataset:
+    """Reads samples in order, in threads.
+
+    Args:
+      samples: what to read.
+      num_threads: how many; 0 reads in the caller's.
+      ahead: samples that are made before they are asked for.
+    """
+    _prepare_process()
+    ahead = max(num_threads, ahead) if num_threads else 0
+    return samples.to_iter_dataset(grain.ReadOptions(num_threads, ahead))
+
+
+def in_processes(batches: grain.MapDataset, num_processes: int) -> grain.IterDataset:
+    """Reads batches in order, whole ones in each worker process.
+
+    Args:
+      batches: what to read; it is pickled and sent to every worker. Batches must be made before,
+        since workers share the elements among them.
+      num_processes: how many; at least 1.
+    """
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # or else grain takes our command line for its own
+    options = grain.MultiprocessingOptions(num_processes, per_worker_buffer_size=2)
+    one_at_a_time = batches.to_iter_dataset(grain.ReadOptions(1, 1))
+    return one_at_a_time.mp_prefetch(options, worker_init_fn=_start_worker)
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    del worker, workers
+    _prepare_process()
+
+
+def _prepare_process() -> None:
+    cv2.setNumThreads(1)  # OpenCV's own threads and ours would compete for the same cores
+    keep_freed_memory()
+
+
+def closing(batches: grain.IterDataset) -> Generator[Any, None, None]:
+    """Iterates, and ends threads and processes when the iterator is closed or gone."""
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
