@@ -91,7 +91,8 @@ def _faults_in_values(tensors: Mapping[str, np.ndarray], counters: Collection[st
     for key, tensor in tensors.items():
         value = np.asarray(tensor)
         if key in counters:
-            if value.dtype.kind not in "iuf" or not (0 <= value < 2**63 and value == value // 1):
+            number = value.item() if value.dtype.kind in "iuf" else -1
+            if not 0 <= number < 2**63 or number != int(number):
                 faults.append(f"{key} is {value} of type {value.dtype}, wanted a count")
         elif not jnp.issubdtype(value.dtype, jnp.floating):
             faults.append(f"{key} has the type {value.dtype}, wanted floating-point numbers")
