@@ -89,6 +89,9 @@ def describe_anchors(config: TrainConfig, dataset: Dataset, head: HeadConfig) ->
     """Returns what `python -m train anchors` prints."""
     sizes = object_sizes(dataset, config.image_size)
     threshold = config.loss.anchor_threshold
+    if config.anchors is not None:
+        head = head_with_anchors(head, config.anchors)
+    given = f"those of {'the recipe' if config.anchors is not None else config.model}"
     fit = fit_of(head.anchors, sizes, threshold)
     if fit is None:
         raise UserError(f"{config.data}: the training split has no objects to fit anchors to")
@@ -96,16 +99,20 @@ def describe_anchors(config: TrainConfig, dataset: Dataset, head: HeadConfig) ->
         f"{len(sizes)} objects of {len(dataset)} pictures scaled to {config.image_size} pixels; "
         f"an anchor reaches an object if neither side differs {threshold:g} times",
         "",
-        "                        recall  anchors per object  fitness",
-        _row(f"of {config.model}", fit),
+        "                          recall  anchors per object  fitness",
+        _row(given, fit),
     ]
     better = better_anchors(head.anchors, sizes, threshold, config.seed)
     found = fit_of(better, sizes, threshold)
     if better == head.anchors or found is None:
         return "\n".join([*lines, "", "no better ones were found"])
     lines += [_row("fitted to the data", found), ""]
-    if fit.recall >= GOOD_RECALL:
-        lines += [f"training keeps those of {config.model}: recall is at least {GOOD_RECALL:.0%}"]
+    if config.anchors is not None:
+        lines += [f"training keeps {given}"]
+    elif not config.autoanchor:
+        lines += [f"training keeps {given}: --no-autoanchor"]
+    elif fit.recall >= GOOD_RECALL:
+        lines += [f"training keeps {given}: recall is at least {GOOD_RECALL:.0%}"]
     else:
         lines += [f"training uses the fitted ones: recall is under {GOOD_RECALL:.0%}"]
     as_lists = [[list(anchor) for anchor in level] for level in better]
@@ -114,7 +121,7 @@ def describe_anchors(config: TrainConfig, dataset: Dataset, head: HeadConfig) ->
 
 
 def _row(name: str, fit: AnchorFit) -> str:
-    return f"{name:<22}  {fit.recall:6.4f}  {fit.per_object:18.2f}  {fit.fitness:7.4f}"
+    return f"{name:<24}  {fit.recall:6.4f}  {fit.per_object:18.2f}  {fit.fitness:7.4f}"
 
 
 def _percent(fraction: float) -> str:

@@ -65,7 +65,7 @@ def write_preview(
       config: the run that would be started.
       dataset: its training split.
       model: the network whose predictions the fine choice looks at, fresh or trained.
-      folder: where to write; must exist.
+      folder: where to write; must exist. Pages of an earlier preview in it are replaced.
 
     Returns:
       The files written.
@@ -85,6 +85,8 @@ def write_preview(
     )
     batch = next(batches)
     batches.close()
+    for page in folder.glob("assignment-[0-9][0-9][0-9].png"):
+        page.unlink()  # of a preview with more pictures
     write_png(batch_sheet(batch, dataset.names), folder / SHEET_FILE)
     ways = choices(bool(len(model.detect.auxiliary)))
     assignments = _assign(config, model, batch, tuple(way.assigner for way in ways))

@@ -143,3 +143,11 @@ def test_the_report_has_the_fitted_anchors_as_a_recipe_takes_them(tmp_path):
     assert read_yaml(tmp_path / "a.yaml").anchors == wanted
     with pytest.raises(UserError, match="no objects"):
         describe_anchors(config, dataset([]), HEAD)
+
+
+def test_the_report_is_about_the_anchors_that_training_would_use():
+    mine = tuple(tuple((5.0, 6.0 + a) for a in range(3)) for _ in range(3))
+    text = describe_anchors(TrainConfig(anchors=mine), dataset(spread(0)), HEAD)
+    assert "training keeps those of the recipe" in text
+    text = describe_anchors(TrainConfig(autoanchor=False), dataset(spread(0)), HEAD)
+    assert "training keeps those of yolov7-tiny: --no-autoanchor" in text

@@ -298,15 +298,29 @@ def test_elements_are_the_same_however_the_file_is_cut(tmp_path, monkeypatch, ch
 
 def test_names_of_a_data_yaml_must_fit_the_categories(tmp_path):
     write_coco(tmp_path)
-    yaml = write_text(tmp_path / "d.yaml", "train: instances.json\nnames: [Katze, Hund]\n")
-    dataset = load_dataset(yaml, "train")
-    assert (dataset.names, dataset.labels.tolist()) == (("Katze", "Hund"), [1, 0, 0])
+    # By position they would be swapped where the ids are in another order.
+    yaml = write_text(tmp_path / "d.yaml", "train: instances.json\nnames: [Cat, Dog]\n")
+    assert "is not among the 2 'names'" in error_of(yaml)
     write_text(yaml, "train: instances.json\nnames: [cat, bird, fish]\n")
     assert "category 'dog' is not among the 3 'names'" in error_of(yaml)
     write_text(yaml, "train: instances.json\nnames: [fish, dog, cat]\n")
     dataset = load_dataset(yaml, "train")
     assert dataset.labels.tolist() == [1, 2, 2]
     assert dataset.category_ids.tolist() == [-1, 18, 3]
+
+
+def test_a_file_name_tells_a_split_by_whole_words_only(tmp_path):
+    for name in ("latest.json", "interval.json", "constrain.json"):
+        write_coco(tmp_path).rename(tmp_path / name)
+        assert len(load_dataset(tmp_path / name, "train"))
+
+
+@pytest.mark.parametrize(("iscrowd", "crowd"), [(0, False), (1, True), ("0", False), ("1", True)])
+def test_crowds_are_told_by_a_number_also_in_quotes(tmp_path, iscrowd, crowd):
+    content = coco_content()
+    content["annotations"][0]["iscrowd"] = iscrowd
+    write_coco(tmp_path, content)
+    assert crowd == load_dataset(tmp_path / "instances.json", "train").crowd.any()
 
 
 def test_file_names_may_have_folders(tmp_path):

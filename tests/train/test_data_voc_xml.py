@@ -93,6 +93,7 @@ def test_a_class_that_a_data_yaml_does_not_name_is_left_out_and_named(tmp_path):
             '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
             ": declares entities, which are not allowed",
         ),
+        ('<?xml version="1.0" encoding="klingon"?><a/>', ": unknown encoding: klingon"),
         ("<a>" * 100_000, ": has elements more than 50 deep"),
         (None, ": is missing or cannot be read"),
     ],

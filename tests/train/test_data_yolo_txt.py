@@ -246,6 +246,10 @@ def test_pictures_that_are_listed_twice_or_missing_are_left_out_and_named(folder
             "unknown key 'zzz'; the keys are path, train, val, test, nc, names, images "
             "(and 1 more unknown keys)",
         ),
+        (
+            "train: images/train\nnames: [no, cat]",
+            "YAML reads yes, no, on and off in 'names' as truths: quote them",
+        ),
         (YAML + "nc: 3", "'nc' is 3, but 'names' has 2 classes"),
         (
             "train: images/train\nnames: {0: a, 2: b}",

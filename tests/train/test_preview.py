@@ -91,6 +91,7 @@ def test_a_preview_is_a_sheet_and_a_page_for_every_picture(name, data, tmp_path)
     model = create(name, 2, width=0.05)
     folder = tmp_path / "preview"
     folder.mkdir()
+    (folder / "assignment-007.png").touch()  # of an earlier preview
     written = write_preview(config, data, model, folder)
     assert [path.name for path in written] == [
         "batches.png",
@@ -98,6 +99,7 @@ def test_a_preview_is_a_sheet_and_a_page_for_every_picture(name, data, tmp_path)
         "assignment-001.png",
         "assignment-002.png",
     ]
+    assert sorted(folder.iterdir()) == sorted(written)
     levels, ways = len(model.head.strides), 3 if name == "yolov7-w6" else 2
     shape = cv2.imread(str(written[1])).shape
     assert shape == (ways * (PAGE_TILE + HEADER + 8), levels * (PAGE_TILE + 8), 3)

@@ -120,18 +120,16 @@ class CocoJson:
             what = f"two categories have the name {twice[0]!r}" if twice else "has no categories"
             raise UserError(f"{self.file}: {what}")
         wanted = self.names or tuple(own)
-        if set(own) <= set(wanted):
-            ids = {name: identity for identity, name in names.items()}
-            # A class that this file lacks has an id that no category has.
-            category_ids = [ids.get(name, -1) for name in wanted]
-        elif len(own) == len(wanted):
-            category_ids = sorted(names)
-        else:
-            strange = next(name for name in own if name not in wanted)
+        strange = [name for name in own if name not in wanted]
+        if strange:
+            # Never by position: a file whose ids are in another order would swap classes.
             raise UserError(
-                f"{self.file}: category {strange!r} is not among the {len(wanted)} 'names' of the "
-                "data.yaml"
+                f"{self.file}: category {strange[0]!r} is not among the {len(wanted)} 'names' of "
+                "the data.yaml; without 'names' those of the file are used"
             )
+        ids = {name: identity for identity, name in names.items()}
+        # A class that this file lacks has an id that no category has.
+        category_ids = [ids.get(name, -1) for name in wanted]
         label_of = {identity: label for label, identity in enumerate(category_ids)}
         label_of.pop(-1, None)
         return np.array(category_ids, np.int64), wanted, label_of
@@ -213,7 +211,7 @@ class _Annotations:
         if not isinstance(area, (int, float)) or not 0 < area < _LARGEST_ID:
             area = math.nan
         self.areas.append(area)
-        crowd = bool(annotation.get("iscrowd"))
+        crowd = annotation.get("iscrowd") in (1, "1")
         self.crowd.append(crowd)
         self._outline(annotation.get("segmentation"), crowd, place)
 

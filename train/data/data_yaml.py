@@ -115,6 +115,8 @@ def _names(config: dict[str, Any], file: Path) -> tuple[str, ...] | None:
         raise UserError(
             f"{file}: 'names' must list the classes, or map 0, 1, 2 ... to them; got {names!r}"
         )
+    if any(isinstance(name, bool) for name in names):
+        raise UserError(f"{file}: YAML reads yes, no, on and off in 'names' as truths: quote them")
     if any(isinstance(name, (dict, list)) or name is None for name in names):
         raise UserError(f"{file}: every class in 'names' must be a word; got {names}")
     names = [str(name) for name in names]

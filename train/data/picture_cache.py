@@ -215,9 +215,9 @@ def open_cache(
     try:
         if not _is_sound(path, dataset, image_size):
             _create(path, dataset, image_size)
+        return _open_file(dataset, image_size, path)
     except OSError as error:
         raise _cannot(path, error) from error
-    return _open_file(dataset, image_size, path)
 
 
 def cache_file(data: str | pathlib.Path, split: str, image_size: int) -> pathlib.Path:

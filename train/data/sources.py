@@ -149,7 +149,7 @@ def _open_coco(file: Path, *, names: tuple[str, ...] | None, images: Path | None
 
 def _json_siblings(path: Path) -> dict[str, Path]:
     """Returns the file of each split, where the name tells a split; none otherwise."""
-    own = re.search("|".join(SPLITS), path.name)
+    own = re.search(rf"(?<![a-zA-Z])({'|'.join(SPLITS)})(?![a-zA-Z])", path.name)
     if own is None:
         return {}
     found = {

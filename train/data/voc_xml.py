@@ -218,7 +218,7 @@ def read_annotation(file: str) -> _Labels:
         if content is None:
             raise ValueError("is missing or cannot be read")
         root = _parse(content)
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:
         line = error.lineno if isinstance(error, expat.ExpatError) else None
         reason = f"{error}; its picture is left out"
         if isinstance(error, expat.ExpatError):
@@ -282,7 +282,7 @@ def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], _Lab
 
 
 def _parse(content: bytes) -> Element:
-    """Parses XML; a ValueError or ExpatError says what is wrong with it."""
+    """Parses XML; a ValueError, LookupError (encoding) or ExpatError says what is wrong with it."""
     parser = expat.ParserCreate()
     outermost = Element("", 0)
     path = [outermost]
