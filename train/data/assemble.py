@@ -102,7 +102,7 @@ def assemble(found: Found, *, decoded: bool) -> Scan:
         polygons=found.polygons if same else found.polygons.take(order),
         image_ids=found.image_ids[sound],
         category_ids=found.category_ids,
-        areas=None if found.areas is None else found.areas[order],  # pyright: ignore
+        areas=None if found.areas is None else found.areas[order],  # pyright: ignore - filled by the class
     )
     faults.sort(key=lambda fault: (fault.file, fault.line or 0))
     return Scan(dataset, tuple(faults), found.paths, decoded)

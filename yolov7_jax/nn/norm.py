@@ -90,8 +90,10 @@ class BatchNorm(nnx.Module):
 
     def _update(self, mean: Float[Array, " c"], variance: Float[Array, " c"], count: int):
         unbiased = variance * (count / max(count - 1, 1))
-        self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean
-        self.variance[...] = MOMENTUM * self.variance[...] + (1 - MOMENTUM) * unbiased
+        # Assigning to `mean[...]` instead compares shardings, which takes time quadratic in the
+        # size of the program that is being traced: 9 of 10 seconds for yolov7-e6e.
+        self.mean.set_value(MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean)
+        self.variance.set_value(MOMENTUM * self.variance[...] + (1 - MOMENTUM) * unbiased)
 
 
 def _affine(x, mean, variance, scale, bias, activation):
