@@ -33,7 +33,7 @@ from train.data.sources import load_dataset
 IMAGE_SIZE = 640
 P5 = AugmentConfig(mosaic=1.0, mixup=0.15, paste_in=0.15, scale=0.9, translate=0.2)
 BARE = dataclasses.replace(P5, mixup=0.0, paste_in=0.0)
-TURN = 24  # samples of each configuration before it is the next one's turn
+TURN = 96  # samples of each configuration in turn; at its end one of two threads may wait
 # What the public PyTorch loader reached on this recipe and data, in one worker and in two.
 PUBLIC = {"P5": (8.4, 15.3), "P5 without mixup and paste-in": (21.0, 41.5)}
 UNAVOIDABLE = ("decode", "resize", "warp", "colour")

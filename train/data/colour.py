@@ -27,9 +27,12 @@ def random_hsv(sample: Sample, config: AugmentConfig, rng: np.random.Generator) 
         np.clip(levels * gains[1], 0, 255),
         np.clip(levels * gains[2], 0, 255),
     )
-    table = np.stack(tables, -1).astype(np.uint8)[None]  # [1, 256, 3]
     image = cv2.cvtColor(sample.image, cv2.COLOR_RGB2HSV)
-    cv2.LUT(image, table, dst=image)
+    # OpenCV looks three planes up in two thirds of the time of one picture of three channels.
+    planes = cv2.split(image)
+    for plane, table in zip(planes, tables, strict=True):
+        cv2.LUT(plane, table.astype(np.uint8), dst=plane)
+    cv2.merge(planes, dst=image)
     # In place: fresh memory for every step would cost as much time as the steps.
     cv2.cvtColor(image, cv2.COLOR_HSV2RGB, dst=image)
     return sample._replace(image=np.asarray(image, np.uint8))
