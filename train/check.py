@@ -6,20 +6,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-import cv2
 import numpy as np
+import tyro
 
-from train.arguments import parse
-from train.data.assemble import Scan
+from train.arguments import DATA_HELP, parse
 from train.data.dataset import Dataset
 from train.data.demo import make_demo
-from train.data.faults import Fault, Kind, plural, summarize
+from train.data.faults import Fault, Kind, plural, shown, summarize
 from train.data.scan import scan_source
-from train.data.sources import open_source, splits
+from train.data.scan_cache import kept_scan
+from train.data.sources import Source, data_notes, expected_splits, missing_labels, open_source
 from train.errors import UserError
 
 DEMO = "demo"
@@ -31,20 +31,40 @@ SMALL, LARGE = 32**2, 96**2  # pixels; the borders of COCO's small, medium and l
 QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
+class SplitResult(NamedTuple):
+    """What came of one split.
+
+    Attributes:
+      dataset: what is sound.
+      looked_at: number of pictures.
+      faults: what is wrong, gravest first.
+      notes: what is no fault, but good to know.
+    """
+
+    dataset: Dataset
+    looked_at: int
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckConfig:
     """Looks at every picture and label of a data set and reports what is there and what is wrong.
 
+    Exit code: 0 if the data set can be read, whatever is wrong in it; 1 if --strict was given and
+    anything is wrong; 2 if no split can be read at all, or a flag is wrong.
+
     Attributes:
-      data: data.yaml, COCO .json file or Pascal VOC folder; `demo` for the embedded data set.
-      split: which part to check; all that there are by default.
+      data: what to check.
+      split: which part to check; by default all that there are, and train and val, which training
+        needs.
       strict: makes any fault an error: exit code 1.
       report: a .json file to write the whole report to, with every fault.
       show: how many faults of a kind to show on screen.
       workers: threads that decode pictures; one per core by default.
     """
 
-    data: str
+    data: Annotated[str, tyro.conf.arg(help=DATA_HELP)]
     split: str | None = None
     strict: bool = False
     report: Path | None = None
@@ -62,7 +82,7 @@ def check_command(arguments: list[str]) -> int:
       The exit code: 0, or 1 if `--strict` was given and anything is wrong.
 
     Raises:
-      UserError: a flag is wrong, or the data set cannot be opened.
+      UserError: a flag is wrong, or no split can be read.
     """
     config = parse(CheckConfig, arguments, program="python -m train check")
     least = {"workers": (config.workers, 0), "show": (config.show, 0)}
@@ -81,38 +101,60 @@ def check_command(arguments: list[str]) -> int:
 def check(config: CheckConfig) -> int:
     """Scans the splits, prints the report and writes it; see `check_command`."""
     data = str(make_demo()) if config.data == DEMO else config.data
-    wanted = [config.split] if config.split else splits(data)
-    if not wanted:
-        raise UserError(f"{data}: has no split; wanted train, val or test")
+    wanted = [config.split] if config.split else expected_splits(data)
+    notes = data_notes(data)
     # What cannot be opened is told before the first scan takes its time.
-    sources = {split: open_source(data, split) for split in wanted}
-    # OpenCV would print its own complaints between the lines.
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    scans: dict[str, Scan] = {}
+    sources: dict[str, Source] = {}
+    broken: dict[str, Fault] = {}
+    for split in wanted:
+        try:
+            sources[split] = open_source(data, split)
+        except UserError as error:
+            broken[split] = _unreadable(data, error)
+    _refuse_if_none(data, sources, broken)
     print(data)
-    try:
-        for split, source in sources.items():
-            start = time.perf_counter()
+    _print_lines([f"note: {note}" for note in notes])
+    for split, fault in broken.items():
+        _print_lines(_broken_lines(split, fault))
+    results: dict[str, SplitResult] = {}
+    for split, source in sources.items():
+        start = time.perf_counter()
+        try:
             scan = scan_source(source, data, split, decode=True, workers=config.workers)
-            scans[split] = scan
-            seconds = time.perf_counter() - start
-            print(f"\n{split}: looked at {len(scan.looked_at)} pictures in {seconds:.1f} s")
-            _print_lines(_dataset_lines(scan.dataset))
-            _print_lines(_fault_lines(scan.faults, _folder_of(data), config.show))
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    warnings = _between_splits(scans)
-    for warning in warnings:
-        print(f"\nwarning: {warning}")
+        except UserError as error:
+            broken[split] = _unreadable(data, error)
+            _print_lines(_broken_lines(split, broken[split]))
+            continue
+        missing = missing_labels(source, scan)
+        faults = [Fault(Kind.NO_LABELS, data, None, missing)] if missing else []
+        results[split] = SplitResult(
+            scan.dataset, len(scan.looked_at), (*faults, *scan.faults), source.notes + scan.notes
+        )
+        seconds = time.perf_counter() - start
+        _print_lines(_split_lines(split, results[split], seconds, _folder_of(data), config.show))
+    _refuse_if_none(data, results, broken)
+    warnings = _between_splits({split: result.dataset for split, result in results.items()})
+    _print_lines([f"\nwarning: {warning}" for warning in warnings])
+    _print_lines(_index_lines(data, list(results)))
     if config.report is not None:
-        _write_report(config.report, data, scans, warnings)
-        print(f"\nthe whole report is in {config.report}")
-    faulty = bool(warnings) or any(scan.faults for scan in scans.values())
+        _write_report(config.report, data, results, broken, notes, warnings)
+        print(f"the whole report is in {config.report}")
+    faulty = broken or warnings or any(result.faults for result in results.values())
     if faulty and config.strict:
         print("error: there are faults, and --strict was given", file=sys.stderr)
         return FAULTY
     return 0
+
+
+def _unreadable(data: str, error: UserError) -> Fault:
+    return Fault(Kind.UNREADABLE_SPLIT, data, None, str(error))
+
+
+def _refuse_if_none(data: str, usable: Sized, broken: dict[str, Fault]) -> None:
+    if usable:
+        return
+    reasons = dict.fromkeys(fault.reason for fault in broken.values())
+    raise UserError("; ".join(reasons) or f"{data}: has no split; wanted train, val or test")
 
 
 def statistics(dataset: Dataset) -> dict[str, Any]:
@@ -147,6 +189,29 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {f"{share} %": value for share, value in zip(QUANTILES, found, strict=True)}
 
 
+def _split_lines(
+    split: str, result: SplitResult, seconds: float, folder: str, most: int
+) -> list[str]:
+    pictures = f"{result.looked_at} {plural('picture', result.looked_at)}"
+    lines = ["", f"{split}: looked at {pictures} in {seconds:.1f} s"]
+    absent = [fault for fault in result.faults if fault.kind is Kind.NO_LABELS]
+    lines += [f"  NOT USABLE: {fault.reason.replace(folder, '')}" for fault in absent]
+    lines += [f"  note: {note}" for note in result.notes]
+    return lines + _dataset_lines(result.dataset) + _fault_lines(result.faults, folder, most)
+
+
+def _broken_lines(split: str, fault: Fault) -> list[str]:
+    return ["", f"{split}: NOT USABLE: {fault.reason}"]
+
+
+def _index_lines(data: str, splits: list[str]) -> list[str]:
+    kept = [path for split in splits if (path := kept_scan(data, split)) is not None]
+    return [
+        f"\nthe index is kept in {folder}, so that training starts at once; it may be deleted"
+        for folder in dict.fromkeys(path.parent for path in kept)
+    ]
+
+
 def _dataset_lines(dataset: Dataset) -> list[str]:
     figures = statistics(dataset)
     crowds, outlines = figures["crowd_regions"], figures["objects_with_outline"]
@@ -160,7 +225,11 @@ def _dataset_lines(dataset: Dataset) -> list[str]:
     ]
     if not objects:
         return lines
-    lines += ["", "  objects by class"]
+    absent = sum(not count for count in figures["classes"].values())
+    lines += [
+        "",
+        "  objects by class" + f" ({absent} of {len(dataset.names)} have none)" * (absent > 0),
+    ]
     lines += _bars(figures["classes"], MOST_CLASSES)
     lines += ["", "  objects by area (small: under 32 x 32 pixels, large: over 96 x 96)"]
     lines += _bars(figures["box_sizes"], 3)
@@ -213,6 +282,8 @@ def _fault_lines(faults: Sequence[Fault], folder: str, most: int) -> list[str]:
         if not found:
             continue
         lines.append(f"    {kind.title}: {len(found)} ({kind.effect.value})")
+        if kind is Kind.NO_LABELS:
+            continue  # stands above
         for fault in found[:most]:
             lines.append(f"      {str(fault).replace(folder, '')}")
         if len(found) > most:
@@ -222,17 +293,17 @@ def _fault_lines(faults: Sequence[Fault], folder: str, most: int) -> list[str]:
     return lines
 
 
-def _between_splits(scans: dict[str, Scan]) -> list[str]:
+def _between_splits(datasets: dict[str, Dataset]) -> list[str]:
     """Returns what is wrong with the splits taken together."""
     warnings = []
-    splits = list(scans)
+    splits = list(datasets)
     for at, first in enumerate(splits):
         for second in splits[at + 1 :]:
-            ours, theirs = scans[first].dataset, scans[second].dataset
+            ours, theirs = datasets[first], datasets[second]
             if ours.names != theirs.names:
                 warnings.append(
-                    f"{first} has {len(ours.names)} classes and {second} has {len(theirs.names)}, "
-                    "or in another order; 'names' in a data.yaml makes them the same"
+                    f"{first} has the classes {shown(', '.join(ours.names))} and {second} has "
+                    f"{shown(', '.join(theirs.names))}; 'names' in a data.yaml makes them the same"
                 )
             common = len(set(ours.paths) & set(theirs.paths))
             if common:
@@ -243,32 +314,44 @@ def _between_splits(scans: dict[str, Scan]) -> list[str]:
     return warnings
 
 
-def _write_report(path: Path, data: str, scans: dict[str, Scan], warnings: list[str]) -> None:
+def _write_report(
+    path: Path,
+    data: str,
+    results: dict[str, SplitResult],
+    broken: dict[str, Fault],
+    notes: list[str],
+    warnings: list[str],
+) -> None:
+    splits: dict[str, Any] = {
+        split: {
+            **statistics(result.dataset),
+            "looked_at": result.looked_at,
+            "notes": result.notes,
+            "faults": [_as_json(fault) for fault in result.faults],
+        }
+        for split, result in results.items()
+    }
+    splits |= {split: {"faults": [_as_json(fault)]} for split, fault in broken.items()}
     report = {
         "data": os.path.abspath(data),
+        "notes": notes,
         "warnings": warnings,
-        "splits": {
-            split: {
-                **statistics(scan.dataset),
-                "looked_at": len(scan.looked_at),
-                "faults": [
-                    {
-                        "kind": fault.kind.title,
-                        "effect": fault.kind.effect.value,
-                        "file": fault.file,
-                        "line": fault.line,
-                        "reason": fault.reason,
-                    }
-                    for fault in scan.faults
-                ],
-            }
-            for split, scan in scans.items()
-        },
+        "splits": splits,
     }
     try:
         path.write_text(json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _as_json(fault: Fault) -> dict[str, Any]:
+    return {
+        "kind": fault.kind.title,
+        "effect": fault.kind.effect.value,
+        "file": fault.file,
+        "line": fault.line,
+        "reason": fault.reason,
+    }
 
 
 def _folder_of(data: str) -> str:

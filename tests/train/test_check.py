@@ -3,6 +3,7 @@ import json
 import pytest
 from data_sets import (
     PICTURES,
+    coco_content,
     write_coco,
     write_picture,
     write_text,
@@ -40,6 +41,13 @@ def test_a_sound_data_set_of_any_layout_has_no_faults(tmp_path, capsys, write):
     assert "pictures   3, 1 of them without objects" in text
     assert "objects    3: 0 crowd regions, 0 with outlines" in text
     assert "cat        2  66.7 %" in text
+    assert "objects by class\n" in text
+
+
+def test_classes_without_objects_are_counted(tmp_path, capsys):
+    data = write_yolo(tmp_path)
+    data.write_text(data.read_text().replace("dog", "dog, elk"))
+    assert "objects by class (1 of 3 have none)\n" in check(capsys, data, "--split", "train")[1]
 
 
 def test_every_fault_is_grouped_and_only_some_are_shown(faulty, capsys):
@@ -81,7 +89,7 @@ def test_all_splits_are_checked_and_compared(tmp_path, capsys):
     write_text(tmp_path / "ImageSets/Main/val.txt", "c\n")
     code, text = check(capsys, data, "--strict")
     assert "train: looked at 3 pictures" in text
-    assert "val: looked at 1 pictures" in text
+    assert "val: looked at 1 picture in" in text
     assert "warning: 1 picture of train is in val too" in text
     assert code == 1
 
@@ -94,7 +102,8 @@ def test_splits_with_other_classes_are_told(tmp_path, capsys):
     data = write_text(
         tmp_path / "data.yaml", "train: train/instances.json\nval: val/instances.json"
     )
-    assert "warning: train has 2 classes and val has 2" in check(capsys, data)[1]
+    warning = "warning: train has the classes cat, dog and val has cat, elk; 'names' in"
+    assert warning in check(capsys, data)[1]
 
 
 def test_sizes_are_counted_as_coco_does(tmp_path):
@@ -140,8 +149,103 @@ def test_wrong_use_is_one_line(arguments, message):
     assert "\n" not in str(fault.value)
 
 
-def test_a_split_that_cannot_be_opened_is_told_before_anything_is_scanned(tmp_path, capsys):
-    data = write_yolo(tmp_path)
-    with pytest.raises(UserError, match="'val'"):
+@pytest.mark.parametrize(
+    ("val", "reason"),
+    [
+        ("", "has no split 'val'; it has train"),
+        ("val: images/val\n", "'val': there is no {folder}/images/val"),
+        ("val: 3\n", "'val' must be a folder, a .txt file that lists pictures"),
+        ("val: broken.json\n", "{folder}/broken.json: wanted a JSON object"),
+    ],
+)
+def test_a_split_that_cannot_be_read_is_its_fault_and_the_other_is_checked(
+    tmp_path, capsys, val, reason
+):
+    write_yolo(tmp_path)
+    write_text(tmp_path / "broken.json", "[]")
+    data = write_text(tmp_path / "data.yaml", f"train: images/train\n{val}names: [cat, dog]\n")
+    report = tmp_path / "report.json"
+    code, text = check(capsys, data, "--report", report)
+    (line,) = [line for line in text.splitlines() if line.startswith("val: NOT USABLE: ")]
+    assert reason.format(folder=tmp_path) in line
+    assert "train: looked at 3 pictures" in text
+    assert code == 0
+    assert check(capsys, data, "--strict")[0] == 1
+    splits = json.loads(report.read_text())["splits"]
+    assert splits["train"]["pictures"] == 3
+    (fault,) = splits["val"]["faults"]
+    assert (fault["kind"], fault["effect"]) == ("split that cannot be read", "split not usable")
+    for arguments in (["--split", "val"], ["--split", "tset"]):
+        with pytest.raises(UserError):
+            check_command(["--data", str(data), *arguments])
+
+
+def test_a_data_set_of_which_no_split_can_be_read_is_one_error(tmp_path, capsys):
+    data = write_text(tmp_path / "data.yaml", "train: x\nval: y\nnames: [a]\n")
+    with pytest.raises(UserError) as fault:
         check_command(["--data", str(data)])
+    assert "there is no" in str(fault.value)
+    assert "/x; " in str(fault.value)
+    assert "\n" not in str(fault.value)
     assert capsys.readouterr().out == ""
+
+
+def test_a_json_that_serves_every_split_lacks_none(tmp_path, capsys):
+    code, text = check(capsys, write_coco(tmp_path), "--strict")
+    assert (code, "NOT USABLE" in text) == (0, False)
+
+
+def test_a_split_without_any_label_is_a_loud_fault(tmp_path, capsys):
+    data = write_yolo(tmp_path, {name: [] for name in PICTURES})
+    code, text = check(capsys, data, "--split", "train", "--strict")
+    assert code == 1
+    assert (
+        "NOT USABLE: no picture has a label: there is no label file; that of images/train/a.jpg, "
+        "the first, would be labels/train/a.txt or images/train/a.txt\n" in text
+    )
+    assert "1 fault: 1 split not usable" in text
+
+
+def test_the_folder_labels_is_explained_where_no_folder_is_named_images(tmp_path, capsys):
+    write_picture(tmp_path / "pics/a.jpg")
+    data = write_text(tmp_path / "data.yaml", "train: pics\nnames: [a]\n")
+    text = check(capsys, data, "--split", "train")[1]
+    assert "would be pics/a.txt, or in a folder 'labels' if its pictures were in one" in text
+
+
+def test_notes_are_told_and_are_no_faults(tmp_path, capsys):
+    content = coco_content()
+    content["annotations"][0]["segmentation"] = {"counts": "b1`06h", "size": [20, 40]}
+    write_coco(tmp_path / "set", content)
+    (tmp_path / "set/instances.json").rename(tmp_path / "instances.json")
+    (tmp_path / "set").rename(tmp_path / "other")
+    text = "train: ../instances.json\nimages: other/images\nlicense: MIT\n"
+    data = write_text(tmp_path / "data.yaml", text)
+    report = tmp_path / "report.json"
+    code, printed = check(capsys, data, "--split", "train", "--strict", "--report", report)
+    assert code == 0
+    assert "\nnote: keys of other tools, not used: license\n" in printed
+    masks = "1 object has a mask in run lengths (RLE), not polygons: boxes without outlines"
+    assert f"\n  note: {masks}\n" in printed
+    roboflow = "'train': there is no ../instances.json; instances.json is used"
+    assert f"\n  note: {roboflow}\n" in printed
+    content = json.loads(report.read_text())
+    assert content["notes"] == ["keys of other tools, not used: license"]
+    assert content["splits"]["train"]["notes"] == [roboflow, masks]
+
+
+def test_where_the_index_is_kept_is_told(tmp_path, capsys):
+    text = check(capsys, write_yolo(tmp_path), "--split", "train")[1]
+    folder = tmp_path / ".yolov7_jax_cache"
+    assert f"\nthe index is kept in {folder}, so that" in text
+    assert folder.is_dir()
+
+
+def test_help_tells_the_exit_codes_and_the_three_layouts(capsys):
+    with pytest.raises(SystemExit):
+        check_command(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in ("Exit code: 0 if", "1 if --strict", "2 if no split can be read", "data.yaml"):
+        assert part in text
+    assert "COCO .json file" in text
+    assert "Pascal VOC" in text

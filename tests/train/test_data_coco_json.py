@@ -78,6 +78,27 @@ def test_crowds_and_masks_in_run_lengths_have_their_box_alone(tmp_path, counts):
     assert found.dataset.crowd.tolist() == [True, False, False]
     assert len(found.dataset.polygons.points) == 0
     assert len(found.dataset.labels) == 3
+    assert found.notes == (
+        "2 objects have masks in run lengths (RLE), not polygons: boxes without outlines",
+    )
+    assert scan(tmp_path / "instances.json").notes == found.notes  # from the cache
+    assert not scan_with(tmp_path / "plain", lambda content: None).notes
+
+
+def test_ids_written_as_floats_of_whole_value_are_those_ids(tmp_path):
+    def to_floats(content):
+        for annotation in content["annotations"]:
+            annotation["image_id"] = float(annotation["image_id"])
+            annotation["category_id"] = float(annotation["category_id"])
+        for category in content["categories"]:
+            category["id"] = float(category["id"])
+        for image in content["images"]:
+            image["id"], image["width"] = float(image["id"]), float(image["width"])
+
+    found = scan_with(tmp_path, to_floats)
+    assert not found.faults
+    assert found.dataset.image_ids.tolist() == [100, 101, 102]
+    assert found.dataset.category_ids[found.dataset.labels].tolist() == [18, 3, 3]
 
 
 def test_a_crowd_region_may_have_the_box_of_an_object(tmp_path):
@@ -104,12 +125,17 @@ def test_areas_are_those_of_the_source_and_else_of_the_box(tmp_path):
     ("field", "value", "reason"),
     [
         ("image_id", 7, "there is no image with the id 7"),
-        ("image_id", "100", "image_id must be a whole number, got 100"),
+        ("image_id", "100", "image_id must be a whole number, got '100'"),
+        ("image_id", 100.5, "image_id must be a whole number, got 100.5"),
+        ("image_id", 1e17, "image_id must be a whole number, got 1e+17"),
+        ("category_id", "3", "category_id must be a whole number, got '3'"),
+        ("category_id", 0.0, "there is no category with the id 0"),
         ("image_id", 2**70, f"image_id must be a whole number, got {2**70}"),
         ("category_id", 7, "there is no category with the id 7"),
         ("category_id", None, "category_id must be a whole number, got None"),
         ("category_id", True, "category_id must be a whole number, got True"),
         ("bbox", None, "bbox must be 4 numbers, x y width height; got None"),
+        ("bbox", "1", "bbox must be 4 numbers, x y width height; got '1'"),
         ("bbox", [1, 2, 3], "bbox must be 4 numbers, x y width height; got [1, 2, 3]"),
         ("bbox", [1, 2, 3, "4"], "bbox must be 4 numbers, x y width height; got [1, 2, 3, '4']"),
         ("bbox", [1, 2, float("nan"), 4], "wanted a finite box, got [nan 0.2 nan 0.2]"),
@@ -151,7 +177,7 @@ def test_a_wrong_annotation_is_left_out_and_named_by_its_id(tmp_path, field, val
         (SQUARE, "a polygon must be x1 y1 x2 y2 x3 y3 ..., got 4"),
         ([SQUARE, [1, 2, 3, 4, 5, "6"]], "a polygon must have numbers alone"),
         ([SQUARE, [1, 2, 3, 4, 5, float("inf")]], "a polygon must have finite numbers"),
-        ("x", "segmentation must be a list of polygons, got x"),
+        ("x", "segmentation must be a list of polygons, got 'x'"),
     ],
 )
 def test_a_wrong_polygon_costs_the_outline_and_not_the_box(tmp_path, segmentation, reason):
@@ -331,3 +357,22 @@ def test_file_names_may_have_folders(tmp_path):
         write_picture(tmp_path / f"deep/{name}.jpg", *size)
     path = write_text(tmp_path / "a.json", json.dumps(content))
     assert load_dataset(path, "train").paths[0] == str(tmp_path / "deep/a.jpg")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_nulls_among_images_and_annotations_are_named(tmp_path, first):
+    def spoil(content):
+        for key in ("images", "annotations"):
+            nulls = [None, None]
+            content[key] = nulls + content[key] if first else content[key] + nulls
+
+    found = scan_with(tmp_path, spoil)
+    image = "image: wanted a whole number as id and a file_name, got None"
+    annotation = "annotation: wanted an object, got None"
+    assert sorted(reasons(found)) == [annotation] * 2 + [image] * 2
+    assert len(found.dataset.labels) == 3
+
+
+def test_a_list_without_elements_is_no_null(tmp_path):
+    found = scan_with(tmp_path, lambda content: content.update(annotations=[]))
+    assert not found.faults

@@ -12,7 +12,6 @@ from train.data.geometry import (
     hull_of,
     keeps_enough,
     outline_of,
-    take_polygons,
     visible_hulls,
     warp_points,
 )
@@ -129,10 +128,11 @@ def test_outlines_survive_being_joined_and_taken_apart():
         for found, part in zip(outline_of(joined, row), parts, strict=True):
             np.testing.assert_array_equal(found, part.astype(np.float32))
     keep = np.asarray([False, True, True, False, True])
-    taken = take_polygons(joined, keep)
-    expected = Polygons.pack([parts for parts, kept in zip(objects, keep, strict=True) if kept])
-    for found, wanted in zip(taken, expected, strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for chosen in (keep, np.flatnonzero(keep), np.asarray([4, 2, 1, 2]), np.zeros(0, np.int64)):
+        expected = Polygons.pack([objects[row] for row in np.arange(len(objects))[chosen]])
+        for found, wanted in zip(joined.take(chosen), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+            assert found.dtype == wanted.dtype
 
 
 def test_small_thin_and_mostly_hidden_boxes_are_dropped():

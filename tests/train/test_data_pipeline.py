@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import itertools
 import pickle
@@ -5,63 +6,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from seven_pictures import EVERYTHING, NUM_IMAGES, SIZE, make_dataset
 
-from train.data.augment import AugmentConfig
-from train.data.dataset import Dataset, Polygons
+from train.data import pipeline
+from train.data.augment import AugmentConfig, train_sample, undrawn
+from train.data.dataset import Dataset
+from train.data.limits import check_batch_size
+from train.data.object_bound import most_objects
+from train.data.padding import stack_targets
 from train.data.picture_cache import open_cache
 from train.data.pictures import FilePictures
 from train.data.pipeline import (
     epoch_end,
     load_sample,
-    stack_targets,
     train_batches,
     usual_objects,
 )
 from train.data.shared_dataset import share
+from train.errors import UserError
 
-SIZE = 64
-NUM_IMAGES = 7
 PLAIN = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
-EVERYTHING = AugmentConfig(
-    mosaic=0.8, mixup=0.5, copy_paste=0.5, paste_in=0.5, degrees=10, shear=5, flipud=0.5
-)
-
-
-def make_dataset(folder):
-    """Seven pictures, each of its own grey and with its own number of objects, 0 to 6.
-
-    Objects have an outline, the last one of each picture is a crowd region.
-    """
-    paths, sizes = [], []
-    for number in range(NUM_IMAGES):
-        width, height = 40 + 10 * number, 50
-        path = folder / f"{number}.png"
-        cv2.imwrite(str(path), np.full((height, width, 3), 20 * number, np.uint8))
-        paths.append(str(path))
-        sizes.append((width, height))
-    counts = np.arange(NUM_IMAGES)
-    rng = np.random.default_rng(0)
-    centres, sides = rng.uniform(0.3, 0.7, (21, 2)), rng.uniform(0.3, 0.6, (21, 2))
-    crowd = np.zeros(21, bool)
-    crowd[np.cumsum(counts)[1:] - 1] = True
-    diamond = np.asarray(((0, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0)))
-    outlines = [
-        [] if is_crowd else [centre + side * diamond]
-        for is_crowd, centre, side in zip(crowd, centres, sides, strict=True)
-    ]
-    return Dataset(
-        names=tuple("abcdefg"),
-        paths=tuple(paths),
-        sizes=np.asarray(sizes, np.int32),
-        offsets=np.cumsum([0, *counts]),
-        labels=np.repeat(counts, counts).astype(np.int32),
-        boxes=np.concatenate([centres, sides], 1).astype(np.float32),
-        crowd=crowd,
-        polygons=Polygons.pack(outlines),
-    )
 
 
 @pytest.fixture
@@ -122,7 +88,7 @@ def test_batches_of_processes_with_a_cache_on_disk_are_the_same(dataset, tmp_pat
 
 def test_another_process_makes_the_same_batches(dataset, tmp_path):
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[1], sys.argv[1] + '/..'\n"
         "from pathlib import Path\n"
         "from test_data_pipeline import digest, make_dataset, take\n"
         "print(digest(take(make_dataset(Path(sys.argv[2])), 4, num_workers=2)))\n"
@@ -176,6 +142,105 @@ def test_hosts_pad_alike_when_only_one_has_many_objects(dataset, monkeypatch):
     for host in range(2):
         part = take(busy, 7, **options, process_index=host, process_count=2)
         assert [batch.targets.valid.shape[1] for batch in part] == lengths
+
+
+def test_hosts_count_the_objects_of_others_exactly(dataset):
+    pictures = FilePictures(dataset)
+    for seed in range(150):
+        config = dataclasses.replace(EVERYTHING, mosaic=seed % 2)
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        counted = pipeline._num_objects(pictures, SIZE, config, seed % NUM_IMAGES, rngs[0])
+        sample = train_sample(pictures, seed % NUM_IMAGES, SIZE, config, rngs[1])
+        assert counted == len(sample.labels)
+
+
+class Shown(FilePictures):
+    """Pictures that remember which of them were asked for their objects."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        self.indices = []
+
+    def objects(self, index):
+        self.indices.append(index)
+        return super().objects(index)
+
+
+@pytest.mark.parametrize("copy_paste", [0, 0.5])
+def test_hosts_know_the_pictures_of_a_sample_from_its_random_numbers(dataset, copy_paste):
+    pictures = FilePictures(dataset)
+    counts = np.asarray([len(pictures.objects(index).labels) for index in range(NUM_IMAGES)])
+    config = dataclasses.replace(EVERYTHING, copy_paste=copy_paste, paste_in=0)
+    for seed in range(150):
+        rng, shown = np.random.default_rng(seed), Shown(dataset)
+        train_sample(shown, seed % NUM_IMAGES, SIZE, config, rng, undrawn)
+        rng = np.random.default_rng(seed)
+        most = most_objects(counts, seed % NUM_IMAGES, SIZE, config, rng)
+        assert most == (None if copy_paste else counts[shown.indices].sum())
+        if not copy_paste:
+            pasting = dataclasses.replace(config, paste_in=0.5)
+            rng = np.random.default_rng(seed)
+            more = most_objects(counts, seed % NUM_IMAGES, SIZE, pasting, rng)
+            assert more == most + 20
+
+
+@pytest.mark.parametrize("copy_paste", [0, 0.5])
+def test_hosts_pad_alike_with_and_without_looking_where_objects_end_up(
+    dataset, monkeypatch, copy_paste
+):
+    monkeypatch.setattr("train.data.pipeline.SAMPLES_COUNTED", 1)
+    augment = dataclasses.replace(EVERYTHING, copy_paste=copy_paste)
+    options = {"augment": augment, "batch_size": 4}
+    lengths = [batch.targets.valid.shape[1] for batch in take(dataset, 12, **options)]
+    assert len(set(lengths)) > 1
+    for host in range(4):
+        part = take(dataset, 12, **options, process_index=host, process_count=4)
+        assert [batch.targets.valid.shape[1] for batch in part] == lengths
+
+
+def test_counting_the_objects_of_others_draws_no_picture(dataset, monkeypatch):
+    def unwanted(*arguments):
+        raise AssertionError("a picture was drawn")
+
+    monkeypatch.setattr(pipeline._Blank, "pixels", unwanted)
+    without = dataclasses.replace(EVERYTHING, paste_in=0)
+    assert usual_objects(FilePictures(dataset), SIZE, without) > 0
+
+
+@pytest.mark.parametrize("batch_size", [8, 20])
+def test_batches_longer_than_an_epoch_are_the_same_on_four_hosts(dataset, batch_size):
+    whole = take(dataset, 3, batch_size=batch_size)
+    slices = [
+        take(dataset, 3, batch_size=batch_size, process_index=host, process_count=4)
+        for host in range(4)
+    ]
+    for step, batch in enumerate(whole):
+        images = np.concatenate([of_host[step].images for of_host in slices])
+        np.testing.assert_array_equal(images, batch.images)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((6, 100, 4), r"\(=6\) must be a multiple of 4, the number of devices; 4 would do"),
+        ((16, 7, 1), r"\(=16\) must be at most 7, the number of training pictures; 7 would do"),
+        (
+            (18, 15, 4, 4),
+            r"\(=18\) must be a multiple of 4, the number of devices on 4 hosts and at most 15, "
+            r"the number of training pictures; 12 would do",
+        ),
+        ((2, 100, 4), "4 would do"),
+        ((4, 3, 4, 4), "at most 3, .*; there are fewer pictures than devices"),
+    ],
+)
+def test_batches_that_cannot_be_shared_are_refused_in_one_message(numbers, message):
+    with pytest.raises(UserError, match=message):
+        check_batch_size(*numbers)
+
+
+def test_batches_that_can_be_shared_are_accepted():
+    check_batch_size(8, 8, 8, 4)
+    check_batch_size(1, 1, 1)
 
 
 def test_samples_depend_on_their_position_not_on_the_batch_size(dataset):
@@ -244,7 +309,10 @@ def test_targets_are_padded_to_a_short_ladder_and_keep_every_object():
     for count, length in ((0, 8), (1, 8), (8, 8), (9, 16), (100, 128), (513, 1024)):
         boxes = np.tile(np.asarray([[8, 16, 24, 64]], np.float32), (count, 1))
         targets = stack_targets(
-            [boxes, boxes[:0]], [np.arange(count, dtype=np.int32), np.zeros(0, np.int32)], 64, 0
+            [boxes, boxes[:0]],
+            [np.arange(count, dtype=np.int32), np.zeros(0, np.int32)],
+            (64, 64),
+            0,
         )
         assert targets.boxes.shape == (2, length, 4)
         assert targets.valid.sum(1).tolist() == [count, 0]
@@ -256,7 +324,7 @@ def test_targets_are_padded_to_a_short_ladder_and_keep_every_object():
 
 def test_batches_with_few_objects_are_padded_like_usual_ones():
     boxes = np.asarray([[8, 16, 24, 64]], np.float32)
-    targets = stack_targets([boxes], [np.zeros(1, np.int32)], 64, 20)
+    targets = stack_targets([boxes], [np.zeros(1, np.int32)], (64, 64), 20)
     assert targets.boxes.shape == (1, 32, 4)
     assert targets.valid.sum() == 1
 

@@ -33,6 +33,7 @@ def cache_of(data):
 
 def assert_same(one, other):
     assert one.faults == other.faults
+    assert one.notes == other.notes
     assert one.looked_at == other.looked_at
     for field in dataclasses.fields(one.dataset):
         ours, theirs = getattr(one.dataset, field.name), getattr(other.dataset, field.name)
@@ -169,6 +170,35 @@ def test_what_decoding_finds_stays_known_and_headers_alone_do_not_replace_it(tmp
     assert len(load_dataset(data, "train")) == 3
 
 
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_decoding_finds_stays_known_after_annotations_change(tmp_path, write):
+    data = write(tmp_path)
+    path = next(tmp_path.rglob("b.jpg"))
+    sound = path.read_bytes()
+    # Its header and end are sound, and between them is nothing.
+    scan_starts = sound.index(b"\xff\xda") + 14
+    path.write_bytes(sound[:scan_starts] + b"\xff\xd9")
+    assert len(scan(data).dataset) == 3
+    checked = scan(data, decode=True)
+    assert len(checked.dataset) == 2
+    for change in range(2):
+        touch_annotations(tmp_path, change)
+        after = scan(data)
+        assert not after.decoded
+        assert after.faults == checked.faults
+        assert len(after.dataset) == 2
+    path.write_bytes(sound)
+    assert len(scan(data).dataset) == 3
+
+
+def touch_annotations(folder, change):
+    """Makes the annotations of any layout others, with the same meaning."""
+    for suffix in (".txt", ".json", ".xml"):
+        for path in folder.rglob(f"*{suffix}"):
+            if "ImageSets" not in path.parts:
+                path.write_text(path.read_text() + "\n" * (change + 1))
+
+
 def test_a_damaged_cache_is_rebuilt_whichever_byte_is_wrong(faulty):
     first = scan(faulty)
     path = cache_of(faulty)
@@ -188,7 +218,7 @@ def test_a_truncated_or_foreign_cache_is_rebuilt(faulty):
     first = scan(faulty)
     path = cache_of(faulty)
     whole = path.read_bytes()
-    foreign = [b"", b"\x80\x04.", whole + b"more", whole.replace(b"scan 1", b"scan 0")]
+    foreign = [b"", b"\x80\x04.", whole + b"more", whole.replace(b"scan 2", b"scan 1")]
     foreign += [whole[:length] for length in range(0, len(whole), 97)]
     for content in foreign:
         path.write_bytes(content)

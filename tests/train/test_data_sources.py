@@ -158,7 +158,35 @@ def test_a_split_whose_objects_are_all_faulty_is_refused(tmp_path):
     assert "labels/train/a.txt:1: class 7 is not one of 0 to 1" in error_of(data)
 
 
-def test_a_split_without_any_object_is_loaded_with_a_warning(tmp_path, caplog):
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_split_without_any_label_is_refused_and_told_where_labels_were_looked_for(
+    tmp_path, write
+):
+    nothing = {name: [] for name in PICTURES}
+    content = coco_content(nothing)
+    data = write(tmp_path, content if write is write_coco else nothing)
+    if write is write_voc:
+        data = write_text(tmp_path / "data.yaml", "train: .\nnames: [cat, dog]\n")
+    message = error_of(data)
+    place = {
+        write_yolo: f"that of {tmp_path}/images/train/a.jpg, the first, would be "
+        f"{tmp_path}/labels/train/a.txt or {tmp_path}/images/train/a.txt",
+        write_coco: f"no annotation in {tmp_path}/instances.json",
+        write_voc: f"no file like {tmp_path}/Annotations/a.xml",
+    }
+    assert "'train': no picture has a label: " in message
+    assert place[write] in message
+
+
+def test_label_files_that_are_all_empty_are_told_from_missing_ones(tmp_path):
     data = write_yolo(tmp_path, {name: [] for name in PICTURES})
-    assert load_dataset(data, "train").boxes.shape == (0, 4)
-    assert "no picture of train has a labelled object" in caplog.text
+    for name in "ab":
+        write_text(tmp_path / f"labels/train/{name}.txt", "\n")
+    assert "no picture has a label: 2 label files, without a row" in error_of(data)
+
+
+def test_a_repeated_listing_is_not_taken_for_a_faulty_object(tmp_path):
+    write_voc(tmp_path, {name: [] for name in PICTURES})
+    write_text(tmp_path / "ImageSets/Main/train.txt", "a\nb\na\n")
+    data = write_text(tmp_path / "data.yaml", "train: .\nnames: [cat, dog]\n")
+    assert "no picture has a label" in error_of(data)

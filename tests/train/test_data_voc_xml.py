@@ -35,6 +35,29 @@ def test_difficult_objects_are_neither_learnt_nor_counted_as_missed(tmp_path):
     assert dataset.crowd.tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "difficult", "told"),
+    [
+        ("1", True, ""),
+        ("True", True, ""),
+        (" 0 ", False, ""),
+        ("false", False, ""),
+        ("", False, ""),
+        ("Unspecified", False, ""),
+        ("no", False, "difficult must be 0 or 1, got no; it is taken for 0"),
+        ("2", False, "difficult must be 0 or 1, got 2; it is taken for 0"),
+    ],
+)
+def test_only_1_and_true_mean_difficult_and_what_is_neither_is_named(
+    tmp_path, text, difficult, told
+):
+    write_voc(tmp_path)
+    annotate(tmp_path, voc_object(0, (0, 0, 9, 9), text))
+    assert faults_of(tmp_path) == ([f"Annotations/a.xml:3: {told}"] if told else [])
+    objects = load_dataset(tmp_path, "train").objects_of(0)
+    assert objects.crowd.tolist() == [difficult]
+
+
 def test_one_pixel_beyond_the_border_is_no_fault(tmp_path):
     write_voc(tmp_path)
     annotate(tmp_path, voc_object(0, (-1, -1, 41, 21)))
@@ -96,6 +119,8 @@ def test_a_class_that_a_data_yaml_does_not_name_is_left_out_and_named(tmp_path):
         ('<?xml version="1.0" encoding="klingon"?><a/>', ": unknown encoding: klingon"),
         ("<a>" * 100_000, ": has elements more than 50 deep"),
         (None, ": is missing or cannot be read"),
+        ("<html><body/></html>", ": has <html> outermost, wanted <annotation>"),
+        ('<v:annotation xmlns:v="u"/>', ": has <v:annotation> outermost, wanted <annotation>"),
     ],
 )
 def test_a_picture_whose_xml_cannot_be_read_is_left_out_and_named(tmp_path, text, reason):
@@ -137,3 +162,38 @@ def test_a_folder_without_any_named_object_needs_names(tmp_path):
     write_voc(tmp_path, {name: [] for name in PICTURES})
     with pytest.raises(UserError, match="no XML file has an object with a name"):
         load_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("my picture 1", "my picture 1"),
+        ("my picture 1 -1", "my picture 1"),
+        ("my picture  1", "my picture"),
+        ("my picture", "my picture"),
+        ("a 1", "a"),
+        ("a\t-1", "a"),
+        ("  a  0 ", "a"),
+        ("7", "7"),
+        ("7 7", "7"),
+    ],
+)
+def test_a_list_may_have_names_with_spaces_and_marks_of_a_class(tmp_path, line, name):
+    write_voc(tmp_path)
+    for other in ("my picture 1", "my picture", "7"):
+        for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+            content = (tmp_path / folder / f"a{suffix}").read_bytes()
+            (tmp_path / folder / f"{other}{suffix}").write_bytes(content)
+    write_text(tmp_path / "ImageSets/Main/train.txt", line + "\n")
+    assert load_dataset(tmp_path, "train").paths == (str(tmp_path / f"JPEGImages/{name}.jpg"),)
+
+
+def test_a_name_that_exists_nowhere_is_told_without_its_mark(tmp_path):
+    write_voc(tmp_path)
+    write_text(tmp_path / "ImageSets/Main/train.txt", "a\ngone away 1\n")
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith("JPEGImages/gone away.jpg: cannot be read: No such file")
+    assert fault.endswith(
+        f"nor can its labels be read: {tmp_path}/Annotations/gone away.xml: is missing or cannot "
+        "be read; its picture is left out".replace(f"{tmp_path}/", "")
+    )

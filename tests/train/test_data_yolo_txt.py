@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from data_sets import write_picture
 
+from train.data.faults import summarize
 from train.data.picture_size import picture_size
 from train.data.scan import scan_source
 from train.data.sources import load_dataset, open_source
@@ -214,7 +215,8 @@ def test_a_broken_picture_is_left_out_and_named_without_decoding_the_others(
     folder, content, reason
 ):
     (folder / "images/train/0.png").write_bytes(content)
-    assert faults_of(folder) == [f"images/train/0.png: {reason}"]
+    (fault,) = faults_of(folder)
+    assert fault.startswith(f"images/train/0.png: {reason}")
     dataset = load_dataset(folder / "data.yaml", "train")
     assert dataset.offsets.tolist() == [0, 0, 1]
     assert dataset.sizes.tolist() == [[21, 10], [22, 10]]
@@ -227,6 +229,25 @@ def test_labels_without_a_picture_are_named(folder):
     assert faults_of(folder) == [f"labels/train/5.txt: {reason}"]
 
 
+def test_a_suffix_in_upper_case_is_read_where_there_is_none_in_lower_case(folder):
+    (folder / "labels/train/2.txt").rename(folder / "labels/train/2.TXT")
+    (folder / "labels/train/0.TXT").write_text("0 0.5 0.5 0.1 0.1")
+    (folder / "labels/train/1.Txt").write_text("0 0.5 0.5 0.1 0.1")
+    reason = "no picture takes its labels from here; wanted a name that ends in .txt"
+    assert faults_of(folder) == [
+        f"labels/train/0.TXT: {reason}",
+        f"labels/train/1.Txt: {reason}",
+    ]
+    assert load_dataset(folder / "data.yaml", "train").offsets.tolist() == [0, 2, 2, 3]
+
+
+def test_a_label_file_that_cannot_be_opened_is_named_with_the_reason(folder):
+    (folder / "labels/train/1.txt").mkdir()
+    reason = "cannot be read: Is a directory; its picture is left out"
+    assert faults_of(folder) == [f"labels/train/1.txt: {reason}"]
+    assert len(load_dataset(folder / "data.yaml", "train")) == 2
+
+
 def test_pictures_that_are_listed_twice_or_missing_are_left_out_and_named(folder):
     (folder / "list.txt").write_text("images/train/0.png\nimages/train/9.png\n./images/train/0.png")
     (folder / "data.yaml").write_text("train: list.txt\nnames: [a, b]")
@@ -237,15 +258,44 @@ def test_pictures_that_are_listed_twice_or_missing_are_left_out_and_named(folder
     assert len(load_dataset(folder / "data.yaml", "train")) == 1
 
 
+def test_pictures_are_counted_once_however_often_they_are_listed_or_faulty(folder):
+    lines = ["images/train/0.png"] * 3 + ["gone.png"] * 2 + ["images/train/1.png"]
+    (folder / "list.txt").write_text("\n".join(lines))
+    (folder / "images/train/1.png").write_bytes(b"")
+    write_labels(folder, 1, b"\xff")
+    (folder / "data.yaml").write_text("train: list.txt\nnames: [a, b]")
+    found = scan(folder)
+    # gone.png, and 1.png of which neither picture nor labels can be read
+    assert summarize(found.faults) == "2 pictures left out, 3 repetitions left out"
+    assert (len(found.looked_at), len(found.dataset)) == (2, 1)
+    both = "is empty, 0 bytes; nor can its labels be read: labels/train/1.txt: cannot be read as"
+    assert any(both in fault for fault in faults_of(folder))
+
+
+def test_pictures_that_share_a_label_file_are_kept_and_named(folder):
+    write_picture(folder / "images/train/0.jpg", 20, 10)
+    write_picture(folder / "images/train/1.jpg", 20, 10)  # without labels there is no doubt
+    assert faults_of(folder) == [
+        "images/train/0.png: labels/train/0.txt holds the labels of images/train/0.jpg too"
+    ]
+    assert load_dataset(folder / "data.yaml", "train").offsets.tolist() == [0, 2, 4, 4, 4, 5]
+
+
+def test_pictures_of_a_type_that_is_not_read_are_left_out_and_named(folder):
+    for name in ("a.heic", "b.GIF", "notes.txt", ".hidden.gif", "Thumbs.db"):
+        (folder / "images/train" / name).write_text("")
+    wanted = "is not read; wanted .bmp .jpeg .jpg .png .tif .tiff .webp"
+    assert faults_of(folder) == [
+        f"images/train/a.heic: .heic {wanted}",
+        f"images/train/b.GIF: .gif {wanted}",
+    ]
+    assert summarize(scan(folder).faults) == "2 pictures left out"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("train: images/train\nnamse: [a]", "unknown key 'namse'; did you mean 'names'?"),
-        (
-            YAML + "zzz: 1\nyyy: 2",
-            "unknown key 'zzz'; the keys are path, train, val, test, nc, names, images "
-            "(and 1 more unknown keys)",
-        ),
         (
             "train: images/train\nnames: [no, cat]",
             "YAML reads yes, no, on and off in 'names' as truths: quote them",
@@ -280,7 +330,10 @@ def test_what_is_not_yaml_is_named_with_its_line(folder):
 
 
 def test_missing_folders_are_named(folder):
+    assert error_of(folder, "val").startswith("data.yaml: 'val': there is no images/val")
+    (folder / "images/val").write_text("")
     assert error_of(folder, "val").startswith("data.yaml: 'val': images/val is neither a folder")
+    (folder / "images/val").unlink()
     (folder / "images/val").mkdir()
     assert error_of(folder, "val").startswith("data.yaml: 'val': no pictures (.bmp ")
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 
 from train.data import picture_cache
 from train.data.dataset import Dataset
-from train.data.picture_cache import CachedPictures, available_memory, cache_file, open_cache
+from train.data.memory import available_memory
+from train.data.picture_cache import CachedPictures, cache_file, open_cache
 from train.data.pictures import FilePictures
 from train.data.sample import MAX_HALVINGS
 from train.errors import UserError
@@ -72,6 +74,18 @@ def missing(cache):
     return [(index, level) for index, level in EVERYTHING if cache.get(index, level) is None]
 
 
+def backwards(dataset):
+    """The same pictures in another order, so that each slot is of another size."""
+    return Dataset(
+        names=dataset.names,
+        paths=dataset.paths[::-1],
+        sizes=dataset.sizes[::-1],
+        offsets=dataset.offsets,
+        labels=dataset.labels,
+        boxes=dataset.boxes,
+    )
+
+
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_kept_pictures_are_those_of_the_files_bit_for_bit(dataset, path, kind):
     cache = open_cache(dataset, SIZE, kind, path)
@@ -92,7 +106,7 @@ def test_a_file_serves_later_runs_and_other_processes(dataset, path):
     assert_kept(dataset, open_cache(dataset, SIZE, "disk", path))
     cache = open_cache(dataset, SIZE, "disk", path)
     assert_kept(dataset, pickle.loads(pickle.dumps(cache)))
-    assert_kept(dataset, cache.reopened(dataset))
+    assert_kept(dataset, cache.of(dataset))
 
 
 def test_what_another_process_puts_in_appears_here(dataset, path, tmp_path):
@@ -181,15 +195,7 @@ def test_a_file_for_other_pictures_or_another_size_or_opencv_is_replaced(
     fill(dataset, open_cache(dataset, SIZE, "disk", path))
     assert missing(open_cache(dataset, 32, "disk", path)) == EVERYTHING
     fill(dataset, open_cache(dataset, SIZE, "disk", path))
-    other = Dataset(
-        names=dataset.names,
-        paths=dataset.paths[::-1],
-        sizes=dataset.sizes,
-        offsets=dataset.offsets,
-        labels=dataset.labels,
-        boxes=dataset.boxes,
-    )
-    assert missing(open_cache(other, SIZE, "disk", path)) == EVERYTHING
+    assert missing(open_cache(backwards(dataset), SIZE, "disk", path)) == EVERYTHING
     fill(dataset, open_cache(dataset, SIZE, "disk", path))
     monkeypatch.setattr(cv2, "__version__", "99.0")
     assert missing(open_cache(dataset, SIZE, "disk", path)) == EVERYTHING
@@ -203,6 +209,62 @@ def test_an_interrupted_creation_leaves_nothing(dataset, path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         open_cache(dataset, SIZE, "disk", path)
     assert list(path.parent.iterdir()) == []
+
+
+def test_runs_with_other_pictures_on_one_file_each_get_their_own(dataset, path, capfd):
+    ours = open_cache(dataset, SIZE, "disk", path)
+    theirs = open_cache(backwards(dataset), SIZE, "disk", path)  # replaces the file
+    fill(dataset, ours)
+    fill(backwards(dataset), theirs)
+    assert_kept(dataset, ours)
+    assert_kept(dataset, ours.of(dataset))
+    assert_kept(backwards(dataset), theirs)
+    assert_kept(backwards(dataset), pickle.loads(pickle.dumps(theirs)))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_process_that_finds_the_file_replaced_decodes_and_leaves_it_alone(dataset, path, capfd):
+    packed = pickle.dumps(open_cache(dataset, SIZE, "disk", path))
+    theirs = open_cache(backwards(dataset), SIZE, "disk", path)
+    fill(backwards(dataset), theirs)
+    content = path.read_bytes()
+    worker = pickle.loads(packed)
+    warning = capfd.readouterr().err
+    assert f"warning: {path}: this cache of pictures has been replaced" in warning
+    assert warning.count("\n") == 1
+    fill(dataset, worker)
+    assert missing(worker) == EVERYTHING
+    assert missing(pickle.loads(pickle.dumps(worker))) == EVERYTHING
+    assert path.read_bytes() == content
+    path.unlink()
+    assert missing(pickle.loads(packed)) == EVERYTHING
+
+
+def test_runs_that_create_the_file_at_the_same_moment_share_one(dataset, path, monkeypatch):
+    allocate, others = os.posix_fallocate, []
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(os, "posix_fallocate", allocate)
+        others.append(open_cache(dataset, SIZE, "disk", path))
+        allocate(*arguments)
+
+    monkeypatch.setattr(os, "posix_fallocate", meanwhile)
+    cache = open_cache(dataset, SIZE, "disk", path)
+    fill(dataset, cache)
+    assert_kept(dataset, others[0])
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_caches_for_training_and_for_evaluation_are_not_taken_for_each_other(dataset, path):
+    fill(dataset, open_cache(dataset, SIZE, "disk", path))
+    cache = open_cache(dataset, SIZE, "disk", path, "evaluation")
+    assert [cache.get(index, 0) for index in range(len(SHAPES))] == [None] * len(SHAPES)
+    assert cache.misfits(SIZE, "evaluation") == []
+    assert cache.misfits(32, "training") == [
+        "cache has pictures for evaluation, wanted training",
+        "cache has pictures for the image_size 64, wanted 32",
+    ]
+    assert missing(open_cache(dataset, SIZE, "disk", path)) == EVERYTHING
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
@@ -236,6 +298,25 @@ def test_a_folder_that_cannot_be_written_to_is_named(dataset, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file/train\.pictures: the cache of pictures cannot"):
         open_cache(dataset, SIZE, "disk", tmp_path / "file" / "train.pictures")
+
+
+def test_a_file_has_all_its_blocks_from_the_start(dataset, path):
+    # Reading or writing a block that a full disk cannot give would kill the process.
+    open_cache(dataset, SIZE, "disk", path)
+    status = path.stat()
+    assert status.st_blocks * 512 >= status.st_size > 20_000
+
+
+def test_room_that_is_missing_after_all_is_named(dataset, path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        UserError, match=r"disk needs 0\.\d MiB in .* for 4 .*: Disk quota exceeded"
+    ):
+        open_cache(dataset, SIZE, "disk", path)
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_disk_that_fills_up_is_an_error_not_a_crash(dataset, path, monkeypatch):

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
-from train.data.dataset import Dataset, Polygons
+from train.data.dataset import Dataset, Polygons, offsets_of
 from train.data.faults import Fault, Kind
 
 # Boxes are rounded and counted from 0 or from 1, so a side may lie this far outside its picture.
 SLACK_PIXELS = 1.0
 SLACK = 1e-3  # of the picture's side
+LEAST_OVERLAP = 0.1  # an outline whose hull and box have a smaller IoU is not this object's
 LEAST_INSIDE = 0.1  # a box with a smaller part of its area in the picture shows nothing
 
 
@@ -48,6 +49,7 @@ class Found(NamedTuple):
       place_of: where an object stands, for messages.
       faults: what was wrong so far; objects and outlines with these faults are not among those
         above, and pictures have no size.
+      notes: what is no fault, but good to know.
     """
 
     names: tuple[str, ...]
@@ -63,6 +65,7 @@ class Found(NamedTuple):
     polygons: Polygons
     place_of: Callable[[int], Place]
     faults: list[Fault]
+    notes: tuple[str, ...] = ()
 
 
 class Scan(NamedTuple):
@@ -71,12 +74,14 @@ class Scan(NamedTuple):
     Attributes:
       dataset: what is sound.
       faults: what is not, by file and line.
+      notes: what is no fault, but good to know.
       looked_at: every picture that the source names, those left out included.
       decoded: whether the pictures were decoded, not only their headers read.
     """
 
     dataset: Dataset
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
     looked_at: tuple[str, ...]
     decoded: bool
 
@@ -85,6 +90,7 @@ def assemble(found: Found, *, decoded: bool) -> Scan:
     """Builds the data set of what is sound, and names what is not."""
     faults = list(found.faults)
     boxes, kept = _sift_boxes(found, faults)
+    polygons = _sift_outlines(found, boxes, kept, faults)
     # Objects are kept in the source's order within each picture.
     order = np.argsort(found.picture, kind="stable")
     order = order[kept[order]]
@@ -99,13 +105,13 @@ def assemble(found: Found, *, decoded: bool) -> Scan:
         labels=found.labels[order].astype(np.int32),
         boxes=boxes[order].astype(np.float32),
         crowd=found.crowd[order],
-        polygons=found.polygons if same else found.polygons.take(order),
+        polygons=polygons if same else polygons.take(order),
         image_ids=found.image_ids[sound],
         category_ids=found.category_ids,
         areas=None if found.areas is None else found.areas[order],  # pyright: ignore - filled by the class
     )
     faults.sort(key=lambda fault: (fault.file, fault.line or 0))
-    return Scan(dataset, tuple(faults), found.paths, decoded)
+    return Scan(dataset, tuple(faults), found.notes, found.paths, decoded)
 
 
 def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarray]:
@@ -120,13 +126,7 @@ def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarr
             np.logical_and(kept, ~wrong, out=kept)
 
     def in_pixels(row: int) -> str:
-        x, y = (boxes[row, :2] - boxes[row, 2:] / 2) * size[row]
-        w, h = boxes[row, 2:] * size[row]
-        width, height = found.sizes[found.picture[row]]
-        return (
-            f"box of {w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g} "
-            f"in a picture of {width} x {height}"
-        )
+        return f"box of {_in_pixels(found, boxes, row)}"
 
     with np.errstate(all="ignore"):
         infinite = ~_every(np.isfinite(boxes))
@@ -148,6 +148,51 @@ def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarr
         )
     # Boxes that need no clipping keep every bit.
     return np.where(whole[:, None], boxes, clipped), kept
+
+
+def _sift_outlines(
+    found: Found, boxes: np.ndarray, kept: np.ndarray, faults: list[Fault]
+) -> Polygons:
+    """Returns the outlines but for those that do not belong to their boxes.
+
+    Training takes the box of an object from its outline, so one in other units than the box, or
+    outside the picture, would lose the object.
+    """
+    polygons = found.polygons
+    parts = np.diff(polygons.part_offsets)
+    rows = np.flatnonzero(parts)
+    starts = polygons.point_offsets[polygons.part_offsets[rows]]
+    low, high = np.zeros((2, len(rows), 2))
+    for axis in (0, 1) if len(rows) else ():
+        column = polygons.points[:, axis]
+        low[:, axis] = np.minimum.reduceat(column, starts)
+        high[:, axis] = np.maximum.reduceat(column, starts)
+    centre, side = boxes[rows, :2], boxes[rows, 2:]
+    with np.errstate(all="ignore"):  # boxes that are not kept may be anything
+        common = np.minimum(high, centre + side / 2) - np.maximum(low, centre - side / 2)
+        intersection = np.clip(common, 0, None).prod(axis=1)
+        hull = (high - low).prod(axis=1)
+        union = hull + side.prod(axis=1) - intersection
+        foreign = kept[rows] & ~((hull > 0) & (intersection >= LEAST_OVERLAP * union))
+    if not foreign.any():
+        return polygons
+    for at in np.flatnonzero(foreign):
+        row = int(rows[at])
+        size = found.sizes[found.picture[row]]
+        (x, y), (w, h) = low[at] * size, (high[at] - low[at]) * size
+        reason = (
+            f"the outline is {w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g}, cut off at the "
+            f"picture's border; it does not fit the box of {_in_pixels(found, boxes, row)}"
+        )
+        faults.append(found.place_of(row).fault(Kind.BAD_OUTLINE, reason))
+    parts[rows[foreign]] = 0
+    return polygons.take(parts > 0)._replace(part_offsets=offsets_of(parts))
+
+
+def _in_pixels(found: Found, boxes: np.ndarray, row: int) -> str:
+    size = found.sizes[found.picture[row]]
+    (x, y), (w, h) = (boxes[row, :2] - boxes[row, 2:] / 2) * size, boxes[row, 2:] * size
+    return f"{w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g} in a picture of {size[0]} x {size[1]}"
 
 
 def _every(table: np.ndarray) -> np.ndarray:

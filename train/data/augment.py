@@ -4,8 +4,12 @@ A scene is first made of what is known without pixels: which pictures, where, an
 objects end up. Only then the pixels that show are drawn. The randomness does not depend on them.
 """
 
+import functools
+from collections.abc import Callable
+
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from train.data.augment_config import AugmentConfig
 from train.data.blend import copy_paste, mixup, paste_in
@@ -13,9 +17,12 @@ from train.data.colour import random_hsv
 from train.data.mosaic import letterbox_scene, random_mosaic
 from train.data.perspective import random_perspective
 from train.data.render import render
-from train.data.sample import Pictures, Sample
+from train.data.sample import Pictures, Sample, Scene
+from yolov7_jax.image import PAD_VALUE
 
-__all__ = ["AugmentConfig", "Sample", "random_flips", "train_sample"]
+__all__ = ["AugmentConfig", "Sample", "random_flips", "train_sample", "undrawn"]
+
+Draw = Callable[[Scene, Pictures, int], Sample]  # the last is the longest side, as for `render`
 
 
 def train_sample(
@@ -24,6 +31,7 @@ def train_sample(
     image_size: int,
     config: AugmentConfig,
     rng: np.random.Generator,
+    draw: Draw = render,
 ) -> Sample:
     """Makes one augmented training sample.
 
@@ -33,6 +41,7 @@ def train_sample(
       image_size: side of the result in pixels.
       config: how far to vary.
       rng: the sample's own generator; the same state gives the same sample.
+      draw: `render`; or `undrawn`, where only the objects matter.
 
     Returns:
       A sample with an `[image_size, image_size, 3]` picture.
@@ -41,15 +50,14 @@ def train_sample(
       UnreadableImageError: a picture cannot be decoded; the message names it.
     """
     if rng.random() < config.mosaic:
-        sample = _mosaic_sample(pictures, index, image_size, config, rng)
+        sample = _mosaic_sample(pictures, index, image_size, config, rng, draw)
         if rng.random() < config.mixup:
             second = int(rng.integers(len(pictures)))
-            sample = mixup(sample, _mosaic_sample(pictures, second, image_size, config, rng), rng)
+            other = _mosaic_sample(pictures, second, image_size, config, rng, draw)
+            sample = mixup(sample, other, rng)
     else:
         scene = letterbox_scene(pictures, index, image_size)
-        sample = render(
-            random_perspective(scene, image_size, config, rng), pictures, longest=image_size
-        )
+        sample = draw(random_perspective(scene, image_size, config, rng), pictures, image_size)
     sample = random_hsv(sample, config, rng)
     if rng.random() < config.paste_in:
         sample = paste_in(sample, pictures, image_size, rng)
@@ -84,6 +92,20 @@ def _mosaic_sample(
     size: int,
     config: AugmentConfig,
     rng: np.random.Generator,
+    draw: Draw,
 ) -> Sample:
     scene = copy_paste(random_mosaic(pictures, index, size, rng), config, rng)
-    return render(random_perspective(scene, size, config, rng), pictures, longest=size)
+    return draw(random_perspective(scene, size, config, rng), pictures, size)
+
+
+def undrawn(scene: Scene, pictures: Pictures, longest: int) -> Sample:
+    """Returns a scene's objects with a picture of nothing, as large as that of `render`."""
+    del pictures, longest
+    return Sample(_nothing(scene.size), scene.boxes_xyxy, scene.labels, scene.polygons)
+
+
+@functools.lru_cache(maxsize=1)
+def _nothing(size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    image = np.full((size[1], size[0], 3), PAD_VALUE, np.uint8)
+    image.flags.writeable = False  # every sample has the same
+    return image

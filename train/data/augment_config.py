@@ -26,7 +26,9 @@ class AugmentConfig:
       scale: the zoom is uniform in [1 - scale, 1.1 + scale]; less than 1.
       shear: largest shear along each axis, in degrees.
       perspective: largest perspective coefficient, per pixel; useful values are up to 0.001.
-      hsv_h, hsv_s, hsv_v: largest relative change of hue, saturation and value; at most 1.
+      hsv_h: largest relative change of the hue; at most 1.
+      hsv_s: of the saturation, likewise.
+      hsv_v: of the value, likewise.
       fliplr: probability of mirroring left to right.
       flipud: probability of mirroring top to bottom.
 

@@ -1,6 +1,7 @@
 """Reads data sets in COCO's JSON format: boxes, polygons and crowd regions."""
 
 import array
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -8,13 +9,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from train.data.assemble import Found, Place
 from train.data.dataset import Polygons
-from train.data.faults import Fault, Kind, shown
+from train.data.faults import Fault, Kind, quoted, shown
 from train.data.json_stream import iterate_lists
 from train.data.parallel import map_files
 from train.data.picture_size import examine_picture
@@ -24,6 +25,7 @@ LISTS = ("images", "annotations", "categories")
 LEAST_CORNERS = 3
 PROBES = 50  # pictures that are looked for to find their folder
 _LARGEST_ID = 2**62
+_LARGEST_FLOAT_ID = 2**53  # beyond, a floating-point number stands for several whole ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +35,19 @@ class CocoJson:
     Classes are the categories in ascending order of their ids, or, where a data.yaml gives
     `names`, the classes of those names. Objects with `iscrowd` are crowd regions. Outlines come
     from polygons; masks in run lengths, compressed or not, give none, so such an object has its
-    box alone.
+    box alone. Ids may be written as 3.0, as tables with gaps write them.
 
     Attributes:
       file: the JSON file.
       names: the classes; None where the file names them.
       folders: where the pictures may be; the first that has some of them counts.
+      notes: what there is to tell about how the split was found.
     """
 
     file: Path
     names: tuple[str, ...] | None
     folders: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the pictures."""
@@ -57,6 +61,10 @@ class CocoJson:
         except OSError as error:
             raise UserError(f"{self.file}: cannot be read: {error.strerror or error}") from error
         return digest.hexdigest()
+
+    def without_labels(self) -> str:
+        """Says where labels were looked for, where there are none."""
+        return f"no annotation in {self.file} is of a picture that is used"
 
     def read(self, *, decode: bool, workers: int) -> Found:
         """Looks at every file; see `Found`.
@@ -73,7 +81,7 @@ class CocoJson:
         looks = map_files(examine, paths, workers=workers, title="pictures")
         for row, (size, fault) in enumerate(looks):
             sizes[row] = size
-            if fault is None and 0 not in annotated[row] and annotated[row] != size:
+            if 0 not in (*size, *annotated[row]) and annotated[row] != size:
                 fault = _other_size(paths[row], size, annotated[row])
                 sizes[row] = 0
             if fault is not None:
@@ -84,18 +92,26 @@ class CocoJson:
 
     def _parse(self) -> tuple["_Annotations", list[tuple[Any, int]], list[Any]]:
         table = _Annotations(str(self.file))
-        images, categories, seen = [], [], set()
-        for key, value, line in iterate_lists(self.file, LISTS):
-            seen.add(key)
-            if value is None:
-                continue
+        images, categories, nulls, counts = [], [], [], collections.Counter()
+
+        def take(key: str, value: Any, line: int) -> None:
             if key == "annotations":
                 table.add(value, line)
             elif key == "images":
                 images.append((value, line))
             else:
                 categories.append(value)
-        missing = [key for key in LISTS if key not in seen]
+
+        for key, value, line in iterate_lists(self.file, LISTS):
+            counts[key] += 1
+            if value is None:
+                nulls.append((key, line))
+            else:
+                take(key, value, line)
+        for key, line in nulls:
+            if counts[key] > 1:  # an empty list comes as one None
+                take(key, None, line)
+        missing = [key for key in LISTS if key not in counts]
         if missing:
             raise UserError(
                 f"{self.file}: is not COCO JSON with objects: it has no {', '.join(missing)}"
@@ -106,10 +122,11 @@ class CocoJson:
         """Returns the id of each class, the names, and the class of each category id."""
         names: dict[int, str] = {}
         for category in categories:
-            identity = category.get("id") if isinstance(category, dict) else None
-            if not _is_id(identity):
+            identity = _identity(category.get("id")) if isinstance(category, dict) else None
+            if identity is None:
                 raise UserError(
-                    f"{self.file}: a category must have a whole number as id, got {category!r}"
+                    f"{self.file}: a category must have a whole number as id, "
+                    f"got {quoted(category)}"
                 )
             if identity in names:
                 raise UserError(f"{self.file}: two categories have the id {identity}")
@@ -145,9 +162,9 @@ class CocoJson:
             place = Place(str(self.file), line, "image")
             identity, file = None, None
             if isinstance(image, dict):
-                identity, file = image.get("id"), image.get("file_name")
-            if not _is_id(identity) or not isinstance(file, str) or not file or "\0" in file:
-                reason = f"wanted a whole number as id and a file_name, got {shown(image)}"
+                identity, file = _identity(image.get("id")), image.get("file_name")
+            if identity is None or not isinstance(file, str) or not file or "\0" in file:
+                reason = f"wanted a whole number as id and a file_name, got {quoted(image)}"
                 faults.append(place.fault(Kind.MISSING_PICTURE, reason))
                 continue
             place = place._replace(subject=f"image {identity}")
@@ -158,8 +175,8 @@ class CocoJson:
                 faults.append(place.fault(Kind.REPEATED_PICTURE, reason))
                 continue
             ids[identity] = files[file] = identity
-            width, height = image.get("width"), image.get("height")
-            known = _is_id(width) and _is_id(height) and min(width, height) > 0
+            width, height = _identity(image.get("width")), _identity(image.get("height"))
+            known = width is not None and height is not None and min(width, height) > 0
             sizes.append((width, height) if known else (0, 0))
         if not ids:
             more = f"; {faults[0]}" if faults else ""
@@ -192,19 +209,25 @@ class _Annotations:
         self.crowd = array.array("b")
         self.points = array.array("f")
         self.corners, self.parts = array.array("i"), array.array("i")
+        self.masks = 0  # of objects, in run lengths
 
     def add(self, annotation: Any, line: int) -> None:
-        identity = annotation.get("id", -1) if isinstance(annotation, dict) else -1
-        if not _is_id(identity):
+        if not isinstance(annotation, dict):
+            reason = f"wanted an object, got {quoted(annotation)}"
+            self.faults.append(_place(self.file, line, -1).fault(Kind.MALFORMED, reason))
+            return
+        identity = _identity(annotation.get("id"))
+        if identity is None:
             identity = -1
         place = _place(self.file, line, identity)
-        problem = _problem(annotation)
-        if problem:
-            self.faults.append(place.fault(Kind.MALFORMED, problem))
+        image = _identity(annotation.get("image_id"))
+        category = _identity(annotation.get("category_id"))
+        if image is None or category is None or not _is_box(annotation.get("bbox")):
+            self.faults.append(place.fault(Kind.MALFORMED, _problem(annotation)))
             return
         self.ids.append(identity)
-        self.images.append(annotation["image_id"])
-        self.categories.append(annotation["category_id"])
+        self.images.append(image)
+        self.categories.append(category)
         self.lines.append(line)
         self.boxes.extend(annotation["bbox"])
         area = annotation.get("area")
@@ -217,15 +240,18 @@ class _Annotations:
 
     def _outline(self, parts: Any, crowd: bool, place: Place) -> None:
         problem = ""
-        if crowd or parts is None or isinstance(parts, dict):
+        if isinstance(parts, dict):
+            self.masks += not crowd
+            parts = []
+        if crowd or parts is None:
             parts = []
         if not isinstance(parts, list):
-            problem = f"segmentation must be a list of polygons, got {shown(parts)}"
+            problem = f"segmentation must be a list of polygons, got {quoted(parts)}"
             parts = []
         before, count = len(self.points), 0
         for part in parts:
             if not isinstance(part, list) or len(part) < 2 * LEAST_CORNERS or len(part) % 2:
-                got = f"{len(part)} numbers" if isinstance(part, list) else shown(part)
+                got = f"{len(part)} numbers" if isinstance(part, list) else quoted(part)
                 problem = f"a polygon must be x1 y1 x2 y2 x3 y3 ..., got {got}"
                 break
             try:
@@ -292,7 +318,14 @@ class _Annotations:
             polygons=polygons,
             place_of=lambda row: _place(file, lines[known[row]], ids[known[row]]),
             faults=self.faults,
+            notes=self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        if not self.masks:
+            return ()
+        have = "objects have masks" if self.masks > 1 else "object has a mask"
+        return (f"{self.masks} {have} in run lengths (RLE), not polygons: boxes without outlines",)
 
     def _polygons(self, picture: np.ndarray, sizes: np.ndarray) -> Polygons:
         """Returns the outlines, normalised and clipped to their pictures."""
@@ -329,25 +362,29 @@ class _Annotations:
         return polygons
 
 
-def _problem(annotation: Any) -> str:
-    """Returns what is wrong with an annotation, empty if nothing is."""
-    if not isinstance(annotation, dict):
-        return f"wanted an object, got {shown(annotation)}"
+def _problem(annotation: dict[str, Any]) -> str:
+    """Returns what is wrong with an annotation that cannot be used."""
     for key in ("image_id", "category_id"):
-        if not _is_id(annotation.get(key)):
-            return f"{key} must be a whole number, got {shown(annotation.get(key))}"
-    box = annotation.get("bbox")
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(type(side) is float or _is_id(side) for side in box)
-    ):
-        return f"bbox must be 4 numbers, x y width height; got {shown(box)}"
-    return ""
+        if _identity(annotation.get(key)) is None:
+            return f"{key} must be a whole number, got {quoted(annotation.get(key))}"
+    return f"bbox must be 4 numbers, x y width height; got {quoted(annotation.get('bbox'))}"
 
 
-def _is_id(value: Any) -> TypeGuard[int]:
-    return type(value) is int and -_LARGEST_ID < value < _LARGEST_ID
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(type(side) is float or _identity(side) is not None for side in box)
+    )
+
+
+def _identity(value: Any) -> int | None:
+    """Returns a whole number, also where it is written as 3.0; None for everything else."""
+    if type(value) is int:
+        return value if -_LARGEST_ID < value < _LARGEST_ID else None
+    if type(value) is float and value.is_integer() and abs(value) < _LARGEST_FLOAT_ID:
+        return int(value)
+    return None
 
 
 def _place(file: str, line: int, identity: int) -> Place:

@@ -52,19 +52,24 @@ class Polygons(NamedTuple):
         points = self.points[corners[0] : corners[-1]]
         return type(self)(points, corners - corners[0], parts - parts[0])
 
-    def take(self, objects: Int64[np.ndarray, " k"]) -> Self:
-        """Returns the outlines of chosen objects, in the order in which they are named."""
-        parts_of = np.diff(self.part_offsets)[objects]
-        parts = _ranges(self.part_offsets[objects], parts_of)
-        lengths = np.diff(self.point_offsets)[parts]
-        point_offsets = _offsets(lengths)
+    def take(self, objects: Int64[np.ndarray, " k"] | Bool[np.ndarray, " objects"]) -> Self:
+        """Returns the outlines of chosen objects.
+
+        Args:
+          objects: their rows, in the order wanted; or which of all objects.
+        """
+        starts, parts_of = self.part_offsets[:-1][objects], np.diff(self.part_offsets)[objects]
+        parts = _ranges(starts, parts_of)
+        starts, lengths = self.point_offsets[parts], np.diff(self.point_offsets)[parts]
+        point_offsets = offsets_of(lengths)
         points = np.empty((point_offsets[-1], 2), np.float32)
         # A part at a time would be slow, and all indices at once as large as several copies.
         for first in range(0, len(parts), _PARTS_AT_ONCE):
-            last = min(first + _PARTS_AT_ONCE, len(parts))
-            rows = _ranges(self.point_offsets[parts[first:last]], lengths[first:last])
-            points[point_offsets[first] : point_offsets[last]] = self.points[rows]
-        return type(self)(points, point_offsets, _offsets(parts_of))
+            part = slice(first, first + _PARTS_AT_ONCE)
+            rows = _ranges(starts[part], lengths[part])
+            start = point_offsets[first]
+            points[start : start + len(rows)] = self.points[rows]
+        return type(self)(points, point_offsets, offsets_of(parts_of))
 
 
 class Objects(NamedTuple):
@@ -163,7 +168,11 @@ class Dataset:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """Returns a hash of all but the folders: names of classes and files, sizes, objects."""
+        """Returns a hash of everything here but the pictures' folders, and their ids and areas.
+
+        So it covers the names of classes and files, in their order, the sizes of the pictures,
+        and class, box, crowd mark and outlines of every object, but no pixels.
+        """
         digest = hashlib.sha256()
         files = [pathlib.PurePath(path).name for path in self.paths]
         digest.update(repr((self.names, files)).encode())
@@ -193,12 +202,14 @@ class Dataset:
         )
 
 
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+def offsets_of(counts: np.ndarray) -> Int64[np.ndarray, " n+1"]:
+    """Returns where groups of these sizes start, one after the other, and where the last ends."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns `[*range(start, start + count), ...]` over all pairs."""
-    ends = np.cumsum(counts, dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    ends = offsets_of(counts)
+    return np.arange(ends[-1]) + np.repeat(starts - ends[:-1], counts)

@@ -6,14 +6,20 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Float32, Int32, Int64, UInt8
 
 from train.data.dataset import Dataset
+from train.data.limits import below_least
+from train.data.padding import stack_targets
+from train.data.picture_cache import PictureCache
+from train.data.pictures import read_whole
+from train.data.sample import Pixels
 from train.data.streams import closing, in_threads
-from yolov7_jax.image import PAD_VALUE, LetterboxInfo, letterbox, read_image, resize
+from yolov7_jax.image import PAD_VALUE, LetterboxInfo, letterbox, resize
+from yolov7_jax.types import Targets
 
 MOST_SHAPES = 5  # each is a compilation
-LEAST_PICTURES = 64  # of a shape; for fewer, compiling costs more than a little grey
+COMPILATION_PICTURES = 64  # squares that take about as long as compiling for one more shape
 
 
 class EvalBatch(NamedTuple):
@@ -21,11 +27,13 @@ class EvalBatch(NamedTuple):
 
     Attributes:
       images: RGB, letterboxed without enlarging.
+      targets: their objects, normalised by the sides of the images.
       index: row of the picture in the data set; -1 where the batch is padded.
       letterbox: what maps boxes back to the pictures.
     """
 
     images: UInt8[np.ndarray, "b h w 3"]
+    targets: Targets
     index: Int32[np.ndarray, " b"]  # pyright: ignore[reportIncompatibleMethodOverride]
     letterbox: LetterboxInfo
 
@@ -37,8 +45,13 @@ def eval_batches(
     batch_size: int,
     stride: int | None = None,
     num_workers: int = 2,
+    cache: PictureCache | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Generator[EvalBatch, None, None]:
     """Returns an iterator over a split that shows each picture once.
+
+    With several hosts, each makes its own slice of every batch.
 
     Pictures whose longer side exceeds `image_size` are scaled to it, then padded to the shape of
     their batch. The last batch of each shape is padded with rows of nothing.
@@ -46,25 +59,31 @@ def eval_batches(
     Args:
       dataset: the split.
       image_size: the longer side of what the network sees, in pixels.
-      batch_size: pictures a step.
+      batch_size: pictures a step, over all hosts.
       stride: with it, batches have the shapes of `batch_shapes`; without, they are square, and
         the pictures in the order of the data set.
       num_workers: threads that prepare pictures; 0 prepares them in the caller's.
+      cache: pictures of an earlier pass, opened for evaluation; the batches are the same without.
+      process_index: which host this is.
+      process_count: how many hosts there are; they divide the batch size.
 
     Raises:
-      ValueError: a number is out of its range; later, a picture cannot be read.
+      ValueError: a number is out of its range, or the cache is for something else; later, a
+        picture cannot be read.
     """
     limits = {
         "image_size": (image_size, 1),
         "batch_size": (batch_size, 1),
-        "stride": (stride or 1, 1),
+        "stride": (1 if stride is None else stride, 1),
         "num_workers": (num_workers, 0),
     }
-    faults = [
-        f"{name} (={value}) must be at least {least}"
-        for name, (value, least) in limits.items()
-        if value < least
-    ]
+    faults = below_least(limits)
+    if cache is not None:
+        faults += cache.misfits(image_size, "evaluation")
+    if batch_size % process_count:
+        faults.append(
+            f"batch_size (={batch_size}) must be a multiple of process_count (={process_count})"
+        )
     if faults:
         raise ValueError("; ".join(faults))
     if stride is None:
@@ -79,11 +98,17 @@ def eval_batches(
         rows += padded.tolist()
         shape_of_row += [tuple(shape.tolist())] * len(padded)
     places = list(zip(rows, shape_of_row, strict=True))
+    own = batch_size // process_count
+    # Of each batch, this host's slice.
+    places = [
+        place for number, place in enumerate(places) if number % batch_size // own == process_index
+    ]
     samples = grain.MapDataset.range(len(places)).map(
-        functools.partial(_eval_sample, dataset, image_size, places)
+        functools.partial(_eval_sample, dataset, image_size, cache, places)
     )
-    threaded = in_threads(samples, num_workers, ahead=2 * batch_size)
-    return closing(threaded.batch(batch_size, batch_fn=_collate))
+    threaded = in_threads(samples, num_workers, ahead=2 * own)
+    most = int(np.diff(dataset.offsets).max(initial=0))
+    return closing(threaded.batch(own, batch_fn=functools.partial(_collate, dataset, most)))
 
 
 def batch_shapes(
@@ -91,8 +116,9 @@ def batch_shapes(
 ) -> Int64[np.ndarray, "n 2"]:
     """Chooses, for each picture, the shape of the batch that it is in.
 
-    There are at most 5 shapes, of at least 64 pictures each if there is more than one, chosen so
-    that little is padded. They depend on the pictures' sizes only, not on the batches.
+    There are at most 5 shapes, chosen so that little is padded; fewer where the pixels that are
+    padded for it cost less than a compilation, taken for as costly as 64 square pictures. They
+    depend on the pictures' sizes only, not on the batches.
 
     Args:
       sizes: width and height of the pictures.
@@ -111,11 +137,8 @@ def batch_shapes(
         padding = counts * shapes.prod(1)
         cost = joined.prod(2) * (counts[:, None] + counts) - padding[:, None] - padding
         cost = np.where(np.eye(len(shapes), dtype=bool), np.iinfo(np.int64).max, cost)
-        small = counts < LEAST_PICTURES
-        if len(shapes) <= MOST_SHAPES:
-            if not small.any():
-                break
-            cost[~small] = np.iinfo(np.int64).max
+        if len(shapes) <= MOST_SHAPES and cost.min() >= COMPILATION_PICTURES * image_size**2:
+            break
         one, other = divmod(int(cost.argmin()), len(shapes))
         shapes[one] = joined[one, other]
         counts[one] += counts[other]
@@ -139,17 +162,26 @@ def _fitted(size: Sequence[int], image_size: int) -> tuple[int, int]:
 
 
 def _eval_sample(
-    dataset: Dataset, image_size: int, places: list[tuple[int, tuple[int, int]]], position: int
+    dataset: Dataset,
+    image_size: int,
+    cache: PictureCache | None,
+    places: list[tuple[int, tuple[int, int]]],
+    position: int,
 ) -> _EvalSample:
     row, shape = places[position]
     if row < 0:
         blank = np.full((1, 1, 3), PAD_VALUE, np.uint8)
         return _EvalSample(row, *letterbox(blank, shape, enlarge=False))
-    image = read_image(dataset.paths[row])
-    height, width = image.shape[:2]
-    # The scale is that of the square whatever the shape, so that the pixels are the same.
-    fitted = resize(image, *_fitted((width, height), image_size))
-    padded, info = letterbox(fitted, shape, enlarge=False)
+    width, height = dataset.sizes[row].tolist()
+    kept = None if cache is None else cache.get(row, 0)
+    if kept is None:
+        # The scale is that of the square whatever the shape, so that the pixels are the same.
+        fitted = _fitted((width, height), image_size)
+        image = resize(read_whole(dataset.paths[row], (width, height)), *fitted)
+        kept = Pixels(image, (fitted[0] / width, fitted[1] / height))
+        if cache is not None:
+            cache.put(row, 0, kept)
+    padded, info = letterbox(kept.image, shape, enlarge=False)
     return _EvalSample(
         row,
         padded,
@@ -161,10 +193,29 @@ def _eval_sample(
     )
 
 
-def _collate(samples: Sequence[_EvalSample]) -> EvalBatch:
+def _collate(dataset: Dataset, most: int, samples: Sequence[_EvalSample]) -> EvalBatch:
     infos = [sample.letterbox for sample in samples]
+    images = np.stack([sample.image for sample in samples])
+    boxes, labels = zip(*(_objects(dataset, sample) for sample in samples), strict=True)
     return EvalBatch(
-        np.stack([sample.image for sample in samples]),
+        images,
+        stack_targets(boxes, labels, images.shape[1:3], most),
         np.asarray([sample.row for sample in samples], np.int32),
         LetterboxInfo(*(np.stack(field) for field in zip(*infos, strict=True))),
     )
+
+
+def _objects(
+    dataset: Dataset, sample: _EvalSample
+) -> tuple[Float32[np.ndarray, "m 4"], Int32[np.ndarray, " m"]]:
+    """Returns boxes, in pixels of the image, and labels of what there is to detect in it."""
+    if sample.row < 0:
+        return np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+    objects = dataset.objects_of(sample.row)
+    wanted = ~objects.crowd
+    info = sample.letterbox
+    side = np.asarray(info.size_wh, np.float32) * info.scale
+    centre = objects.boxes_cxcywh[wanted, :2] * side + info.pad_xy
+    half = objects.boxes_cxcywh[wanted, 2:] * side / 2
+    corners = np.concatenate([centre - half, centre + half], 1)
+    return corners.astype(np.float32), objects.labels[wanted]

@@ -8,8 +8,12 @@ from typing import NamedTuple
 class Effect(enum.Enum):
     """What a fault does to the data set that is trained on; the value is how reports put it."""
 
+    SPLIT = "split not usable"
     PICTURE = "picture left out"
+    REPETITION = "repetition left out"
+    DOUBTFUL = "picture kept but to be looked at"
     OBJECT = "object left out"
+    DOUBTFUL_OBJECT = "object kept but to be looked at"
     OUTLINE = "outline left out, box kept"
     CLIPPED = "box clipped to the picture"
     NOTHING = "file not used"
@@ -18,10 +22,15 @@ class Effect(enum.Enum):
 class Kind(enum.Enum):
     """Kinds of faults: what reports call them, and their effect."""
 
+    UNREADABLE_SPLIT = ("split that cannot be read", Effect.SPLIT)
+    NO_LABELS = ("no labels at all", Effect.SPLIT)
     MISSING_PICTURE = ("missing picture", Effect.PICTURE)
     UNREADABLE_PICTURE = ("unreadable or truncated picture", Effect.PICTURE)
     OTHER_SIZE = ("picture of another size than annotated", Effect.PICTURE)
-    REPEATED_PICTURE = ("repeated picture", Effect.PICTURE)
+    DOUBTFUL_PICTURE = ("picture that may be damaged", Effect.DOUBTFUL)
+    UNSUPPORTED_PICTURE = ("picture of a type that is not read", Effect.PICTURE)
+    REPEATED_PICTURE = ("repeated picture", Effect.REPETITION)
+    SHARED_LABELS = ("pictures with the same label file", Effect.DOUBTFUL)
     UNREADABLE_LABELS = ("unreadable labels of a picture", Effect.PICTURE)
     MALFORMED = ("malformed annotation", Effect.OBJECT)
     COLUMNS = ("wrong number of columns", Effect.OBJECT)
@@ -33,6 +42,7 @@ class Kind(enum.Enum):
     OUTSIDE = ("box outside the picture", Effect.OBJECT)
     ZERO_AREA = ("zero area", Effect.OBJECT)
     DUPLICATE = ("duplicate box", Effect.OBJECT)
+    UNKNOWN_DIFFICULT = ("'difficult' neither 0 nor 1", Effect.DOUBTFUL_OBJECT)
     BAD_OUTLINE = ("bad polygon", Effect.OUTLINE)
     STICKS_OUT = ("box sticks out of the picture", Effect.CLIPPED)
     NO_PICTURE = ("labels without a picture", Effect.NOTHING)
@@ -62,6 +72,21 @@ class Fault(NamedTuple):
         return f"{place}: {self.reason}"
 
 
+def of_picture(picture: Fault | None, labels: list[Fault]) -> list[Fault]:
+    """Joins what is wrong with a picture and with its labels.
+
+    A picture is left out once, so where neither can be read both are one fault.
+    """
+    unreadable = [fault for fault in labels if fault.kind is Kind.UNREADABLE_LABELS]
+    if picture is None:
+        return labels
+    if unreadable and picture.kind.effect is Effect.PICTURE:
+        also = "; ".join(str(fault) for fault in unreadable)
+        picture = picture._replace(reason=f"{picture.reason}; nor can its labels be read: {also}")
+        labels = [fault for fault in labels if fault not in unreadable]
+    return [*labels, picture]
+
+
 def summarize(faults: Iterable[Fault]) -> str:
     """Returns how much each effect happened, as in `2 pictures left out, 5 objects left out`."""
     counts = dict.fromkeys(Effect, 0)
@@ -89,3 +114,8 @@ def shown(text: object, most: int = 60) -> str:
         letter if letter.isprintable() else ascii(letter)[1:-1] for letter in letters
     )
     return printable if len(printable) <= most else printable[: most - 3] + "..."
+
+
+def quoted(value: object) -> str:
+    """Returns a parsed value as a message can show it: texts in quotes, so '3' is not 3."""
+    return shown(repr(value))

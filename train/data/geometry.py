@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-from train.data.dataset import Polygons
+from train.data.dataset import Polygons, offsets_of
 
 MIN_SIDE = 2.0  # pixels; a box must stay larger than this
 MAX_ASPECT = 20.0
@@ -16,24 +16,14 @@ MIN_AREA_KEPT_OUTLINED = 0.01  # an outline says exactly what of the object stil
 SHORTEST_EDGE = 1e-6  # pixels
 
 
-def take_polygons(polygons: Polygons, keep: Bool[np.ndarray, " m"]) -> Polygons:
-    """Returns the outlines of some of the objects."""
-    parts, corners = np.diff(polygons.part_offsets), np.diff(polygons.point_offsets)
-    keep_part = np.repeat(keep, parts)
-    keep_point = np.repeat(keep_part, corners)
-    return Polygons(
-        polygons.points[keep_point], _offsets(corners[keep_part]), _offsets(parts[keep])
-    )
-
-
 def concatenate_polygons(polygons: Sequence[Polygons]) -> Polygons:
     """Returns the outlines of all objects, one group after the other."""
     corners = [np.diff(group.point_offsets) for group in polygons]
     parts = [np.diff(group.part_offsets) for group in polygons]
     return Polygons(
         np.concatenate([group.points for group in polygons]),
-        _offsets(np.concatenate(corners)),
-        _offsets(np.concatenate(parts)),
+        offsets_of(np.concatenate(corners)),
+        offsets_of(np.concatenate(parts)),
     )
 
 
@@ -111,7 +101,7 @@ def visible_hulls(
     if cut.any():
         chosen = np.zeros(len(hulls), bool)
         chosen[rows[cut]] = True
-        hulls[chosen] = _cut_hulls(take_polygons(polygons, chosen), region, normals, limits)
+        hulls[chosen] = _cut_hulls(polygons.take(chosen), region, normals, limits)
     return hulls
 
 
@@ -238,9 +228,3 @@ def keeps_enough(
     kept = after.prod(1) / np.maximum(before.prod(1), 1e-9)
     least = np.where(outlined, MIN_AREA_KEPT_OUTLINED, MIN_AREA_KEPT)
     return (shorter > MIN_SIDE) & (aspect < MAX_ASPECT) & (kept > least)
-
-
-def _offsets(counts: np.ndarray) -> Int64[np.ndarray, " n+1"]:
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets

@@ -1,6 +1,8 @@
-"""How the C library deals with freed memory."""
+"""How much memory there is, and how the C library deals with what is freed."""
 
 import ctypes
+import os
+import pathlib
 import sys
 
 # Parameters of glibc's mallopt, from malloc.h.
@@ -26,3 +28,25 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(_TRIM_THRESHOLD, KEPT_AT_MOST))
+
+
+def available_memory() -> int:
+    """Returns how many bytes of memory this process could still take."""
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES")
+        free = pages * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 1 << 62  # unknown here; too large a request fails by itself
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":") for line in lines)
+        free = int(fields["MemAvailable"].split()[0]) * 1024  # with what caches of files hold
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        group = pathlib.Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass  # no limit
+    return max(free, 0)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.data.geometry import concatenate_polygons, take_polygons
+from train.data.geometry import concatenate_polygons
 from train.data.sample import Pictures, Scene, Tile
 
 NINE_SHARE = 0.2  # of mosaics have nine pictures, the others four
@@ -155,6 +155,6 @@ def take_objects(scene: Scene, keep: np.ndarray) -> Scene:
     return scene._replace(
         boxes_xyxy=scene.boxes_xyxy[keep],
         labels=scene.labels[keep],
-        polygons=take_polygons(scene.polygons, keep),
+        polygons=scene.polygons.take(keep),
         tile=scene.tile[keep],
     )

@@ -1,43 +1,51 @@
-"""Keeps decoded pictures at the size that training needs, in memory or in one file.
+"""Keeps decoded pictures at the size that training or evaluation needs, in memory or in one file.
 
-The cache fills as pictures are asked for: the first epoch costs what it would cost anyway. Every
-reduction of a picture (whole, half, quarter, eighth) has its own slot, so that what comes out is
-bit for bit what `FilePictures` would give; all four take a third more than the first.
+The cache fills as pictures are asked for: the first epoch costs what it would cost anyway. For
+training every reduction of a picture (whole, half, quarter, eighth) has its own slot, so that what
+comes out is bit for bit what `FilePictures` would give; all four take a third more than the first.
+Evaluation has one slot a picture, in a cache of its own: it decodes large JPEG files whole before
+it shrinks them, which gives other pixels.
 
 A slot holds, beside the pixels, a checksum of them and of the file's size and time of change. It is
 compared when a process meets the slot first, so what is stale, was damaged or was half written
 when a machine went down is decoded again. Processes may read and fill the same file at once:
-whoever fills a slot writes the same bytes.
+whoever fills a slot writes the same bytes. A run whose file another run replaces, because that has
+other pictures, keeps the file that it holds open; processes that it starts afterwards see from the
+file's header that it is another, and decode.
 """
 
-import hashlib
-import json
-import math
 import os
 import pathlib
-import tempfile
-import weakref
+import sys
 import zlib
 from typing import Any, Literal
 
-import cv2
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
 from train.data.dataset import Dataset, Objects
-from train.data.sample import MAX_HALVINGS, Pictures, Pixels
+from train.data.memory import available_memory
+from train.data.picture_storage import (
+    HEADER_BYTES,
+    SLOT,
+    FileStorage,
+    MemoryStorage,
+    Purpose,
+    amount,
+    cannot_write,
+    create_file,
+    header_of,
+    layout_of,
+    open_sound,
+)
+from train.data.sample import Pictures, Pixels
 from train.data.scan_cache import cache_files
 from train.errors import UserError
 
 CacheKind = Literal["none", "memory", "disk"]
 MEMORY_KEPT = 0.1  # share of the available memory that a cache leaves to everything else
 
-_FORMAT = "yolov7_jax pictures 1"
-_HEADER_BYTES = 4096
-_LEVELS = MAX_HALVINGS + 1
-_SLOT = np.dtype([("checksum", "<u8"), ("scale_xy", "<f8", 2)])
 _FILLED = 1 << 32  # beside 32 bits of checksum, so that no filled slot looks empty
-_GIB = 1 << 30
 
 
 class PictureCache:
@@ -45,56 +53,64 @@ class PictureCache:
 
     Attributes:
       image_size: the longer side of pictures that are larger.
+      purpose: what the pixels are for.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         image_size: int,
-        slots: np.ndarray,
-        pixels: UInt8[np.ndarray, " bytes"],
-        path: pathlib.Path | None,
+        purpose: Purpose,
+        storage: MemoryStorage | FileStorage | None,
     ):
         self.image_size = image_size
-        self._dataset = dataset
-        self._shapes, self._offsets = _layout(dataset, image_size)
-        self._slots, self._pixels, self._path = slots, pixels, path
-        self._checked = np.zeros(slots.shape, bool)
-        if path is not None:
-            self._file = os.open(path, os.O_RDWR)
-            weakref.finalize(self, os.close, self._file)
+        self.purpose: Purpose = purpose
+        self._dataset, self._storage = dataset, storage  # without storage, nothing is kept
+        self._layout = layout_of(dataset, image_size, purpose)
+        self._checked = np.zeros(self._layout.offsets.shape, bool)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._path is None:
+        if self.in_memory:
             raise TypeError("a cache in memory cannot be sent to another process")
-        return _open_file, (self._dataset, self.image_size, self._path)
+        made_of = self._dataset, self.image_size, self.purpose
+        if isinstance(self._storage, FileStorage):
+            return _reopen, (*made_of, self._storage.path, self._storage.header.rstrip())
+        return PictureCache, (*made_of, None)
 
     @property
     def in_memory(self) -> bool:
         """Whether it belongs to this process alone."""
-        return self._path is None
+        return isinstance(self._storage, MemoryStorage)
 
-    def reopened(self, dataset: Dataset) -> "PictureCache":
-        """Opens the same file once more, for the same data set in another form.
+    def misfits(self, image_size: int, purpose: Purpose) -> list[str]:
+        """Returns what to tell about a cache that is used for something else than it is for."""
+        faults = []
+        if self.purpose != purpose:
+            faults.append(f"cache has pictures for {self.purpose}, wanted {purpose}")
+        if self.image_size != image_size:
+            faults.append(
+                f"cache has pictures for the image_size {self.image_size}, wanted {image_size}"
+            )
+        return faults
 
-        Raises:
-          ValueError: the cache is in memory.
-        """
-        if self._path is None:
-            raise ValueError("a cache in memory has no file to be opened once more")
-        return _open_file(dataset, self.image_size, self._path)
+    def of(self, dataset: Dataset) -> "PictureCache":
+        """Returns the same cache for the same data set in another form."""
+        return PictureCache(dataset, self.image_size, self.purpose, self._storage)
 
     def get(self, index: int, halvings: int) -> Pixels | None:
         """Returns a picture, or None where it is not kept, no longer fits its file or is damaged.
 
         Args:
           index: the picture.
-          halvings: how often its sides are halved after it is shrunk to `image_size`.
+          halvings: how often its sides are halved after it is shrunk to `image_size`; 0 in a cache
+            for evaluation.
         """
-        slot = self._slots[index, halvings]
+        if self._storage is None:
+            return None
+        slot = self._storage.slots[index, halvings]
         if not slot["checksum"]:
             return None
-        image = self._view(index, halvings)
+        image = self._view(self._storage.pixels, index, halvings)
         scale_xy = slot["scale_xy"].copy()
         if not self._checked[index, halvings]:
             if slot["checksum"] != self._checksum(index, image, scale_xy):
@@ -110,33 +126,26 @@ class PictureCache:
           ValueError: the pixels are not of the size that the slot is for.
           UserError: the file cannot be written.
         """
-        shape = tuple(self._shapes[index, halvings].tolist())
+        shape = tuple(self._layout.shapes[index, halvings].tolist())
         if pixels.image.shape != (*shape, 3):
             raise ValueError(
                 f"picture {index} has the shape {pixels.image.shape}, wanted {(*shape, 3)}"
             )
-        slot = np.zeros((), _SLOT)
+        if self._storage is None:
+            return
+        slot = np.zeros((), SLOT)
         slot["scale_xy"] = pixels.scale_xy
         slot["checksum"] = self._checksum(index, pixels.image, slot["scale_xy"])
-        start = int(self._offsets[index, halvings])
-        if self._path is None:
-            self._pixels[start : start + pixels.image.size] = pixels.image.reshape(-1)
-            self._slots[index, halvings] = slot
-        else:
-            # Not through the mapping: a full disk is an error here, and the end of us there.
-            number = index * _LEVELS + halvings
-            first_pixel = _HEADER_BYTES + self._slots.nbytes
-            try:
-                _write_all(self._file, pixels.image.tobytes(), first_pixel + start)
-                _write_all(self._file, slot.tobytes(), _HEADER_BYTES + number * _SLOT.itemsize)
-            except OSError as error:
-                raise _cannot(self._path, error) from error
+        start = int(self._layout.offsets[index, halvings])
+        self._storage.write((index, halvings), slot, start, pixels.image)
         self._checked[index, halvings] = True
 
-    def _view(self, index: int, halvings: int) -> UInt8[np.ndarray, "h w 3"]:
-        height, width = self._shapes[index, halvings].tolist()
-        start = int(self._offsets[index, halvings])
-        image = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+    def _view(
+        self, pixels: UInt8[np.ndarray, " bytes"], index: int, halvings: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        height, width = self._layout.shapes[index, halvings].tolist()
+        start = int(self._layout.offsets[index, halvings])
+        image = pixels[start : start + height * width * 3].reshape(height, width, 3)
         image.flags.writeable = False
         return image
 
@@ -179,7 +188,11 @@ class CachedPictures:
 
 
 def open_cache(
-    dataset: Dataset, image_size: int, kind: CacheKind, path: pathlib.Path
+    dataset: Dataset,
+    image_size: int,
+    kind: CacheKind,
+    path: pathlib.Path,
+    purpose: Purpose = "training",
 ) -> PictureCache | None:
     """Opens the cache of a data set's pictures.
 
@@ -189,7 +202,8 @@ def open_cache(
       kind: `memory` for this process alone; `disk` for a file that later runs and other processes
         use too; `none` for no cache.
       path: where the file of a `disk` cache is, from `cache_file`. One that was made for other
-        pictures or another image size, or that is damaged, is replaced.
+        pictures, another image size or another purpose, or that is damaged, is replaced.
+      purpose: whether `train_batches` or `eval_batches` will use it.
 
     Returns:
       The cache, empty unless an earlier run has filled its file; None for the kind `none`.
@@ -200,24 +214,25 @@ def open_cache(
     """
     if kind == "none":
         return None
+    layout = layout_of(dataset, image_size, purpose)
+    pictures = f"{len(dataset)} pictures of up to {image_size} pixels"
     if kind == "memory":
-        shapes, _ = _layout(dataset, image_size)
-        total = 3 * int(shapes.prod(2).sum())
         free = int(available_memory() * (1 - MEMORY_KEPT))
-        if total > free:
+        if layout.pixel_bytes > free:
             raise UserError(
-                f"--cache memory needs {total / _GIB:.1f} GiB for {len(dataset)} pictures of up "
-                f"to {image_size} pixels, but only {free / _GIB:.1f} GiB are to be had; "
-                "--cache disk or none would do"
+                f"--cache memory needs {amount(layout.pixel_bytes)} for {pictures}, "
+                f"but only {amount(free)} are to be had; --cache disk or none would do"
             )
-        slots = np.zeros(shapes.shape[:2], _SLOT)
-        return PictureCache(dataset, image_size, slots, np.zeros(total, np.uint8), None)
+        return PictureCache(dataset, image_size, purpose, MemoryStorage(layout))
+    header = header_of(dataset, image_size, purpose)
     try:
-        if not _is_sound(path, dataset, image_size):
-            _create(path, dataset, image_size)
-        return _open_file(dataset, image_size, path)
+        descriptor = open_sound(path, header, layout.file_bytes)
+        if descriptor is None:
+            descriptor = create_file(path, header, layout.file_bytes, pictures)
+        storage = FileStorage(path, header, descriptor, layout)
     except OSError as error:
-        raise _cannot(path, error) from error
+        raise cannot_write(path, error) from error
+    return PictureCache(dataset, image_size, purpose, storage)
 
 
 def cache_file(data: str | pathlib.Path, split: str, image_size: int) -> pathlib.Path:
@@ -236,115 +251,23 @@ def cache_file(data: str | pathlib.Path, split: str, image_size: int) -> pathlib
     return files[0]
 
 
-def available_memory() -> int:
-    """Returns how many bytes of memory this process could still take."""
+def _reopen(
+    dataset: Dataset, image_size: int, purpose: Purpose, path: pathlib.Path, header: bytes
+) -> PictureCache:
+    """Opens a file in another process than the one that looked after it."""
+    layout = layout_of(dataset, image_size, purpose)
+    header = header.ljust(HEADER_BYTES, b"\n")
+    storage = None
     try:
-        pages = os.sysconf("SC_AVPHYS_PAGES")
-        free = pages * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 1 << 62  # unknown here; too large a request fails by itself
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            fields = dict(line.split(":") for line in lines)
-        free = int(fields["MemAvailable"].split()[0]) * 1024  # with what caches of files hold
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        group = pathlib.Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # no limit
-    return max(free, 0)
-
-
-def _layout(
-    dataset: Dataset, image_size: int
-) -> tuple[Int64[np.ndarray, "n levels 2"], Int64[np.ndarray, "n levels"]]:
-    """Returns height and width of every slot's picture, and where its pixels start."""
-    sizes = dataset.sizes[:, ::-1].astype(np.int64)  # height, width
-    longer = sizes.max(1, keepdims=True, initial=1)
-    # As `Pictures.pixels` rounds: half to even, at least one pixel.
-    fitted = np.maximum(np.rint(sizes * np.minimum(1.0, image_size / longer)), 1).astype(np.int64)
-    shapes = np.stack([-(-fitted // 2**halvings) for halvings in range(_LEVELS)], 1)
-    lengths = 3 * shapes.prod(2).reshape(-1)
-    return shapes, (np.cumsum(lengths) - lengths).reshape(len(sizes), _LEVELS)
-
-
-def _header(dataset: Dataset, image_size: int) -> bytes:
-    """Returns what a file's start must be for its slots to mean these pictures."""
-    paths = [os.path.abspath(path) for path in dataset.paths]
-    files = json.dumps([paths, dataset.sizes.tolist()])
-    content = {
-        "format": _FORMAT,
-        "image_size": image_size,
-        "pictures": len(dataset),
-        "files": hashlib.sha256(files.encode()).hexdigest(),
-        "opencv": cv2.__version__,  # another one may decode and resize otherwise
-    }
-    return json.dumps(content).encode().ljust(_HEADER_BYTES, b"\n")
-
-
-def _file_bytes(dataset: Dataset, image_size: int) -> int:
-    shapes, _ = _layout(dataset, image_size)
-    pixels = 3 * int(shapes.prod(2).sum())
-    return _HEADER_BYTES + math.prod(shapes.shape[:2]) * _SLOT.itemsize + pixels
-
-
-def _is_sound(path: pathlib.Path, dataset: Dataset, image_size: int) -> bool:
-    try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER_BYTES)
-        length = path.stat().st_size
-    except FileNotFoundError:
-        return False
-    wanted = _file_bytes(dataset, image_size)
-    return header == _header(dataset, image_size) and length == wanted
-
-
-def _create(path: pathlib.Path, dataset: Dataset, image_size: int) -> None:
-    """Puts an empty file in place, whole or not at all."""
-    total = _file_bytes(dataset, image_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    status = os.statvfs(path.parent)
-    free = status.f_bavail * status.f_frsize
-    if total > free:
-        raise UserError(
-            f"--cache disk needs {total / _GIB:.1f} GiB in {path.parent} for {len(dataset)} "
-            f"pictures of up to {image_size} pixels, but only {free / _GIB:.1f} GiB are free"
+        descriptor = open_sound(path, header, layout.file_bytes)
+        if descriptor is not None:
+            storage = FileStorage(path, header, descriptor, layout)
+    except OSError:
+        pass  # as good as replaced
+    if storage is None:
+        print(
+            f"warning: {path}: this cache of pictures has been replaced by another run; "
+            "a process of this one goes on without",
+            file=sys.stderr,
         )
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        # Taken at once, so that nobody else takes it before an epoch has filled it.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, total)
-        else:
-            os.truncate(descriptor, total)
-        _write_all(descriptor, _header(dataset, image_size), 0)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _open_file(dataset: Dataset, image_size: int, path: pathlib.Path) -> PictureCache:
-    shapes, _ = _layout(dataset, image_size)
-    mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))
-    end = _HEADER_BYTES + math.prod(shapes.shape[:2]) * _SLOT.itemsize
-    slots = mapped[_HEADER_BYTES:end].view(_SLOT).reshape(shapes.shape[:2])
-    return PictureCache(dataset, image_size, slots, mapped[end:], path)
-
-
-def _write_all(descriptor: int, content: bytes, offset: int) -> None:
-    rest = memoryview(content)
-    while rest:
-        written = os.pwrite(descriptor, rest, offset)
-        rest, offset = rest[written:], offset + written
-
-
-def _cannot(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"{path}: the cache of pictures cannot be written: {error.strerror or error}")
+    return PictureCache(dataset, image_size, purpose, storage)

@@ -4,6 +4,7 @@ import os
 import struct
 import zlib
 
+from train.data.decoder_messages import is_damage, is_doubt, watch_decoder
 from train.data.faults import Fault, Kind
 from yolov7_jax.image import UnreadableImageError, read_image
 
@@ -29,7 +30,11 @@ def picture_size(path: str | os.PathLike[str], *, decode: bool = False) -> tuple
     Raises:
       UnreadableImageError: the file is missing, empty, truncated or no picture; names it.
     """
-    name = os.fspath(path)
+    return _look(os.fspath(path), decode)[0]
+
+
+def _look(name: str, decode: bool) -> tuple[tuple[int, int], str]:
+    """Returns what `picture_size` does, and what the decoder says of the picture, if anything."""
     try:
         descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
@@ -44,24 +49,32 @@ def picture_size(path: str | os.PathLike[str], *, decode: bool = False) -> tuple
     finally:
         os.close(descriptor)
     if size is not None and sound and not decode:
-        return size
-    if size is not None and not sound and _is_png(name):
-        # libpng would print its own complaint besides.
-        raise UnreadableImageError(f"{name}: is truncated or damaged")
-    try:
-        height, width = read_image(name).shape[:2]
-    except UnreadableImageError as error:
-        if os.path.getsize(name) == 0:
-            raise UnreadableImageError(f"{name}: is empty, 0 bytes") from error
-        if size is not None:
-            raise UnreadableImageError(f"{name}: is truncated or damaged") from error
-        raise
-    return width, height
+        return size, ""
+    decoded, message = watch_decoder(lambda: _decoded_size(name))
+    told = f" ({message})" if message else ""
+    # libpng passes over damage in what is beside the pixels; the walk over the chunks does not.
+    cut = size is not None and not sound and _is_png(name)
+    if isinstance(decoded, tuple) and not is_damage(message) and not cut:
+        return decoded, message
+    if isinstance(decoded, tuple) or size is not None:
+        raise UnreadableImageError(f"{name}: is truncated or damaged{told}")
+    if os.path.getsize(name) == 0:
+        raise UnreadableImageError(f"{name}: is empty, 0 bytes")
+    raise UnreadableImageError(f"{decoded}{told}")
 
 
 def _is_png(name: str) -> bool:
     with open(name, "rb") as file:
         return file.read(len(_PNG_START)) == _PNG_START
+
+
+def _decoded_size(name: str) -> tuple[int, int] | UnreadableImageError:
+    """Returns a picture's (width, height) as it is decoded, or why it cannot be."""
+    try:
+        height, width = read_image(name).shape[:2]
+    except UnreadableImageError as error:
+        return error
+    return width, height
 
 
 def _from_header(descriptor: int, thorough: bool) -> tuple[tuple[int, int] | None, bool]:
@@ -147,9 +160,11 @@ def _png_size(descriptor: int, thorough: bool) -> tuple[tuple[int, int] | None, 
 
 
 def examine_picture(path: str, *, decode: bool) -> tuple[tuple[int, int], Fault | None]:
-    """Returns a picture's upright (width, height), or zeros and what is wrong with it."""
+    """Returns a picture's upright (width, height), zeros if it is unusable, and what is wrong."""
     try:
-        return picture_size(path, decode=decode), None
+        size, message = _look(path, decode)
+        doubtful = Fault(Kind.DOUBTFUL_PICTURE, path, None, f"is decoded, but: {message}")
+        return size, doubtful if is_doubt(message) else None
     except UnreadableImageError as error:
         kind = Kind.UNREADABLE_PICTURE if os.path.exists(path) else Kind.MISSING_PICTURE
         return (0, 0), Fault(kind, path, None, str(error).removeprefix(f"{path}: "))

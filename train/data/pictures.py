@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from train.data.dataset import Dataset, Objects
-from train.data.geometry import take_polygons
 from train.data.sample import Pixels
-from yolov7_jax.image import read_image, resize
+from yolov7_jax.image import UnreadableImageError, read_image, resize
 
 _JPEG_START = b"\xff\xd8"
+_ADVICE = "`python -m train check --data ...` finds all such pictures and leaves them out"
 _REDUCED = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # together with IMREAD_COLOR_RGB these give RGB
@@ -45,7 +45,7 @@ class FilePictures:
             objects.labels[keep],
             objects.boxes_cxcywh[keep],
             objects.crowd[keep],
-            take_polygons(objects.polygons, keep),
+            objects.polygons.take(keep),
         )
 
     def pixels(self, index: int, longest: int, halvings: int) -> Pixels:
@@ -66,7 +66,7 @@ def read_pixels(path: str, size: tuple[int, int], longest: int, halvings: int) -
       halvings: how often the sides are halved, rounding up.
 
     Raises:
-      UnreadableImageError: the file cannot be decoded; the message names it.
+      UnreadableImageError: the file cannot be decoded, or has another size; the message names it.
     """
     width, height = size
     shrink = min(1.0, longest / max(width, height))
@@ -75,14 +75,37 @@ def read_pixels(path: str, size: tuple[int, int], longest: int, halvings: int) -
     reduction = 1
     while reduction < 8 and math.ceil(max(size) / (2 * reduction)) >= max(out_width, out_height):
         reduction *= 2
-    reduced = _read_reduced(path, reduction)
-    if reduced is None:
-        image, covers = read_image(path), 1
-    else:
-        image, covers = reduced, reduction
+    image, covers = _read_reduced(path, reduction), reduction
+    wanted = tuple(math.ceil(side / reduction) for side in (height, width))
+    if image is None or image.shape[:2] != wanted:
+        image, covers = read_whole(path, size), 1
     scale_x = out_width / (image.shape[1] * covers)
     scale_y = out_height / (image.shape[0] * covers)
     return Pixels(resize(image, out_width, out_height), (scale_x, scale_y))
+
+
+def read_whole(path: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes a picture that the scan of its data set found sound.
+
+    Args:
+      path: the file.
+      size: its width and height in pixels when it was scanned, upright.
+
+    Raises:
+      UnreadableImageError: the file cannot be decoded, or has another size; the message names it.
+    """
+    try:
+        image = read_image(path)
+    except UnreadableImageError as error:
+        error.args = (f"{error}; {_ADVICE}",)
+        raise
+    height, width = image.shape[:2]
+    if (width, height) != size:
+        raise UnreadableImageError(
+            f"{path}: has {width} x {height} pixels, not {size[0]} x {size[1]} as when the data "
+            "set was scanned"
+        )
+    return image
 
 
 def _read_reduced(path: str, reduction: int) -> UInt8[np.ndarray, "h w 3"] | None:

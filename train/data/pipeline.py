@@ -6,8 +6,10 @@ with (seed, g); so a run that stops and continues sees what it would have seen, 
 threads, processes or hosts take part.
 """
 
+import contextlib
 import dataclasses
 import functools
+import gc
 import pathlib
 import tempfile
 from collections.abc import Generator, Sequence
@@ -15,36 +17,29 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float64, Int32, Int64
 
-from train.data.augment import AugmentConfig, Sample, train_sample
+from train.batch import Batch
+from train.data.augment import AugmentConfig, Sample, train_sample, undrawn
 from train.data.dataset import Dataset
+from train.data.limits import below_least
+from train.data.object_bound import most_objects
+from train.data.padding import padded_length, stack_targets
 from train.data.picture_cache import CachedPictures, PictureCache
 from train.data.pictures import FilePictures
 from train.data.sample import Pictures, Pixels
 from train.data.shared_dataset import share
 from train.data.streams import closing, in_processes, in_threads
-from yolov7_jax.image import PAD_VALUE
+from train.errors import UserError
+from yolov7_jax.image import PAD_VALUE, UnreadableImageError
 from yolov7_jax.types import Targets
 
-SMALLEST_PADDING = 8  # objects of an image; doubled until all have room
 SAMPLES_COUNTED = 64  # to learn how many objects are usual
+WORKER_DIED = "terminated unexpectedly"  # what grain says then
 END_OF_STREAM = 2**62  # positions; a range must end somewhere
 
 # The first word of every seed, so that no two uses share a stream.
 SHUFFLE_STREAM, SAMPLE_STREAM, COUNT_STREAM = 0, 1, 2
-
-
-class Batch(NamedTuple):
-    """What a training step takes; numpy arrays.
-
-    Attributes:
-      images: RGB, s x s.
-      targets: the objects, normalised by s.
-    """
-
-    images: UInt8[np.ndarray, "b s s 3"]
-    targets: Targets
 
 
 def epoch_end(epoch: int, num_images: int, batch_size: int) -> int:
@@ -65,6 +60,8 @@ def train_batches(
     batch_size: int,
     seed: int,
     augment: AugmentConfig,
+    plain_from: int | None = None,
+    chances: Float64[np.ndarray, " n"] | None = None,
     first_step: int = 0,
     num_workers: int = 2,
     worker_processes: bool = False,
@@ -88,6 +85,10 @@ def train_batches(
       batch_size: samples a step, over all hosts.
       seed: not negative.
       augment: how far to vary the pictures.
+      plain_from: from this epoch on, counted from 0, samples are without mosaics, mixup, copy-paste
+        and paste-in.
+      chances: of each picture to be the first of a sample, with the sum 1; without, each is once
+        an epoch.
       first_step: where to start; a run that stops after step k continues at k + 1.
       num_workers: threads that prepare samples; 0 prepares them in the caller's. The batches
         are the same for any number.
@@ -110,11 +111,7 @@ def train_batches(
         "num_workers": (num_workers, 0),
         "process_count": (process_count, 1),
     }
-    faults = [
-        f"{name} (={value}) must be at least {least}"
-        for name, (value, least) in limits.items()
-        if value < least
-    ]
+    faults = below_least(limits)
     if not len(dataset):
         faults.append("dataset has no pictures; wanted at least 1")
     if process_count > 0 and batch_size % process_count:
@@ -128,10 +125,8 @@ def train_batches(
         )
     if cache is not None and cache.in_memory and worker_processes and num_workers:
         faults.append("cache is in the memory of this process; worker processes cannot use it")
-    if cache is not None and cache.image_size != image_size:
-        faults.append(
-            f"cache has pictures for the image_size {cache.image_size}, wanted {image_size}"
-        )
+    if cache is not None:
+        faults += cache.misfits(image_size, "training")
     if faults:
         raise ValueError("; ".join(faults))
     stream = _Stream(
@@ -142,31 +137,57 @@ def train_batches(
         augment,
         process_index,
         process_count,
+        plain_from,
+        None if chances is None else np.cumsum(chances),
+        np.diff(dataset.offsets),
+        usual_objects(_pictures(dataset, cache), image_size, augment),
     )
-    usual = usual_objects(stream.pictures, image_size, augment)
     if worker_processes and num_workers:
-        return _from_processes(dataset, cache, stream, usual, first_step, num_workers)
+        return _from_processes(dataset, cache, stream, first_step, num_workers)
     samples = _samples(stream, first_step)
     own = batch_size // process_count
     threaded = in_threads(samples, num_workers, ahead=2 * own)
-    return closing(threaded.batch(own, batch_fn=functools.partial(_collate, usual)))
+    return closing(threaded.batch(own, batch_fn=functools.partial(_collate, stream.usual)))
 
 
 def _from_processes(
     dataset: Dataset,
     cache: PictureCache | None,
     stream: "_Stream",
-    usual: int,
     first_step: int,
     num_workers: int,
 ) -> Generator[Batch, None, None]:
     own = stream.batch_size // stream.process_count
     with tempfile.TemporaryDirectory(prefix="yolov7_jax-") as folder:
         shared = share(dataset, pathlib.Path(folder))
-        cache = cache and cache.reopened(shared)
+        cache = cache and cache.of(shared)
         samples = _samples(stream._replace(pictures=_pictures(shared, cache)), first_step)
-        batches = samples.batch(own, batch_fn=functools.partial(_collate, usual))
-        yield from closing(in_processes(batches, num_workers))
+        batches = samples.batch(own, batch_fn=functools.partial(_collate, stream.usual))
+        with contextlib.closing(closing(in_processes(batches, num_workers))) as received:
+            try:
+                yield from map(_owned, received)
+                return
+            except (UserError, UnreadableImageError) as error:
+                failure = error.with_traceback(None)  # the message alone is enough
+            except RuntimeError as error:
+                if WORKER_DIED not in str(error):
+                    raise
+                failure = UserError(
+                    f"{str(error).split('. ')[0]}; if for lack of memory, fewer --num-workers "
+                    "would need less"
+                )
+    # What the failure leaves behind is in circles, and holds shared memory until the program ends.
+    gc.collect()
+    raise failure
+
+
+def _owned(batch: Batch) -> Batch:
+    """Returns a copy of a batch from another process, so that nobody holds the shared memory.
+
+    What is still held when the program ends cannot be freed in order any more.
+    """
+    targets = Targets(*(np.array(field) for field in batch.targets))
+    return Batch(np.array(batch.images), targets)
 
 
 def usual_objects(pictures: Pictures, image_size: int, augment: AugmentConfig) -> int:
@@ -201,38 +222,6 @@ def load_sample(dataset: Dataset, index: int) -> Sample:
     return Sample(image, boxes_xyxy, objects.labels, polygons)
 
 
-def stack_targets(
-    boxes_xyxy: Sequence[Float32[np.ndarray, "_ 4"]],
-    labels: Sequence[Int32[np.ndarray, " _"]],
-    size: int,
-    usual: int,
-) -> Targets:
-    """Pads the objects of a batch to the first of 8, 16, 32, ... with room; none is dropped.
-
-    A short ladder, because every length met is one more compilation of the training step.
-
-    Args:
-      boxes_xyxy: per picture, in pixels of the network's input.
-      labels: per picture.
-      size: side of the network's input.
-      usual: batches with fewer objects in an image are padded as if they had this many.
-    """
-    most = max(usual, *(len(rows) for rows in labels))
-    length = SMALLEST_PADDING
-    while length < most:
-        length *= 2
-    boxes = np.zeros((len(labels), length, 4), np.float32)
-    classes = np.zeros((len(labels), length), np.int32)
-    valid = np.zeros((len(labels), length), bool)
-    for image, (corners, of_image) in enumerate(zip(boxes_xyxy, labels, strict=True)):
-        count = len(of_image)
-        boxes[image, :count, :2] = (corners[:, :2] + corners[:, 2:]) / (2 * size)
-        boxes[image, :count, 2:] = (corners[:, 2:] - corners[:, :2]) / size
-        classes[image, :count] = of_image
-        valid[image, :count] = True
-    return Targets(boxes, classes, valid)
-
-
 class _Stream(NamedTuple):
     pictures: Pictures
     image_size: int
@@ -241,6 +230,10 @@ class _Stream(NamedTuple):
     augment: AugmentConfig
     process_index: int
     process_count: int
+    plain_from: int | None
+    cumulated: Float64[np.ndarray, " n"] | None  # chances
+    counts: Int64[np.ndarray, " n"]  # objects of each picture
+    usual: int
 
 
 class _Drawn(NamedTuple):
@@ -248,7 +241,8 @@ class _Drawn(NamedTuple):
 
     Attributes:
       sample: the sample.
-      most: the objects of the samples that take its place in the slices of other hosts, at most.
+      most: the objects of the samples that take its place in the slices of other hosts, at most;
+        0 where they are certainly no more than batches have room for anyway.
     """
 
     sample: Sample
@@ -279,12 +273,13 @@ def _drawn_at(stream: _Stream, number: int) -> _Drawn:
     # them once a batch.
     positions = range(step * stream.batch_size + place, (step + 1) * stream.batch_size, own)
     counts = [
-        _num_objects(stream.pictures, stream.image_size, stream.augment, *_seeded(stream, position))
+        _objects_if_many(stream, position)
         for host, position in enumerate(positions)
         if host != stream.process_index
     ]
     index, rng = _seeded(stream, positions[stream.process_index])
-    sample = train_sample(stream.pictures, index, stream.image_size, stream.augment, rng)
+    augment = _augment_at(stream, positions[stream.process_index])
+    sample = train_sample(stream.pictures, index, stream.image_size, augment, rng)
     return _Drawn(sample, max(counts, default=0))
 
 
@@ -292,8 +287,29 @@ def _seeded(stream: _Stream, position: int) -> tuple[int, np.random.Generator]:
     """Returns the picture that a sample is about, and the sample's generator."""
     length = len(stream.pictures)
     epoch, place = divmod(position, length)
-    index = int(_permutation(stream.seed, epoch, length)[place])
-    return index, np.random.default_rng((SAMPLE_STREAM, stream.seed, position))
+    rng = np.random.default_rng((SAMPLE_STREAM, stream.seed, position))
+    if stream.cumulated is None:
+        return int(_permutation(stream.seed, epoch, length)[place]), rng
+    drawn = np.random.default_rng((SHUFFLE_STREAM, stream.seed, position)).random()
+    index = np.searchsorted(stream.cumulated, drawn * stream.cumulated[-1], side="right")
+    return min(int(index), length - 1), rng
+
+
+def _augment_at(stream: _Stream, position: int) -> AugmentConfig:
+    """Returns how far to vary the sample at a position, by its epoch."""
+    if stream.plain_from is None or position < stream.plain_from * len(stream.pictures):
+        return stream.augment
+    return dataclasses.replace(stream.augment, mosaic=0, mixup=0, copy_paste=0, paste_in=0)
+
+
+def _objects_if_many(stream: _Stream, position: int) -> int:
+    """Returns how many objects a sample has, or 0 where batches have room for them anyway."""
+    size, augment = stream.image_size, _augment_at(stream, position)
+    index, rng = _seeded(stream, position)
+    most = most_objects(stream.counts, index, size, augment, rng)
+    if most is not None and most <= padded_length(stream.usual):
+        return 0
+    return _num_objects(stream.pictures, size, augment, *_seeded(stream, position))
 
 
 def _num_objects(
@@ -305,10 +321,12 @@ def _num_objects(
 ) -> int:
     """Returns how many objects a sample has, from the labels alone.
 
-    Where objects end up does not depend on pixels, so the sample is made of blank pictures.
+    Where objects end up does not depend on pixels, so none are drawn but those of cut-outs, which
+    come from blank pictures. What comes last, colours and flips, changes no object's number.
     """
-    colourless = dataclasses.replace(augment, hsv_h=0, hsv_s=0, hsv_v=0)
-    return len(train_sample(_Blank(pictures), index, image_size, colourless, rng).labels)
+    plain = dataclasses.replace(augment, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0, flipud=0)
+    blank = _Blank(pictures)
+    return len(train_sample(blank, index, image_size, plain, rng, undrawn).labels)
 
 
 class _Blank:
@@ -331,4 +349,4 @@ def _collate(usual: int, drawn: Sequence[_Drawn]) -> Batch:
     boxes = [each.sample.boxes_xyxy for each in drawn]
     labels = [each.sample.labels for each in drawn]
     usual = max(usual, *(each.most for each in drawn))
-    return Batch(images, stack_targets(boxes, labels, images.shape[1], usual))
+    return Batch(images, stack_targets(boxes, labels, images.shape[1:3], usual))

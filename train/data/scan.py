@@ -1,13 +1,19 @@
 """Looks at every file of a split once, and remembers what it found."""
 
+import functools
 import logging
 import time
+from collections.abc import Set
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from train.data.assemble import Found, Scan, assemble
-from train.data.parallel import default_workers
-from train.data.scan_cache import read_scan, write_scan
+from train.data.decoder_messages import DecoderMessages
+from train.data.parallel import default_workers, map_files
+from train.data.picture_size import examine_picture
+from train.data.scan_cache import damaged_pictures, read_scan, write_scan
 
 _log = logging.getLogger(__name__)
 
@@ -15,8 +21,17 @@ _log = logging.getLogger(__name__)
 class Source(Protocol):
     """One split of a data set of any kind."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to tell about how the split was found."""
+        ...
+
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the pictures' contents."""
+        ...
+
+    def without_labels(self) -> str:
+        """Says where labels were looked for, where there are none."""
         ...
 
     def read(self, *, decode: bool, workers: int) -> Found:
@@ -42,7 +57,8 @@ def scan_source(
       data: what the user calls the data set; the cache is beside it.
       split: likewise.
       decode: decodes all pictures; otherwise headers and ends are looked at, unless an earlier
-        scan has decoded them.
+        scan has decoded them. Those that the last scan found damaged are decoded again whatever
+        has changed since.
       workers: threads; None for as many as suit the work.
 
     Raises:
@@ -56,7 +72,32 @@ def scan_source(
     start = time.perf_counter()
     if decode and workers is None:
         readers = default_workers(decode=True)
-    scan = assemble(source.read(decode=decode, workers=readers), decoded=decode)
+    with DecoderMessages():
+        found = source.read(decode=decode, workers=readers)
+        if not decode:
+            found = _leave_out_damaged(found, damaged_pictures(data, split), readers)
+        scan = assemble(found, decoded=decode)
     _log.info("%s: %s: scanned in %.1f s", data, split, time.perf_counter() - start)
     write_scan(data, split, digest, scan)
     return scan
+
+
+def _leave_out_damaged(found: Found, suspects: Set[str], workers: int) -> Found:
+    """Decodes the suspects among pictures whose headers are sound, and adds what is wrong.
+
+    Decoding the few again is simpler than to remember what was wrong with which state of a file.
+    """
+    sound = found.sizes.min(axis=1, initial=1) > 0
+    rows = [row for row in np.flatnonzero(sound).tolist() if found.paths[row] in suspects]
+    if not rows:
+        return found
+    sizes, faults = found.sizes.copy(), list(found.faults)
+    paths = [found.paths[row] for row in rows]
+    examine = functools.partial(examine_picture, decode=True)
+    examined = map_files(examine, paths, workers=workers, title="damaged pictures")
+    for row, (size, fault) in zip(rows, examined, strict=True):
+        if 0 in size:
+            sizes[row] = 0
+        if fault is not None and fault not in faults:
+            faults.append(fault)
+    return found._replace(sizes=sizes, faults=faults)

@@ -22,9 +22,10 @@ from train.data.faults import Fault, Kind
 
 CACHE_FOLDER = ".yolov7_jax_cache"
 # The last figure is to change with the format, and with what a scan finds.
-MAGIC = b"yolov7_jax scan 1\n"
+MAGIC = b"yolov7_jax scan 3\n"
 _ARRAYS = ("sizes", "offsets", "labels", "boxes", "crowd", "image_ids", "category_ids", "areas")
 _ALIGNMENT = 64
+_DAMAGED = (Kind.UNREADABLE_PICTURE.name, Kind.DOUBTFUL_PICTURE.name)
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,11 @@ def cache_files(data: str | Path, split: str) -> list[Path]:
     where = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     folder = path if path.is_dir() else path.parent
     return [folder / CACHE_FOLDER / name, Path(home) / "yolov7_jax" / f"{where}-{name}"]
+
+
+def kept_scan(data: str | Path, split: str) -> Path | None:
+    """Returns the file in which the scan of a split is kept, or None where it could not be."""
+    return next((path for path in cache_files(data, split) if path.is_file()), None)
 
 
 def read_scan(data: str | Path, split: str, digest: str) -> Scan | None:
@@ -58,6 +64,17 @@ def read_scan(data: str | Path, split: str, digest: str) -> Scan | None:
             continue
         return scan
     return None
+
+
+def damaged_pictures(data: str | Path, split: str) -> frozenset[str]:
+    """Returns the pictures that the last scan found damaged, whatever has changed since."""
+    for path in cache_files(data, split):
+        try:
+            header, _ = _header(np.fromfile(path, np.uint8))
+            return frozenset(file for kind, file, *_ in header["faults"] if kind in _DAMAGED)
+        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            continue
+    return frozenset()
 
 
 def write_scan(data: str | Path, split: str, digest: str, scan: Scan) -> None:
@@ -96,6 +113,7 @@ def _write(path: Path, digest: str, scan: Scan) -> None:
         "stamps": picture_stamps(scan.looked_at),
         "decoded": scan.decoded,
         "names": dataset.names,
+        "notes": scan.notes,
         "looked_at": scan.looked_at,
         "left_out": [row for row, path in enumerate(scan.looked_at) if path not in kept],
         "faults": [(fault.kind.name, *fault[1:]) for fault in scan.faults],
@@ -123,8 +141,8 @@ def _write(path: Path, digest: str, scan: Scan) -> None:
         raise
 
 
-def _decode(content: np.ndarray, digest: str) -> Scan:
-    """Rebuilds a scan; a ValueError says why it cannot be used."""
+def _header(content: np.ndarray) -> tuple[dict[str, Any], int]:
+    """Returns the header and where the arrays begin; a ValueError says why it cannot be used."""
     start = len(MAGIC) + 32
     if content[: len(MAGIC)].tobytes() != MAGIC:
         raise ValueError("it is of another version or no such file")
@@ -132,14 +150,19 @@ def _decode(content: np.ndarray, digest: str) -> Scan:
     if content[len(MAGIC) : start].tobytes() != checksum:
         raise ValueError("it is damaged")
     (length,) = struct.unpack("<Q", content[start : start + 8].tobytes())
-    header = json.loads(content[start + 8 : start + 8 + length].tobytes())
+    end = start + 8 + length
+    return json.loads(content[start + 8 : end].tobytes()), end
+
+
+def _decode(content: np.ndarray, digest: str) -> Scan:
+    """Rebuilds a scan; a ValueError says why it cannot be used."""
+    header, position = _header(content)
     if header["digest"] != digest:
         raise ValueError("annotations have changed")
     looked_at = tuple(header["looked_at"])
     if header["stamps"] != picture_stamps(looked_at):
         raise ValueError("pictures have changed")
     arrays: dict[str, Any] = {}
-    position = start + 8 + length
     for name, dtype, shape in header["arrays"]:
         position += -position % _ALIGNMENT
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -153,4 +176,4 @@ def _decode(content: np.ndarray, digest: str) -> Scan:
         **{name: arrays[name] for name in _ARRAYS},
     )
     faults = tuple(Fault(Kind[kind], *rest) for kind, *rest in header["faults"])
-    return Scan(dataset, faults, looked_at, header["decoded"])
+    return Scan(dataset, faults, tuple(header["notes"]), looked_at, header["decoded"])

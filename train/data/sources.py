@@ -1,20 +1,23 @@
 """Opens whatever `--data` names: a data.yaml, a COCO JSON file or a Pascal VOC folder."""
 
+import dataclasses
 import logging
 import os
 import re
 from pathlib import Path
 
+from train.data.assemble import Scan
 from train.data.coco_json import CocoJson
-from train.data.data_yaml import SPLITS, DataYaml, read_data_yaml, splits_of
+from train.data.data_yaml import SPLITS, DataYaml, read_data_yaml, splits_of, unused_keys
 from train.data.dataset import Dataset
-from train.data.faults import summarize
+from train.data.faults import Effect, summarize
 from train.data.scan import scan_source
 from train.data.voc_xml import VocXml, is_voc_folder, is_voc_list, open_voc_xml, voc_splits
 from train.data.yolo_txt import YoloTxt, open_yolo_txt
 from train.errors import UserError
 
 Source = YoloTxt | CocoJson | VocXml
+TRAINING_SPLITS = SPLITS[:2]  # which every run needs
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +26,8 @@ def load_dataset(data: str | Path, split: str) -> Dataset:
     """Reads one split of a data set, from the cache of an earlier scan where that still holds.
 
     What is faulty is left out, and one warning counts it; `python -m train check` tells the
-    details. Pictures are judged by their headers and ends, unless `check` has decoded them.
+    details. Pictures are judged by their headers and ends, unless `check` has decoded them. What
+    of a data.yaml is not used, or used otherwise than it stands there, is a warning too.
 
     Args:
       data: a data.yaml, whose splits are pictures with YOLO label files, a COCO .json file or
@@ -33,7 +37,12 @@ def load_dataset(data: str | Path, split: str) -> Dataset:
     Raises:
       UserError: something is missing or malformed, or nothing is left.
     """
-    scan = scan_source(open_source(data, split), data, split)
+    source = open_source(data, split)
+    # Once is enough, and whoever trains loads this split.
+    of_all = data_notes(data) if split == TRAINING_SPLITS[0] else []
+    for note in (*of_all, *source.notes):
+        _log.warning("%s: %s", data, note)
+    scan = scan_source(source, data, split)
     dataset, faults = scan.dataset, scan.faults
     check = f"python -m train check --data {data} --split {split}"
     if not len(dataset):
@@ -41,15 +50,41 @@ def load_dataset(data: str | Path, split: str) -> Dataset:
             f"{data}: no picture of '{split}' can be used: {faults[0]}; see `{check}`"
             + (f" for {len(faults) - 1} more faults" if len(faults) > 1 else "")
         )
-    lost = [fault for fault in faults if fault.line is not None]
-    if not len(dataset.labels) and lost:
+    missing = missing_labels(source, scan)
+    if missing:
+        raise UserError(f"{data}: '{split}': {missing}; see `{check}`")
+    lost = [fault for fault in faults if fault.kind.effect is Effect.OBJECT]
+    if not len(dataset.labels):
         raise UserError(f"{data}: no object of '{split}' can be used: {lost[0]}; see `{check}`")
     if faults:
         counted = f"{len(faults)} fault" + "s" * (len(faults) > 1)
         _log.warning("%s: %s: %s (%s); see `%s`", data, split, counted, summarize(faults), check)
-    if not len(dataset.labels):
-        _log.warning("%s: no picture of %s has a labelled object", data, split)
     return dataset
+
+
+def missing_labels(source: Source, scan: Scan) -> str:
+    """Returns where labels were looked for, if there is none in a whole split; else nothing.
+
+    That there is nothing to find in any picture is nearly always a folder of another name than
+    expected.
+    """
+    faulty = any(fault.kind.effect is Effect.OBJECT for fault in scan.faults)
+    if len(scan.dataset.labels) or faulty or not len(scan.dataset):
+        return ""
+    return f"no picture has a label: {source.without_labels()}"
+
+
+def data_notes(data: str | Path) -> list[str]:
+    """Returns what there is to tell about a data set as a whole, whatever the split.
+
+    Raises:
+      UserError: it is a data.yaml that cannot be read.
+    """
+    path = _resolve(data)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return []
+    keys = unused_keys(path)
+    return [f"keys of other tools, not used: {', '.join(keys)}"] if keys else []
 
 
 def open_source(data: str | Path, split: str) -> Source:
@@ -58,12 +93,10 @@ def open_source(data: str | Path, split: str) -> Source:
     Raises:
       UserError: it is none that is known, or has no such split.
     """
-    path = Path(os.path.abspath(Path(data).expanduser()))
+    path = _resolve(data)
     if path.is_dir():
         if is_voc_folder(path):
             return open_voc_xml(None, [path], split=split)
-        if (path / "data.yaml").is_file():
-            return open_source(path / "data.yaml", split)
         raise UserError(
             f"{data}: is neither a Pascal VOC folder (Annotations/ and ImageSets/Main/) "
             "nor has it a data.yaml; give that folder, a data.yaml or a COCO .json file"
@@ -73,7 +106,8 @@ def open_source(data: str | Path, split: str) -> Source:
     if path.suffix.lower() == ".json":
         return _open_coco(_json_of_split(path, split), names=None, images=None)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _open_yaml(read_data_yaml(path, split), split)
+        config = read_data_yaml(path, split)
+        return dataclasses.replace(_open_yaml(config, split), notes=config.notes)
     raise UserError(
         f"{data}: wanted a data.yaml, a COCO .json file or a Pascal VOC folder "
         "(Annotations/ and ImageSets/Main/)"
@@ -86,18 +120,35 @@ def splits(data: str | Path) -> list[str]:
     Raises:
       UserError: it is none that is known.
     """
-    path = Path(os.path.abspath(Path(data).expanduser()))
+    path = _resolve(data)
     if path.suffix.lower() == ".json":
         found = _json_siblings(path)
         return list(found) if found else ["train"]
     if path.is_dir() and not is_voc_folder(path):
-        path = path / "data.yaml"
-        if not path.is_file():
-            open_source(data, SPLITS[0])  # says what is wrong
+        open_source(data, SPLITS[0])  # says what is wrong
     if path.is_dir():
         has = voc_splits(path)
         return [split for split in SPLITS if split in has] or has
     return splits_of(path)
+
+
+def expected_splits(data: str | Path) -> list[str]:
+    """Returns the splits that a data set has, and those that training needs besides.
+
+    Raises:
+      UserError: it is none that is known.
+    """
+    has, path = splits(data), _resolve(data)
+    if path.suffix.lower() == ".json" and not _json_siblings(path):
+        return has  # one file serves every split
+    return list(dict.fromkeys((*TRAINING_SPLITS, *has)))
+
+
+def _resolve(data: str | Path) -> Path:
+    """Returns the absolute path of what the user names, the data.yaml where a folder has one."""
+    path = Path(os.path.abspath(Path(data).expanduser()))
+    inside = path / "data.yaml"
+    return inside if not is_voc_folder(path) and inside.is_file() else path
 
 
 def _open_yaml(config: DataYaml, split: str) -> Source:

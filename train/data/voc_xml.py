@@ -5,6 +5,7 @@ import functools
 import hashlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 
 from train.data.assemble import Found, Place
 from train.data.dataset import Polygons
-from train.data.faults import Fault, Kind, shown
+from train.data.faults import Fault, Kind, of_picture, shown
 from train.data.parallel import map_files
 from train.data.picture_size import examine_picture
 from train.errors import UserError
@@ -22,6 +23,9 @@ from train.errors import UserError
 ANNOTATIONS, PICTURES, SETS = "Annotations", "JPEGImages", "ImageSets/Main"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+OUTERMOST = "annotation"
+# What `difficult` may say, in lower case; VOC's first years have "Unspecified".
+DIFFICULT, NOT_DIFFICULT = ("1", "true"), ("", "0", "false", "unspecified")
 DEEPEST = 50  # elements within elements; VOC's own have 4
 
 
@@ -63,10 +67,10 @@ class _Labels(NamedTuple):
 class VocXml:
     """A split in the layout of Pascal VOC.
 
-    Corners count pixels from 1 and both belong to the box. Objects marked `difficult` are crowd
-    regions: as in VOC's own evaluation, they are neither to be found nor wrong to find, and
-    training leaves them out. Objects of a picture without an XML file are unknown, so it is left
-    out.
+    Corners count pixels from 1 and both belong to the box. Objects marked `difficult`, with 1 or
+    true, are crowd regions: as in VOC's own evaluation, they are neither to be found nor wrong to
+    find, and training leaves them out. Objects of a picture without an XML file are unknown, so it
+    is left out.
 
     Attributes:
       names: the classes; None for all that occur in the folders, in alphabetical order, whatever
@@ -75,6 +79,7 @@ class VocXml:
       annotations: the XML file of each.
       others: XML files of other splits, which only name classes.
       faults: of lists of pictures.
+      notes: what there is to tell about how the split was found.
     """
 
     names: tuple[str, ...] | None
@@ -82,6 +87,7 @@ class VocXml:
     annotations: tuple[str, ...]
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the pictures' contents."""
@@ -95,6 +101,10 @@ class VocXml:
             digest.update(f"{file}\0{size}\0".encode("utf-8", "surrogatepass"))
             digest.update(content or b"")
         return digest.hexdigest()
+
+    def without_labels(self) -> str:
+        """Says where labels were looked for, where there are none."""
+        return f"no file like {self.annotations[0]}, the first, has an object"
 
     def read(self, *, decode: bool, workers: int) -> Found:
         """Looks at every file; see `Found`.
@@ -175,7 +185,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
         present = _names_in(root / ANNOTATIONS)
         stems = _names_in(root / PICTURES)
         others |= {str(root / ANNOTATIONS / name) for name in present if name.endswith(".xml")}
-        for identity, line in _identities(source):
+        for identity, line in _identities(source, stems, present):
             suffix = next((end for end in SUFFIXES if identity + end in stems), SUFFIXES[0])
             picture = str(root / PICTURES / (identity + suffix))
             if picture in pictures:
@@ -218,6 +228,8 @@ def read_annotation(file: str) -> _Labels:
         if content is None:
             raise ValueError("is missing or cannot be read")
         root = _parse(content)
+        if root.tag != OUTERMOST:
+            raise ValueError(f"has <{shown(root.tag)}> outermost, wanted <{OUTERMOST}>")
     except (expat.ExpatError, ValueError, LookupError) as error:
         line = error.lineno if isinstance(error, expat.ExpatError) else None
         reason = f"{error}; its picture is left out"
@@ -233,6 +245,11 @@ def read_annotation(file: str) -> _Labels:
             objects.append(_object(element))
         except ValueError as error:
             faults.append(Fault(Kind.MALFORMED, file, element.line, str(error)))
+            continue
+        difficult = element.text_of("difficult") or ""
+        if difficult.lower() not in (*DIFFICULT, *NOT_DIFFICULT):
+            reason = f"difficult must be 0 or 1, got {shown(difficult)}; it is taken for 0"
+            faults.append(Fault(Kind.UNKNOWN_DIFFICULT, file, element.line, reason))
     return _Labels(_size(root), objects, faults)
 
 
@@ -244,13 +261,36 @@ def _image_set(folder: Path, split: str) -> Path:
     return path
 
 
-def _identities(source: Path) -> list[tuple[str, int]]:
-    """Returns the pictures that a list names, and the lines that do."""
+def _identities(
+    source: Path, pictures: frozenset[str], annotations: frozenset[str]
+) -> list[tuple[str, int]]:
+    """Returns the pictures that a list names, and the lines that do.
+
+    Args:
+      source: the list.
+      pictures: names of the files in the folder of pictures.
+      annotations: likewise of the XML files.
+    """
     try:
         lines = source.read_text(encoding="utf-8-sig").replace("\0", " ").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as text") from error
-    return [(line.split()[0], number) for number, line in enumerate(lines, 1) if line.strip()]
+    stems = {os.path.splitext(name)[0] for name in (*pictures, *annotations)}
+    return [
+        (_identity(line.strip(), stems), number)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _identity(line: str, stems: set[str]) -> str:
+    """Returns the picture that a line names.
+
+    A number may stand behind the name, as in lists of one class, where it says whether the class
+    is in the picture. A name may itself have spaces and end in a number, so what exists decides.
+    """
+    numbered = re.fullmatch(r"(.*\S)\s+[+-]?\d+", line)
+    return line if numbered is None or line in stems else numbered[1]
 
 
 def _names_in(folder: Path) -> frozenset[str]:
@@ -269,16 +309,13 @@ def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], _Lab
     picture, annotation = pair
     size, fault = examine_picture(picture, decode=decode)
     labels = read_annotation(annotation)
-    if fault is None and 0 not in labels.size and labels.size != size:
+    if 0 not in (*size, *labels.size) and labels.size != size:
         annotated = f"{labels.size[0]} x {labels.size[1]}"
         reason = f"is {size[0]} x {size[1]} pixels, but its XML file says {annotated}"
-        fault = Fault(Kind.OTHER_SIZE, picture, None, reason)
-    if fault is not None:
-        labels.faults.append(fault)
-    left_out = fault is not None or any(
-        fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults
-    )
-    return (0, 0) if left_out else size, labels
+        size, fault = (0, 0), Fault(Kind.OTHER_SIZE, picture, None, reason)
+    if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
+        size = (0, 0)
+    return size, labels._replace(faults=of_picture(fault, labels.faults))
 
 
 def _parse(content: bytes) -> Element:
@@ -324,7 +361,7 @@ def _object(element: Element) -> _Object:
     except ValueError:
         reason = f"{shown(name)}: {' '.join(CORNERS)} must be numbers, got {shown(texts)}"
         raise ValueError(reason) from None
-    difficult = element.text_of("difficult") not in (None, "", "0")
+    difficult = (element.text_of("difficult") or "").lower() in DIFFICULT
     return _Object(name, (left - 1, top - 1, right, bottom), difficult, element.line)
 
 

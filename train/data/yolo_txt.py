@@ -14,14 +14,22 @@ import numpy as np
 
 from train.data.assemble import Found, Place
 from train.data.dataset import Polygons
-from train.data.faults import Fault, Kind, shown
+from train.data.faults import Fault, Kind, of_picture, plural, shown
 from train.data.parallel import map_files
 from train.data.picture_size import examine_picture
 from train.errors import UserError
 
 PICTURE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+# Pictures that are not read. To pass over them in silence would lose them.
+OTHER_SUFFIXES = frozenset(
+    (
+        *(".arw", ".avif", ".cr2", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe"),
+        *(".jxl", ".nef", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".svg", ".tga"),
+    )
+)
 # What stands in folders of labels without being labels.
 OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "readme.txt", "predefined_classes.txt"))
+LABEL_SUFFIXES = (".txt", ".TXT")  # the first choice first
 ROUNDING = 1e-3  # label files carry few digits, so a side may lie this far outside [0, 1]
 BOX_COLUMNS = 5
 LEAST_POLYGON_COLUMNS = 7
@@ -55,21 +63,23 @@ class _RowError(ValueError):
 class YoloTxt:
     """A split in the YOLO txt layout.
 
-    The labels of `a/images/b.jpg` are in `a/labels/b.txt` or else beside the picture; a picture
-    without either has no objects. Each line of a label file is `class cx cy w h` or an outline
-    `class x1 y1 x2 y2 x3 y3 ...`, whose box is its hull; normalised by the picture's size.
+    The labels of `a/images/b.jpg` are in `a/labels/b.txt` (or `.TXT`) or else beside the picture;
+    a picture without either has no objects. Each line of a label file is `class cx cy w h` or an
+    outline `class x1 y1 x2 y2 x3 y3 ...`, whose box is its hull; normalised by the picture's size.
 
     Attributes:
       names: the classes.
       pictures: files that exist or were listed.
       faults: of lists of pictures.
-      orphans: label files without a picture, in the folders of labels that belong to the split.
+      orphans: label files that no picture uses, in the folders of labels that belong to the split.
+      notes: what there is to tell about how the split was found.
     """
 
     names: tuple[str, ...]
     pictures: tuple[str, ...]
     faults: tuple[Fault, ...]
     orphans: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the pictures' contents."""
@@ -77,25 +87,45 @@ class YoloTxt:
         digest.update(repr(("yolo_txt", self.names, self.orphans)).encode())
         digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
         texts = map_files(_label_bytes, self.pictures, workers=workers, title="labels")
-        for picture, (file, content) in zip(self.pictures, texts, strict=True):
-            digest.update(f"{picture}\0{file}\0{len(content)}\0".encode("utf-8", "surrogatepass"))
+        for picture, (file, content, problem) in zip(self.pictures, texts, strict=True):
+            head = f"{picture}\0{file}\0{problem}\0{len(content)}\0"
+            digest.update(head.encode("utf-8", "surrogatepass"))
             digest.update(content)
         return digest.hexdigest()
+
+    def without_labels(self) -> str:
+        """Says where labels were looked for, where there are none."""
+        empty = sum(os.path.isfile(path) for name in self.pictures for path in _label_paths(name))
+        if empty:
+            return f"{empty} label {plural('file', empty)}, without a row"
+        first = self.pictures[0]
+        text = f"there is no label file; that of {first}, the first, would be "
+        text += " or ".join(
+            path for path in _label_paths(first) if path.endswith(LABEL_SUFFIXES[0])
+        )
+        if _labels_path(first) is None:
+            text += ", or in a folder 'labels' if its pictures were in one beside it named 'images'"
+        return text
 
     def read(self, *, decode: bool, workers: int) -> Found:
         """Looks at every file; see `Found`."""
         examine = functools.partial(_examine, len(self.names), decode)
         results = map_files(examine, self.pictures, workers=workers, title="pictures")
         faults = list(self.faults)
-        faults += [
-            Fault(Kind.NO_PICTURE, file, None, "there is no picture with these labels")
-            for file in self.orphans
-        ]
-        sizes, files, counts = [], [], []
+        for file in self.orphans:
+            reason = "there is no picture with these labels"
+            if not file.endswith(LABEL_SUFFIXES[0]):
+                reason = "no picture takes its labels from here; wanted a name that ends in .txt"
+            faults.append(Fault(Kind.NO_PICTURE, file, None, reason))
+        sizes, files, counts, picture_of = [], [], [], {}
         labels, lines = array.array("i"), array.array("i")
         boxes, points = array.array("d"), array.array("f")
         corners, parts = array.array("i"), array.array("b")
-        for size, read in results:
+        for name, (size, read) in zip(self.pictures, results, strict=True):
+            other = picture_of.setdefault(read.file, name)
+            if other != name and read.file:
+                reason = f"{shown(read.file, 300)} holds the labels of {shown(other, 300)} too"
+                faults.append(Fault(Kind.SHARED_LABELS, name, None, reason))
             sizes.append(size)
             files.append(read.file)
             counts.append(len(read.rows))
@@ -148,13 +178,22 @@ def open_yolo_txt(
     pictures: list[str] = []
     faults: list[Fault] = []
     orphans: list[str] = []
+    missing: set[str] = set()
     for entry in entries:
         if entry.is_dir():
-            found = _files_below(str(entry), PICTURE_SUFFIXES)
+            found = _files_below(str(entry), PICTURE_SUFFIXES | OTHER_SUFFIXES)
             orphans += _orphans(str(entry), found)
-            pictures += found
+            for path in found:
+                suffix = os.path.splitext(path)[1].lower()
+                if suffix in PICTURE_SUFFIXES:
+                    pictures.append(path)
+                else:
+                    reason = f"{suffix} is not read; wanted {' '.join(sorted(PICTURE_SUFFIXES))}"
+                    faults.append(Fault(Kind.UNSUPPORTED_PICTURE, path, None, reason))
         elif entry.suffix == ".txt" and entry.is_file():
-            pictures += _listed(entry, faults)
+            pictures += _listed(entry, missing, faults)
+        elif not entry.exists():
+            raise UserError(f"{file}: '{split}': there is no {entry}")
         else:
             raise UserError(
                 f"{file}: '{split}': {entry} is neither a folder nor a .txt file that lists "
@@ -204,7 +243,7 @@ def _files_below(
     return found
 
 
-def _listed(source: Path, faults: list[Fault]) -> list[str]:
+def _listed(source: Path, missing: set[str], faults: list[Fault]) -> list[str]:
     try:
         lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -217,23 +256,30 @@ def _listed(source: Path, faults: list[Fault]) -> list[str]:
         if os.path.isfile(path):
             paths.append(path)
         else:
+            kind = Kind.REPEATED_PICTURE if path in missing else Kind.MISSING_PICTURE
             reason = f"there is no picture {shown(path, 300)}"
-            faults.append(Fault(Kind.MISSING_PICTURE, str(source), number, reason))
+            faults.append(Fault(kind, str(source), number, reason))
+            missing.add(path)
     return paths
 
 
 def _orphans(folder: str, pictures: list[str]) -> list[str]:
-    """Returns the label files below the folder of labels that lack their picture."""
+    """Returns the label files below the folder of labels that no picture uses."""
     twin = _labels_path(os.path.join(folder, ""))
     if twin is None or not os.path.isdir(twin):
         return []
     known = {os.path.splitext(path)[0] for path in map(_labels_path, pictures) if path}
-    texts = _files_below(os.path.normpath(twin), frozenset((".txt",)))
-    return [
-        path
-        for path in texts
-        if os.path.splitext(path)[0] not in known and os.path.basename(path) not in OTHER_TEXTS
-    ]
+    texts = _files_below(twin.rstrip(os.sep), frozenset((".txt",)))
+    first, second = LABEL_SUFFIXES
+    listed = set(texts)
+    orphans = []
+    for path in texts:
+        stem, suffix = os.path.splitext(path)
+        read = suffix == first or (suffix == second and stem + first not in listed)
+        is_label = os.path.basename(path).lower() not in OTHER_TEXTS
+        if is_label and not (read and stem in known):
+            orphans.append(path)
+    return orphans
 
 
 def _labels_path(picture: str) -> str | None:
@@ -245,38 +291,47 @@ def _labels_path(picture: str) -> str | None:
     return os.path.join(f"{head}{os.sep}labels{os.sep}"[1:] + tail, name)
 
 
-def _label_bytes(picture: str) -> tuple[str, bytes]:
-    """Returns the label file of a picture and its content; empty where it has none."""
-    stem = os.path.splitext(picture)[0]
-    twin = _labels_path(stem + ".txt")
-    for path in (twin, stem + ".txt") if twin else (stem + ".txt",):
+def _label_paths(picture: str) -> list[str]:
+    """Returns where the labels of a picture may be, the first choice first."""
+    beside = os.path.splitext(picture)[0]
+    twin = _labels_path(beside)
+    stems = [twin, beside] if twin else [beside]
+    return [stem + suffix for stem in stems for suffix in LABEL_SUFFIXES]
+
+
+def _label_bytes(picture: str) -> tuple[str, bytes, str]:
+    """Returns the label file of a picture, its content and why it cannot be read.
+
+    All are empty where the picture has none.
+    """
+    for path in _label_paths(picture):
         try:
             with open(path, "rb", buffering=0) as file:
-                return path, file.read()
+                return path, file.read(), ""
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            # No text in UTF-8, so it counts as the unreadable file that it is.
-            return path, b"\xff" + os.strerror(error.errno or 0).encode()
-    return "", b""
+            return path, b"", error.strerror or str(error)
+    return "", b"", ""
 
 
 def _examine(num_classes: int, decode: bool, picture: str) -> tuple[tuple[int, int], _Labels]:
     size, fault = examine_picture(picture, decode=decode)
     labels = _read_labels(*_label_bytes(picture), num_classes)
-    if fault is not None:
-        labels.faults.append(fault)
     if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
         size = (0, 0)  # an unlabelled picture would teach that there is nothing in it
-    return size, labels
+    return size, labels._replace(faults=of_picture(fault, labels.faults))
 
 
-def _read_labels(file: str, content: bytes, num_classes: int) -> _Labels:
+def _read_labels(file: str, content: bytes, problem: str, num_classes: int) -> _Labels:
     rows, lines, faults = [], [], []
+    reason = f"cannot be read: {problem}" if problem else ""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text, reason = "", "cannot be read as text in UTF-8; its picture is left out"
+        text, reason = "", "cannot be read as text in UTF-8"
+    if reason:
+        reason += "; its picture is left out"
         faults.append(Fault(Kind.UNREADABLE_LABELS, file, None, reason))
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         words = line.split()

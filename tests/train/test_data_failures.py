@@ -1,0 +1,178 @@
+"""What fails while a run reads its pictures ends it with one message, and without hanging."""
+
+import functools
+import itertools
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from seven_pictures import EVERYTHING, SIZE, make_dataset
+
+import train.__main__ as cli
+from train.data.picture_cache import open_cache
+from train.data.pictures import read_pixels
+from train.data.pipeline import train_batches
+from train.mesh import make_mesh, prefetch
+from yolov7_jax.image import UnreadableImageError
+
+TESTS = Path(__file__).parents[1]
+WORKERS = [(0, False), (1, False), (2, False), (2, True)]  # number, and whether processes
+ADVICE = "`python -m train check --data ...` finds all such pictures and leaves them out"
+LONGEST = 30  # seconds; a worker process takes two to start
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path)
+
+
+def batches_of(dataset, workers, cache=None):
+    num_workers, processes = workers
+    return train_batches(
+        dataset,
+        image_size=SIZE,
+        batch_size=4,
+        seed=3,
+        augment=EVERYTHING,
+        num_workers=num_workers,
+        worker_processes=processes,
+        cache=cache,
+    )
+
+
+def fit_with(monkeypatch, capsys, batches, spoil):
+    """Runs `fit`, of which only the reading of batches is left; returns its exit code and errors.
+
+    Args:
+      batches: what is read.
+      spoil: called after the first batch.
+    """
+
+    def fit(config, run):
+        with prefetch(batches, make_mesh(1, jax.devices()[:1])) as ready:
+            next(ready)
+            spoil()
+            for _ in itertools.islice(ready, 200):
+                pass
+        raise AssertionError("nothing went wrong")
+
+    monkeypatch.setattr(cli, "fit", fit)
+    started = time.monotonic()
+    code = cli.main(["fit", "--output", "never-written"])
+    assert time.monotonic() - started < LONGEST
+    return code, capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_picture_that_is_lost_while_training_is_named(
+    dataset, tmp_path, monkeypatch, capsys, workers
+):
+    lose = (tmp_path / "3.png").unlink
+    code, error = fit_with(monkeypatch, capsys, batches_of(dataset, workers), lose)
+    assert code == 2
+    told = f"error: {tmp_path / '3.png'}: cannot be read: No such file or directory; {ADVICE}"
+    assert error == told
+
+
+@pytest.mark.parametrize("workers", WORKERS[:3])
+def test_a_picture_that_is_cut_off_while_training_is_named(
+    dataset, tmp_path, monkeypatch, capsys, workers
+):
+    path = tmp_path / "3.png"
+    cut = functools.partial(path.write_bytes, path.read_bytes()[:40])
+    code, error = fit_with(monkeypatch, capsys, batches_of(dataset, workers), cut)
+    assert code == 2
+    assert error == f"error: {path}: is not a picture that OpenCV can decode; {ADVICE}"
+
+
+@pytest.mark.parametrize("workers", WORKERS[:3])
+def test_a_picture_of_another_size_than_when_scanned_is_named(
+    dataset, tmp_path, monkeypatch, capsys, workers
+):
+    path = tmp_path / "3.png"
+
+    def replace():
+        cv2.imwrite(str(path), np.zeros((30, 90, 3), np.uint8))
+
+    code, error = fit_with(monkeypatch, capsys, batches_of(dataset, workers), replace)
+    assert code == 2
+    told = f"error: {path}: has 90 x 30 pixels, not 70 x 50 as when the data set was scanned"
+    assert error == told
+
+
+@pytest.mark.parametrize("halvings", range(4))
+@pytest.mark.parametrize("size", [(401, 299), (300, 401), (417, 301)])
+def test_a_jpeg_of_another_size_is_named_however_much_it_is_reduced(tmp_path, size, halvings):
+    path = str(tmp_path / "a.jpg")
+    width, height = size
+    cv2.imwrite(path, np.zeros((height, width, 3), np.uint8))
+    read_pixels(path, size, 640, halvings)
+    if size != (401, 299):
+        told = f"a.jpg: has {width} x {height} pixels, not 401 x 299 as when"
+        with pytest.raises(UnreadableImageError, match=told):
+            read_pixels(path, (401, 299), 640, halvings)
+
+
+@pytest.fixture
+def full_disk():
+    """Writing fails as on a full disk, in this process and those that it starts."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_cache_that_cannot_be_filled_is_named(dataset, tmp_path, full_disk, workers):
+    path = tmp_path / "cache.pictures"
+    batches = batches_of(dataset, workers, open_cache(dataset, SIZE, "disk", path))
+    full_disk()
+    with pytest.raises(ValueError, match=f"{path}: the cache of pictures cannot be written: "):
+        next(batches)
+    batches.close()
+
+
+def test_a_worker_process_that_is_killed_ends_the_run(dataset, monkeypatch, capsys):
+    def kill():
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    code, error = fit_with(monkeypatch, capsys, batches_of(dataset, (2, True)), kill)
+    assert code == 2
+    assert "terminated unexpectedly with exit code -9; if for lack of memory, fewer" in error
+
+
+def test_worker_processes_leave_no_shared_memory_behind(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(TESTS), str(tmp_path)],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONGEST,
+    )
+    assert result.stderr == ""
+
+
+PROGRAM = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from seven_pictures import EVERYTHING, SIZE, make_dataset
+from train.data.pipeline import train_batches
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2])
+    batches = train_batches(
+        make_dataset(folder), image_size=SIZE, batch_size=4, seed=3, augment=EVERYTHING,
+        num_workers=2, worker_processes=True,
+    )
+    held = next(batches)  # as a device may, which does not copy what is in the host's memory
+    batches.close()
+"""

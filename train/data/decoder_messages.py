@@ -1,0 +1,183 @@
+"""What libraries in C print about pictures: kept off the terminal, and told as reasons.
+
+libjpeg and libpng write to the standard error of the process, past Python, in the middle of
+progress bars and without the name of the file.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Self, TypeVar
+
+Result = TypeVar("Result")
+
+STDERR = 2
+# How such lines begin.
+DECODERS = (
+    "Corrupt JPEG data:",
+    "Premature end of JPEG file",
+    "Inconsistent progression sequence",
+    "Invalid SOS parameters",
+    "Warning: unknown JFIF revision",
+    "Unknown Adobe color transform",
+    "libpng warning:",
+    "libpng error:",
+)
+# After these a JPEG picture is decoded to the end, but some of it is grey or displaced.
+DAMAGE = ("Corrupt JPEG data:", "Premature end of JPEG file")
+# What lies between the picture and its end: nothing that matters, or what was left over when the
+# decoder lost its place in damaged data.
+DOUBT = "extraneous bytes before marker 0xd"
+_FILTER = """
+import sys
+for line in sys.stdin.buffer:
+    if not line.startswith({prefixes}):
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+"""
+_FILTER_SECONDS = 0.5  # what a filter may take to pass on the last lines
+
+
+class DecoderMessages:
+    """Collects what is printed while pictures are decoded; a context manager.
+
+    Only one can be open at a time, since a process has one standard error. What Python itself
+    prints still reaches the terminal.
+    """
+
+    _open: "DecoderMessages | None" = None
+
+    def __init__(self):
+        self._stack = contextlib.ExitStack()
+        self._file: BinaryIO | None = None
+        self._changed = threading.Condition()
+        self._inside, self._alone = 0, False
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(OSError):
+            file = self._stack.enter_context(tempfile.TemporaryFile())
+            self._stack.enter_context(_standard_error_to(file.fileno()))
+            self._file = file
+            DecoderMessages._open = self
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if DecoderMessages._open is self:
+            DecoderMessages._open = None
+        self._stack.close()
+
+    def watch(self, decode: Callable[[], Result]) -> tuple[Result, str]:
+        """Returns what `decode` returns, and the first message that it caused; empty for none.
+
+        All threads print into the same file. So where something was printed, it is decoded again
+        while no other thread decodes, which tells whose message it was.
+        """
+        if self._file is None:
+            return decode(), ""
+        with self._gate(alone=False):
+            before = self._length()
+            result = decode()
+            if self._length() == before:
+                return result, ""
+        with self._gate(alone=True):
+            before = self._length()
+            result = decode()
+            printed = os.pread(self._file.fileno(), 1000, before).decode("utf-8", "replace")
+        lines = [line for line in printed.splitlines() if line.startswith(DECODERS)]
+        return result, lines[0] if lines else ""
+
+    def _length(self) -> int:
+        return os.fstat(self._file.fileno()).st_size if self._file else 0
+
+    @contextlib.contextmanager
+    def _gate(self, *, alone: bool) -> Iterator[None]:
+        """Lets any number of threads in together, or one alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not (alone and self._inside))
+            self._alone = alone
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._inside -= 1
+                self._changed.notify_all()
+
+
+def watch_decoder(decode: Callable[[], Result]) -> tuple[Result, str]:
+    """Runs `DecoderMessages.watch` of the one that is open; without one nothing is collected."""
+    messages = DecoderMessages._open
+    return messages.watch(decode) if messages else (decode(), "")
+
+
+def is_damage(message: str) -> bool:
+    """Says whether a decoder's message means that a picture is not as it was made."""
+    return message.startswith(DAMAGE) and "extraneous bytes" not in message
+
+
+def is_doubt(message: str) -> bool:
+    """Says whether a decoder's message may mean so."""
+    return DOUBT in message
+
+
+@contextlib.contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Keeps what C code prints about pictures off the terminal, and passes on all the rest.
+
+    A process of its own does so: what the last words of a crash are still arrives.
+    """
+    prefixes = repr(tuple(prefix.encode() for prefix in DECODERS))
+    command = [sys.executable, "-I", "-S", "-c", _FILTER.format(prefixes=prefixes)]
+    with contextlib.ExitStack() as stack:
+        try:
+            # In a session of its own, Ctrl-C does not end it before the command that it serves.
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+            stack.callback(_finish, process)
+            if process.stdin is not None:
+                stack.enter_context(_standard_error_to(process.stdin.fileno()))
+        except OSError:
+            pass  # without it the messages are only untidy
+        yield
+
+
+def _finish(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    # Worker processes that outlive us hold the other end open; they may go on printing.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_FILTER_SECONDS)
+
+
+@contextlib.contextmanager
+def _standard_error_to(descriptor: int) -> Iterator[None]:
+    """Sends standard error elsewhere, but for what Python prints to `sys.stderr`."""
+    terminal = os.dup(STDERR)
+    python = sys.stderr
+    try:
+        is_terminal = python.fileno() == STDERR
+    except (AttributeError, OSError, ValueError):  # replaced, or closed
+        is_terminal = False
+    if is_terminal:
+        python.flush()
+        sys.stderr = os.fdopen(
+            terminal,
+            "w",
+            buffering=1,
+            encoding=python.encoding,
+            errors=python.errors,
+            closefd=False,
+        )
+    os.dup2(descriptor, STDERR)
+    try:
+        yield
+    finally:
+        if is_terminal:
+            sys.stderr.flush()
+            sys.stderr = python
+        os.dup2(terminal, STDERR)
+        os.close(terminal)
