@@ -13,7 +13,7 @@ LIBRARY, APPLICATION = "yolov7_jax", "train"
 # A module may import from its own layer and from those before it.
 LAYERS = (
     ("types", "config"),
-    ("boxes", "image", "metrics", "sharding", "targets"),
+    ("boxes", "image", "metrics", "matching", "curves", "confusion", "sharding", "targets"),
     ("nn", "candidates", "gather", "assign", "decode", "nms"),
     ("losses", "model"),
     ("deploy",),

@@ -18,7 +18,7 @@ from yolov7_jax import (
 
 # Compiled again for another number of objects: the ones whose padding could matter most.
 PADDED = ("ota_no_targets", "ota_edges", "aux_ota_crowd", "anchor_edges", "anchor_one_class")
-EAGER = ("ota_edges", "anchor_wide", "aux_ota_basic")
+EAGER = ("ota_edges", "anchor_wide")  # one by one, operations take long to compile
 
 load = functools.cache(golden_loss.load)
 

@@ -95,10 +95,7 @@ def coco_ap(
       ValueError: arrays of one group differ in length, a picture or class does not exist, or a
         box or score is not finite; every such fault is named.
     """
-    faults = _faults("truth", truth, num_images, num_classes)
-    faults += _faults("detections", detections, num_images, num_classes)
-    if faults:
-        raise ValueError("; ".join(faults))
+    check_boxes(truth, detections, num_images, num_classes)
     objects = hotcoco.COCO.from_arrays(
         images=[{"id": image} for image in range(num_images)],
         categories=[{"id": label, "name": str(label)} for label in range(num_classes)],
@@ -124,6 +121,20 @@ def coco_ap(
     evaluation.accumulate()
     curves = evaluation.eval or {}
     return _summary(np.asarray(curves["precision"]), np.asarray(curves["recall"]))
+
+
+def check_boxes(
+    truth: GroundTruth, detections: ScoredBoxes, num_images: int, num_classes: int
+) -> None:
+    """Refuses what cannot be measured.
+
+    Raises:
+      ValueError: see `coco_ap`.
+    """
+    faults = _faults("truth", truth, num_images, num_classes)
+    faults += _faults("detections", detections, num_images, num_classes)
+    if faults:
+        raise ValueError("; ".join(faults))
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray) -> CocoAp:

@@ -76,7 +76,7 @@ def load(model: Yolov7, path: str | os.PathLike[str], *, afresh: Collection[str]
     checkpoint = read_checkpoint(path)
     path = os.fsdecode(path)
     try:
-        tensors = _tensors(checkpoint, model)
+        tensors = official_tensors(checkpoint, model)
         _check_activation(checkpoint, model)
         return load_official(model, tensors, afresh=afresh)
     except ValueError as fault:
@@ -115,7 +115,7 @@ def model_of(
         identity = identify(checkpoint)
     try:
         abstract = identity.abstract(dtype=dtype, remat=remat)
-        model = load_official(abstract, _tensors(checkpoint, abstract))
+        model = load_official(abstract, official_tensors(checkpoint, abstract))
     except ValueError as fault:
         raise CheckpointError(f"{os.fsdecode(path)}: {fault}") from None
     model.eval()
@@ -167,6 +167,28 @@ def save_safetensors(
     write_safetensors(to_official(model), path, metadata)
 
 
+def official_tensors(checkpoint: Checkpoint, model: Yolov7) -> dict[str, np.ndarray]:
+    """Returns a checkpoint's weights, and its anchors as the tensor that holds them elsewhere.
+
+    Args:
+      checkpoint: of any format.
+      model: of the same form as the checkpoint's.
+
+    Raises:
+      ValueError: the file tells anchors twice, and not the same ones.
+    """
+    tensors = dict(checkpoint.weights)
+    if checkpoint.anchors is None:
+        return tensors
+    key = f"{head_prefix(model)}.anchor_grid"
+    told = checkpoint.anchors.reshape(len(checkpoint.anchors), 1, -1, 1, 1, 2)
+    if key in tensors and not (
+        tensors[key].shape == told.shape and np.allclose(tensors[key], told, rtol=1e-3)
+    ):
+        raise ValueError(f"{key} contradicts the anchors that the file tells beside its tensors")
+    return tensors | {key: told}
+
+
 def _check_activation(checkpoint: Checkpoint, model: Yolov7) -> None:
     """Refuses weights that were trained with another activation than the model has.
 
@@ -190,24 +212,6 @@ def _held(checkpoint: Checkpoint) -> str:
     kind = identity.name if identity.form == "training" else f"{identity.form} {identity.name}"
     classes = f"{identity.num_classes} classes"
     return f"holds a {kind} of width {identity.width:g} with {classes}; "
-
-
-def _tensors(checkpoint: Checkpoint, model: Yolov7) -> dict[str, np.ndarray]:
-    """Returns a checkpoint's weights, and its anchors as the tensor that holds them elsewhere.
-
-    Raises:
-      ValueError: the file tells anchors twice, and not the same ones.
-    """
-    tensors = dict(checkpoint.weights)
-    if checkpoint.anchors is None:
-        return tensors
-    key = f"{head_prefix(model)}.anchor_grid"
-    told = checkpoint.anchors.reshape(len(checkpoint.anchors), 1, -1, 1, 1, 2)
-    if key in tensors and not (
-        tensors[key].shape == told.shape and np.allclose(tensors[key], told, rtol=1e-3)
-    ):
-        raise ValueError(f"{key} contradicts the anchors that the file tells beside its tensors")
-    return tensors | {key: told}
 
 
 def _looks_like_safetensors(path: str | os.PathLike[str]) -> bool:
