@@ -1,36 +1,54 @@
 """The command line: `python -m train fit | resume | check | anchors | preview`."""
 
 import dataclasses
+import errno
+import logging
 import os
 import pathlib
 import signal
 import sys
+import traceback
+from typing import Annotated
+
+import jax
 
 try:
-    import tyro  # noqa: F401 - stands for all that the extra brings
+    import tyro
 except ImportError:
     raise SystemExit(
         "error: training needs more than the library: pip install 'yolov7-jax[train]'"
     ) from None
 
 from train.anchors import describe_anchors
-from train.arguments import parse
+from train.arguments import DATA_HELP, HELP_FLAGS, parse, print_help
 from train.check import check_command
-from train.checkpoint import CHECKPOINT_FOLDER, METRICS_FILE
+from train.checkpoint import CHECKPOINT_FOLDER
 from train.config import TrainConfig, check_config, load_recipe, read_yaml
+from train.data.decoder_messages import quiet_decoders
+from train.data.picture_cache import CacheKind
 from train.data.sources import load_dataset
+from train.distributed import (
+    ProcessConfig,
+    from_first,
+    is_first,
+    join_processes,
+    part,
+    wait_for_all,
+)
 from train.errors import UserError
-from train.loop import (
+from train.folder import (
     CONFIG_FILE,
-    DEMO,
+    REPORT_FILE,
     SHEET_FILE,
-    Summary,
-    create_model,
-    data_file,
-    fit,
+    check_free,
+    free_folder,
     make_folder,
 )
+from train.loop import Summary, fit
 from train.preview import write_preview
+from train.records import METRICS_FILE
+from train.start import DEMO, create_model, data_file
+from train.watch import highest_ap
 from yolov7_jax.image import UnreadableImageError
 
 USAGE = """usage: python -m train COMMAND ...
@@ -40,10 +58,79 @@ USAGE = """usage: python -m train COMMAND ...
   check --data DATA.yaml ...                   look at every file of a data set; `check --help`
   anchors [settings of fit]                    how well the anchors suit the data, and better ones
   preview [settings of fit]                    draw a batch, and which cells its objects get
+
+--data takes a data.yaml, a COCO .json file, a Pascal VOC folder, or demo
 """
-RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FOLDER)
+SUMMARIES = {
+    "fit": "Trains a detector.",
+    "anchors": "Tells how well the anchors suit the data, and finds better ones. The other "
+    "settings of `fit` may be given too, and change nothing.",
+    "preview": "Draws a batch as training sees it, and which cells and anchors its objects are "
+    "given. The other settings of `fit` may be given too, and change nothing.",
+}
+# What a flag means to a command, where that is not what it means to `fit`.
+TEXTS = {
+    "fit": {},
+    "anchors": {
+        "seed": "of the search for better anchors.",
+        "autoanchor": "whether training would use better anchors where less than 98 % of the "
+        "objects are in reach of the network's.",
+    },
+    "preview": {"output": "folder to write to; runs/DATA-preview if not given."},
+}
+# What matters to a command; all settings where nothing stands.
+FLAGS = {
+    "fit": (),
+    "anchors": (
+        "recipe",
+        "data",
+        "model",
+        "image_size",
+        "seed",
+        "autoanchor",
+        "loss.anchor_threshold",
+    ),
+    "preview": (
+        "recipe",
+        "data",
+        "model",
+        "width",
+        "activation",
+        "dtype",
+        "output",
+        "image_size",
+        "batch_size",
+        "seed",
+        "autoanchor",
+        "loss.anchor_threshold",
+        "loss.restrict_to_own_candidates",
+        "augment",
+    ),
+}
 RUNS = pathlib.Path("runs")
-WRONG_USE = 2
+FAILED, WRONG_USE = 1, 2
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Continues a run with its settings, on as many devices, processes and workers as there are.
+
+    Attributes:
+      run: its folder.
+      num_workers: threads that prepare pictures, in each process.
+      worker_processes: prepare them in processes instead, which pays with many cores.
+      cache: keep resized pictures between epochs: in memory, or in a file beside the data set.
+      max_hours: stop after that time with a checkpoint to continue from.
+      processes: where several processes train together.
+    """
+
+    run: tyro.conf.Positional[Annotated[pathlib.Path, tyro.conf.arg(metavar="RUN")]]
+    num_workers: int = TrainConfig.num_workers
+    worker_processes: bool = TrainConfig.worker_processes
+    cache: CacheKind = TrainConfig.cache
+    max_hours: float | None = TrainConfig.max_hours
+    processes: ProcessConfig = dataclasses.field(default_factory=ProcessConfig)
 
 
 def main(arguments: list[str]) -> int:
@@ -53,11 +140,12 @@ def main(arguments: list[str]) -> int:
       arguments: what follows the program's name.
 
     Returns:
-      The exit code: 0, 2 for wrong use, or 128 + n for a run that signal n interrupted.
+      The exit code: 0, 1 for faults that `check --strict` found, 2 for wrong use, or 128 + n for
+      a run that signal n interrupted.
     """
     try:
         command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-        if command in ("-h", "--help"):
+        if command in HELP_FLAGS:
             print(USAGE, end="")
             return 0
         if command == "fit":
@@ -77,33 +165,47 @@ def main(arguments: list[str]) -> int:
         first_line = str(error).strip().splitlines()[0]
         print(f"error: {first_line}", file=sys.stderr)
         return WRONG_USE
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; make room, then resume the run", file=sys.stderr)
+        return WRONG_USE
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        first_line = str(error).strip().splitlines()[0]
+        print(
+            f"error: what the processes compute together has failed: {first_line}; if one of them "
+            "has ended before, its last lines say why",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
+def join(processes: ProcessConfig) -> None:
+    """Connects this process with the others, of which the first alone talks to people."""
+    join_processes(processes)
+    if not is_first():
+        logging.getLogger("train").setLevel(logging.ERROR)
+
+
 def fit_command(arguments: list[str]) -> Summary:
     """Starts a new run."""
     config = parse_settings(arguments, "fit")
+    join(config.processes)
     if config.data != DEMO:
         # The run can then be resumed from any folder.
         config = dataclasses.replace(config, data=str(pathlib.Path(config.data).absolute()))
     if config.output is None:
         names = dict.fromkeys((data_name(config.data), pathlib.Path(config.recipe).stem))
-        run = free_folder(RUNS / "-".join(names))
+        run = pathlib.Path(from_first(lambda: str(free_folder(RUNS / "-".join(names)))))
     else:
         run = pathlib.Path(config.output)
-        if holds_run(run):
-            raise UserError(
-                f"{run} holds a run already; continue it with `python -m train resume {run}` "
-                "or choose another --output"
-            )
-        remains = [name for name in RUN_FILES if (run / name).exists()]
-        if remains:
-            raise UserError(
-                f"{run} has {', '.join(remains)} of another run, but no complete checkpoint; "
-                "remove them or choose another --output"
-            )
+        from_first(lambda: check_free(run) or "")
     return fit(config, run)
 
 
@@ -134,19 +236,20 @@ def preview_command(arguments: list[str]) -> int:
 
 def resume_command(arguments: list[str]) -> Summary:
     """Continues a run with the settings that it was started with."""
-    if arguments in (["-h"], ["--help"]):
-        print(USAGE, end="")
-        raise SystemExit(0)
-    if len(arguments) != 1:
-        raise UserError(f"resume takes the folder of one run, got {arguments or 'nothing'}")
-    run = pathlib.Path(arguments[0])
+    program = "python -m train resume"
+    given = parse(Resume, arguments, program=program)
+    join(given.processes)
+    run = given.run
     if not run.is_dir():
         raise UserError(f"{run}: there is no such folder; nothing to resume")
     if not (run / CONFIG_FILE).is_file():
         raise UserError(f"{run}: has no {CONFIG_FILE}; it is not the folder of a run")
-    if not holds_run(run):
-        raise UserError(f"{run}: has no checkpoint to resume from; start it with `fit`")
     config = read_yaml(run / CONFIG_FILE)
+    changeable = [field.name for field in dataclasses.fields(Resume) if field.name != "run"]
+    # Again, on top of what the run has: a flag that is not given changes nothing.
+    kept = Resume(run, **{name: getattr(config, name) for name in changeable})
+    given = parse(Resume, arguments, program=program, default=kept)
+    config = dataclasses.replace(config, **{name: getattr(given, name) for name in changeable})
     check_config(config)
     return fit(config, run)
 
@@ -154,7 +257,17 @@ def resume_command(arguments: list[str]) -> Summary:
 def parse_settings(arguments: list[str], command: str) -> TrainConfig:
     """Reads the recipe that the arguments name, and lets the flags override it."""
     recipe = load_recipe(recipe_argument(arguments))
-    config = parse(TrainConfig, arguments, program=f"python -m train {command}", default=recipe)
+    program = f"python -m train {command}"
+    if any(flag in arguments for flag in HELP_FLAGS):
+        print_help(
+            recipe,
+            program=program,
+            summary=SUMMARIES[command],
+            only=FLAGS[command],
+            texts={"data": DATA_HELP, **TEXTS[command]},
+        )
+        raise SystemExit(0)
+    config = parse(TrainConfig, arguments, program=program, default=recipe)
     check_config(config)
     return config
 
@@ -179,41 +292,48 @@ def data_name(data: str) -> str:
     return path.resolve().parent.name if path.name == "data.yaml" else path.stem
 
 
-def holds_run(folder: pathlib.Path) -> bool:
-    """Says whether a folder is that of a run with a complete checkpoint."""
-    checkpoints = folder / CHECKPOINT_FOLDER
-    # Unfinished checkpoints have longer names.
-    complete = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
-    return complete and (folder / CONFIG_FILE).is_file()
-
-
-def free_folder(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the folder, or the first of folder-2, folder-3 ... that does not exist."""
-    candidate, number = folder, 2
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}-{number}")
-        number += 1
-    return candidate
+def show_warnings() -> None:
+    """Shows what the input pipeline warns of as plain lines, whatever other packages configure."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logger = logging.getLogger("train")
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def finish(summary: Summary) -> int:
     """Prints how a run ended, and returns the exit code."""
+    if is_first():
+        print_summary(summary)
+    wait_for_all()
+    # Whoever preempts a run has done what was wanted; who presses Ctrl-C stops a script, too.
+    return 128 + signal.SIGINT if summary.signal == signal.SIGINT else 0
+
+
+def print_summary(summary: Summary) -> None:
+    """Prints how a run ended, and what there is to look at."""
     run = summary.run
-    if summary.signal is not None:
-        print(f"stopped after step {summary.step}; continue: python -m train resume {run}")
-        return 128 + summary.signal
-    defined = [record for record in summary.records if record["ap"] is not None]
-    if defined:
-        last, best = summary.records[-1], max(defined, key=lambda record: record["ap"])
+    if summary.interrupted is not None:
+        print(
+            f"stopped after step {summary.step} ({summary.interrupted}); "
+            f"continue: python -m train resume {run}"
+        )
+        return
+    if summary.note:
+        print(summary.note)
+    best = highest_ap(summary.records)
+    if best is not None:
+        last = [record for record in summary.records if "ap" in record][-1]
         print(
             f"AP50 {number(last['ap50'])}, AP {number(last['ap'])} after epoch {last['epoch']}; "
             f"best: AP50 {number(best['ap50'])}, AP {number(best['ap'])} in epoch {best['epoch']}"
         )
     print("look at:")
+    print(f"  {run / REPORT_FILE}      curves, accuracy, confusions, worst and best pictures")
     print(f"  {run / SHEET_FILE}   ground truth and detections, side by side")
     print(f"  {run / METRICS_FILE}    one line per epoch")
     print(f"  {run / CHECKPOINT_FOLDER}      the last and the best weights")
-    return 0
 
 
 def number(value: float | None) -> str:
@@ -221,6 +341,23 @@ def number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
+def run_program() -> int:
+    """Runs the command that the program was given, and leaves the other processes if there are any.
+
+    Returns:
+      The exit code.
+    """
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()  # now: leaving the others may end this process
+        code = FAILED
+    part(code)
+    return code
+
+
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    raise SystemExit(main(sys.argv[1:]))
+    with quiet_decoders():
+        show_warnings()
+        raise SystemExit(run_program())

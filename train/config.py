@@ -14,8 +14,10 @@ import yaml
 from train.data.anchors import Anchors
 from train.data.augment import AugmentConfig
 from train.data.picture_cache import CacheKind
+from train.distributed import ProcessConfig
 from train.errors import UserError
 from train.optim import OptimConfig
+from train.strict_yaml import load_strictly
 from yolov7_jax.config import LossConfig
 
 MOST_WIDTH = 8  # times the published channels
@@ -29,53 +31,92 @@ class TrainConfig:
 
     Attributes:
       recipe: settings to start from: a name in train/recipes, or a YAML file. Flags override it.
-      data: data.yaml of a data set in the YOLO layout, or "demo" for the embedded one.
+      data: data.yaml of a data set in the YOLO layout, a COCO or VOC data set, or "demo" for the
+        embedded one.
       model: which network.
+      weights: weights to start from: an official .pt file, a .safetensors file or the folder of
+        another run. What differs in shape, such as the heads of other classes, starts fresh.
+      freeze: names of parameters to leave as they are, such as backbone, or patterns.
       width: scales the channels of the network; 1 is the published one.
       activation: the network's non-linearity; none means the published one.
-      dtype: what the network computes in; weights and losses are float32 always.
+      dtype: what the network computes in; weights and losses are float32 always. auto is bfloat16
+        on GPUs and TPUs.
+      remat: compute the stages of the network again in the backward pass instead of keeping what
+        they gave: less memory, about a third more time.
+      shard_parameters: give each device a part of the weights, averages and momentum instead of a
+        copy of all: less memory for large networks on many devices.
       output: folder of the run, a new one; runs/DATA-RECIPE if not given.
       image_size: side of the training and evaluation pictures in pixels.
+      multi_scale: how many sizes, spread between a half and one and a half times the image size,
+        steps choose from at random. Each is one more compilation. 0 trains at the image size.
+      single_class: take objects of all classes for one.
       epochs: passes over the training split.
       batch_size: pictures per step, over all devices.
       eval_batch_size: pictures per step of the evaluation.
+      eval_epochs: evaluate after every so many epochs, and after the last.
       seed: of the weights, the order of the pictures and the augmentation.
-      num_workers: threads that prepare pictures.
+      num_workers: threads that prepare pictures, in each process.
       worker_processes: prepare them in processes instead, which pays with many cores.
       cache: keep resized pictures between epochs: in memory, or in a file beside the data set.
       rectangular: evaluate pictures in a few shapes near their own instead of in squares.
+      image_weights: choose pictures at random, those with objects of classes of low accuracy more
+        often, instead of each once an epoch.
+      plain_epochs: the last so many epochs go without mosaics, mixup and pasting.
       autoanchor: fit the anchors to the data where less than 98 % of the objects are in reach of
         those of the network; once, before the first step.
       anchors: width and height in pixels, by level; those of the network if not given. A run's
         config.yaml holds those that it uses.
       assigner: how objects choose predictions: ota, or the older and cheaper anchor.
+      patience: stop after so many epochs without a higher AP; 0 never does.
+      max_hours: stop after that time with a checkpoint to continue from.
+      max_skipped: stop when the loss or gradients of so many batches in a row are not finite.
+      checkpoint_minutes: save within epochs too, at least that often.
+      tensorboard: write TensorBoard's files into the run's folder.
+      wandb: report to Weights & Biases too; its own environment variables say where.
       optim: optimiser.
       loss: weights of the loss, for 80 classes and 640 pixels; they are scaled to the run's.
       augment: augmentation.
+      processes: where several processes train together; not kept in a run's config.yaml.
     """
 
     recipe: str = "tiny"
     data: str = "demo"
     model: str = "yolov7-tiny"
+    weights: str | None = None
+    freeze: tuple[str, ...] = ()
     width: float = 1.0
     activation: Literal["leaky_relu", "silu"] | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    remat: bool = False
+    shard_parameters: bool = False
     output: str | None = None
     image_size: int = 640
+    multi_scale: int = 0
+    single_class: bool = False
     epochs: int = 300
     batch_size: int = 16
     eval_batch_size: int = 16
+    eval_epochs: int = 1
     seed: int = 0
     num_workers: int = 2
     worker_processes: bool = False
     cache: CacheKind = "none"
     rectangular: bool = False
+    image_weights: bool = False
+    plain_epochs: int = 0
     autoanchor: bool = True
     anchors: Annotated[Anchors | None, tyro.conf.Suppress] = None
     assigner: Literal["ota", "anchor"] = "ota"
+    patience: int = 0
+    max_hours: float | None = None
+    max_skipped: int = 10
+    checkpoint_minutes: float = 30.0
+    tensorboard: bool = True
+    wandb: bool = False
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    processes: ProcessConfig = dataclasses.field(default_factory=ProcessConfig)
 
 
 def check_config(config: TrainConfig) -> None:
@@ -91,6 +132,11 @@ def check_config(config: TrainConfig) -> None:
         "eval_batch_size": 1,
         "seed": 0,
         "num_workers": 0,
+        "multi_scale": 0,
+        "eval_epochs": 1,
+        "plain_epochs": 0,
+        "patience": 0,
+        "max_skipped": 1,
     }
     faults = [
         f"{_flag(name)} (={getattr(config, name)}) must be at least {bound}"
@@ -101,6 +147,10 @@ def check_config(config: TrainConfig) -> None:
         faults.append(f"--width (={config.width}) must be more than 0 and at most {MOST_WIDTH}")
     if config.cache == "memory" and config.worker_processes and config.num_workers:
         faults.append("--cache memory is not shared by --worker-processes; use --cache disk")
+    if config.max_hours is not None and not config.max_hours > 0:
+        faults.append(f"--max-hours (={config.max_hours}) must be more than 0")
+    if not config.checkpoint_minutes > 0:
+        faults.append(f"--checkpoint-minutes (={config.checkpoint_minutes}) must be more than 0")
     if config.seed > MOST_SEED:
         faults.append(f"--seed (={config.seed}) must be at most {MOST_SEED}")
     if faults:
@@ -169,7 +219,7 @@ def read_yaml(path: pathlib.Path) -> TrainConfig:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot be read: {reason}") from error
     try:
-        tree = yaml.safe_load(text)
+        tree = load_strictly(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not YAML: {reason}") from error
@@ -177,8 +227,10 @@ def read_yaml(path: pathlib.Path) -> TrainConfig:
 
 
 def write_yaml(config: TrainConfig, path: pathlib.Path) -> None:
-    """Writes a configuration whole, so that `read_yaml` gives it back."""
-    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+    """Writes a configuration, so that `read_yaml` gives it back: all but the processes."""
+    tree = dataclasses.asdict(config)
+    del tree["processes"]
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 
 def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:

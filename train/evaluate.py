@@ -4,7 +4,7 @@ import collections
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,10 @@ from jax.sharding import Mesh
 
 from train.data.dataset import Dataset
 from train.data.evaluation_batches import EvalBatch, eval_batches
-from train.mesh import shard_batch
+from train.data.picture_cache import PictureCache
+from train.distributed import gather_rows
+from train.mesh import own_rows, shard_batch
+from train.step import EvalLosses
 from yolov7_jax import Detections
 from yolov7_jax.image import unletterbox
 from yolov7_jax.metrics import CocoAp, GroundTruth, ScoredBoxes, coco_ap
@@ -26,14 +29,16 @@ class Evaluation(NamedTuple):
     Attributes:
       accuracy: COCO average precision.
       detections: of all pictures, in pixels of the original ones.
+      losses: the terms of the loss, means over the pictures.
     """
 
     accuracy: CocoAp
     detections: ScoredBoxes
+    losses: dict[str, float]
 
 
 def evaluate(
-    detect: Callable[[Any], Detections],
+    eval_step: Callable[..., tuple[Detections, EvalLosses]],
     dataset: Dataset,
     truth: GroundTruth,
     mesh: Mesh,
@@ -42,26 +47,32 @@ def evaluate(
     batch_size: int,
     stride: int | None = None,
     num_workers: int = 2,
+    cache: PictureCache | None = None,
 ) -> Evaluation:
-    """Runs a detector over a split and measures it.
+    """Runs a detector over a split and measures it; each process has its share of every batch.
 
     Args:
-      detect: `[b, h, w, 3]` uint8 pictures to detections in their pixels.
+      eval_step: of pictures, targets and which pictures are there, as `make_eval_step` gives it,
+        with the weights bound.
       dataset: the split.
       truth: its objects, from `ground_truth`.
       mesh: the devices that share a batch.
       image_size: the longer side of what the network sees.
-      batch_size: pictures at a time; the last batch is padded to it.
+      batch_size: pictures at a time, over all processes; the last batch is padded to it.
       stride: with it, batches are rectangles with sides that it divides, of a few shapes, which
         saves grey padding; without, they are squares. Accuracy differs a little between the two.
       num_workers: threads that prepare pictures.
+      cache: pictures of an earlier pass, opened for evaluation.
+
+    Returns:
+      The same in all processes.
     """
-    parts = []
+    parts, losses = [], []
     waiting: collections.deque[tuple[EvalBatch, Detections]] = collections.deque()
 
     def read() -> None:
         batch, detections = waiting.popleft()
-        parts.append(_in_pictures(batch, jax.device_get(detections)))
+        parts.append(_in_pictures(batch, jax.tree.map(own_rows, detections)))
 
     for batch in eval_batches(
         dataset,
@@ -69,15 +80,24 @@ def evaluate(
         batch_size=batch_size,
         stride=stride,
         num_workers=num_workers,
+        cache=cache,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     ):
-        waiting.append((batch, detect(shard_batch(batch.images, mesh))))
+        given = shard_batch((batch.images, batch.targets, batch.index >= 0), mesh)
+        detections, sums = eval_step(*given)
+        waiting.append((batch, detections))
+        losses.append(sums)
         if len(waiting) > STEPS_AHEAD:
             read()
     while waiting:
         read()
-    detections = ScoredBoxes(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    own = ScoredBoxes(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    detections = gather_rows(own)
     accuracy = coco_ap(truth, detections, num_images=len(dataset), num_classes=len(dataset.names))
-    return Evaluation(accuracy, detections)
+    terms = np.asarray(jax.device_get(losses), np.float64).sum(0) / len(dataset)
+    named = dict(zip(EvalLosses._fields, terms.tolist(), strict=True))
+    return Evaluation(accuracy, detections, named)
 
 
 def _in_pictures(batch: EvalBatch, found: Detections) -> ScoredBoxes:

@@ -1,54 +1,43 @@
-"""The training loop: everything that happens in a run, from the data to the summary."""
+"""The training loop: everything that happens in a run, from its first step to the report."""
 
-import bisect
 import contextlib
 import dataclasses
-import functools
-import math
 import pathlib
-import signal
-import sys
-import tempfile
 import time
-import types
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from train.anchors import choose_anchors, head_with_anchors
-from train.checkpoint import Checkpoints, append_record, truncate_records
-from train.config import TrainConfig, check_image_size, write_yaml
-from train.data.dataset import Dataset
-from train.data.demo import make_demo
-from train.data.picture_cache import cache_file, open_cache
-from train.data.pipeline import epoch_end, train_batches
-from train.data.sources import load_dataset
+from train.batch import Batch
+from train.checkpoint import Checkpoints
+from train.config import TrainConfig, write_yaml
+from train.distributed import any_process, check_shared, is_first
 from train.errors import UserError
-from train.evaluate import evaluate, ground_truth
-from train.mesh import make_mesh, prefetch, replicated
-from train.optim import make_schedule
+from train.evaluate import Evaluation
+from train.folder import (
+    CONFIG_FILE,
+    REPORT_FILE,
+    SHEET_FILE,
+    as_json,
+    check_same_data,
+    holds_run,
+    make_folder,
+    save_batch,
+    write_fingerprints,
+)
+from train.html_report import write_report
+from train.logs import Log, TensorBoard, Wandb, import_wandb, scalars
+from train.mesh import Prefetch, own_rows, place, replicated
+from train.records import append_record, truncate_records
 from train.report import Progress, draw_contact_sheet, epoch_line
-from train.state import create_state
-from train.step import Metrics, make_eval_step, make_train_step
-from yolov7_jax import assign_anchor, assign_ota
-from yolov7_jax import model as networks
-from yolov7_jax.metrics import CocoAp
-from yolov7_jax.nn.blocks import leaky_relu
+from train.sampling import picture_chances
+from train.setup import Setup, prepare
+from train.state import TrainState
+from train.step import Metrics
+from train.watch import Interruption, agrees_at, out_of_patience, warnings
 from yolov7_jax.weights.training_run import description
-
-CONFIG_FILE = "config.yaml"
-SHEET_FILE = "detections.png"
-DATA_FILE = "data.sha256"
-DEMO = "demo"
-
-ACTIVATIONS: dict[str | None, Callable[[jax.Array], jax.Array] | None] = {
-    None: None,
-    "leaky_relu": leaky_relu,
-    "silu": jax.nn.silu,
-}
-ASSIGNERS = {"ota": assign_ota, "anchor": assign_anchor}
 
 
 class Summary(NamedTuple):
@@ -58,13 +47,38 @@ class Summary(NamedTuple):
       run: its folder.
       records: the epochs of metrics.jsonl.
       step: steps done.
-      signal: what interrupted it; None when all epochs are done.
+      interrupted: why it stopped before its end, to be continued; None if it did not.
+      signal: the signal that stopped it, if one did.
+      note: why it ended early, for good; "" if it did not.
     """
 
     run: pathlib.Path
     records: list[dict[str, Any]]
     step: int
-    signal: int | None
+    interrupted: str | None = None
+    signal: int | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run stands.
+
+    Attributes:
+      step: steps done.
+      state: after them.
+      sums: of the metrics of the epoch so far.
+      skipped_in_row: batches without finite gradients just before.
+    """
+
+    step: int
+    state: TrainState
+    sums: Metrics
+    skipped_in_row: int
+
+    def arrays(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps."""
+        return {"state": self.state, "sums": self.sums}
 
 
 def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
@@ -75,294 +89,253 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
       run: the run's folder; made if it is missing.
 
     Raises:
-      UserError: the data, the settings or the checkpoint do not allow it.
+      UserError: the data, the settings or the checkpoint do not allow it, the disk is full, or
+        batch after batch has no finite gradients.
       UnreadableImageError: a picture is damaged.
     """
-    data = data_file(config.data)
-    train_set, val_set = load_dataset(data, "train"), load_dataset(data, "val")
-    if train_set.names != val_set.names:
-        raise UserError(
-            f"{config.data}: 'train' has the classes {', '.join(train_set.names)} and 'val' has "
-            f"{', '.join(val_set.names)}; they must be the same"
-        )
-    model = create_model(config, len(train_set.names))
-    anchors = choose_anchors(config, train_set, model.head)
-    config = dataclasses.replace(config, anchors=anchors.chosen)
-    model.head = head_with_anchors(model.head, anchors.chosen)
-    if config.batch_size > len(train_set):
-        raise UserError(
-            f"--batch-size (={config.batch_size}) must be at most {len(train_set)}, "
-            "the number of training pictures"
-        )
-    mesh = make_mesh(config.batch_size)
-    graphdef, params, batch_stats = networks.split(model)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-    state = jax.device_put(create_state(params, batch_stats, config.optim), replicated(mesh))
-    train_step = jax.jit(
-        make_train_step(
-            graphdef,
-            model.head,
-            config.loss.scaled(model.head, config.image_size),
-            config.optim,
-            batch_size=config.batch_size,
-            assigner=ASSIGNERS[config.assigner],
-        ),
-        donate_argnums=0,
-        out_shardings=replicated(mesh),
-    )
-    eval_step = jax.jit(make_eval_step(graphdef, model.head))
-    eval_batch_size = math.ceil(config.eval_batch_size / mesh.size) * mesh.size
-    schedule = make_schedule(
-        config.optim,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        steps_per_epoch=len(train_set) / config.batch_size,
-    )
-    # Epoch e is the steps from bounds[e] up to bounds[e + 1].
-    bounds = [
-        epoch_end(epoch, len(train_set), config.batch_size) if epoch >= 0 else 0
-        for epoch in range(-1, config.epochs)
-    ]
-    truth = ground_truth(val_set)
-
+    if config.wandb:
+        import_wandb()  # or say so before anything is done
+    setup, state = prepare(config, fresh=not holds_run(run))
+    config, bounds = setup.config, setup.bounds
     make_folder(run)
+    check_shared(run)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(run, description(model, train_set.names)))
-        interruption = stack.enter_context(Interruption())
-        sums = jax.device_put(no_metrics(), replicated(mesh))
-        step = checkpoints.last_step or 0
-        if not step:
-            write_yaml(config, run / CONFIG_FILE)
-            (run / DATA_FILE).write_text(train_set.fingerprint() + "\n")
-        else:
-            check_same_data(train_set, run)
-            saved = checkpoints.load({"state": state, "sums": sums}, replicated(mesh))
-            state, sums = saved["state"], saved["sums"]
-        records = truncate_records(run, step)
-        cache_path = cache_file(data, "train", config.image_size)
-        batches = prefetch(
-            train_batches(
-                train_set,
-                image_size=config.image_size,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                augment=config.augment,
-                first_step=step,
-                num_workers=config.num_workers,
-                worker_processes=config.worker_processes,
-                cache=open_cache(train_set, config.image_size, config.cache, cache_path),
-            ),
-            mesh,
+        interruption = stack.enter_context(Interruption(config.max_hours))
+        progress = stack.enter_context(
+            Progress(bounds[-1] * config.batch_size, silent=not is_first())
         )
-        stack.callback(batches.close)
-        progress = Progress(bounds[-1] * config.batch_size, step * config.batch_size)
-        stack.callback(progress.close)
-        progress.line(
-            f"{config.model}, {num_params / 1e6:.2f} M parameters, {len(train_set.names)} "
-            f"classes; {len(train_set)} training and {len(val_set)} validation pictures; "
-            f"{mesh.size} {jax.default_backend()} device(s); run folder {run}"
-        )
-        progress.line(anchors.line())
-        progress.line(
-            "compiling: the first step takes longer"
-            if not step
-            else f"continuing after step {step} of {bounds[-1]}"
-        )
+        kept = description(setup.model, setup.train_set.names)
+        checkpoints = stack.enter_context(Checkpoints(run, kept))
+        at = start_or_continue(setup, state, run, checkpoints, progress)
+        del state  # the first step takes its memory
+        records = truncate_records(run, at.step)
+        logs = open_logs(stack, config, run, at.step)
+        evaluation, batches = None, None
 
-        for epoch in range(bisect.bisect_right(bounds, step) - 1, config.epochs):
-            started, first_step = time.monotonic(), step
-            while step < bounds[epoch + 1] and interruption.signal is None:
-                images, targets = next(batches)
-                state, metrics = train_step(state, images, targets, schedule.rates(step, epoch))
-                previous, sums = sums, add_metrics(sums, metrics)
-                step += 1
-                # Waiting for the step before keeps the device busy and the times honest.
-                losses = mean_losses(jax.device_get(previous), step - 1 - bounds[epoch])
-                names = ("box", "obj", "cls") if step - 1 > bounds[epoch] else ()
-                shown = {name: losses[name] for name in names}
-                progress.update(config.batch_size, f"{epoch + 1}/{config.epochs}", shown)
-            if step < bounds[epoch + 1]:
-                done = epoch - 1 if epoch else None
-                checkpoints.save(step, {"state": state, "sums": sums}, ap=None, epoch=done)
+        for epoch in range(setup.schedule.epoch(at.step), config.epochs):
+            if out_of_patience(records, config.patience):
                 break
-            losses = mean_losses(jax.device_get(sums), step - bounds[epoch])
-            trained = time.monotonic()
-            check_finite(losses, epoch, run)
-
-            evaluation = evaluate(
-                functools.partial(eval_step, state.ema_params, state.ema_batch_stats),
-                val_set,
-                truth,
-                mesh,
-                image_size=config.image_size,
-                batch_size=eval_batch_size,
-                stride=max(model.head.strides) if config.rectangular else None,
-                num_workers=config.num_workers,
-            )
-            draw_contact_sheet(val_set, evaluation.detections, run / SHEET_FILE)
-            records.append(
-                {
-                    "epoch": epoch + 1,
-                    "step": step,
-                    **losses,
-                    "lr": schedule.rates(step - 1, epoch).kernel,
-                    **accuracy_record(evaluation.accuracy, train_set.names),
-                    "images_per_second": (step - first_step)
-                    * config.batch_size
-                    / (trained - started),
-                    "seconds": time.monotonic() - started,
-                }
-            )
-            # The record comes first: resuming drops records that have no checkpoint.
-            append_record(run, records[-1])
-            sums = jax.tree.map(jnp.zeros_like, sums)
-            checkpoints.save(
-                step, {"state": state, "sums": sums}, ap=records[-1]["ap"], epoch=epoch
-            )
-            progress.line(epoch_line(records[-1], config.epochs))
-            if interruption.signal is not None:
+            if batches is None or config.image_weights:
+                chances = (
+                    picture_chances(setup.train_set, records) if config.image_weights else None
+                )
+                if batches is not None:
+                    batches.close()
+                batches = stack.enter_context(setup.batches(at.step, chances))
+            done, end = epoch - 1 if epoch else None, bounds[epoch + 1]
+            started, first_step, waited = time.monotonic(), at.step, batches.seconds_waited
+            saved = started
+            for step, batch, metrics in train_steps(at, end, setup, batches):
+                check_skipped(at, step, batch, metrics, config.max_skipped, run)
+                progress.update(config.batch_size, f"{epoch + 1}/{config.epochs}", metrics)
+                if interruption.wanted(at.step):
+                    break
+                due = time.monotonic() - saved > 60 * config.checkpoint_minutes
+                if at.step < end and agrees_at(at.step) and any_process(due):
+                    checkpoints.save(at.step, at.arrays(), ap=None, epoch=done)
+                    saved = time.monotonic()
+            if at.step < end:
+                checkpoints.save(at.step, at.arrays(), ap=None, epoch=done)
                 break
-    unfinished = step < bounds[-1]
-    return Summary(run, records, step, interruption.signal if unfinished else None)
+            trained = time.monotonic() - started
+
+            steps = at.step - first_step
+            record = {"epoch": epoch + 1, "step": at.step} | training_record(at, setup)
+            if epoch + 1 == config.epochs or (epoch + 1) % config.eval_epochs == 0:
+                evaluation = setup.evaluate(at.state)
+                record |= evaluation_record(evaluation, setup)
+            record |= {
+                "images_per_second": steps * config.batch_size / trained,
+                "step_seconds": trained / steps,
+                "data_wait": (batches.seconds_waited - waited) / trained,
+                "device_memory_mib": device_memory_mib(),
+                "compilations": setup.compilations(),
+                "seconds": time.monotonic() - started,
+            }
+            records.append(record)
+            if is_first():
+                # The record comes first: resuming drops records that have no checkpoint.
+                append_record(run, record)
+                for log in logs:
+                    log.write(at.step, scalars(record))
+                if evaluation is not None and "ap" in record:
+                    draw_contact_sheet(setup.val_set, evaluation.detections, run / SHEET_FILE)
+            at.sums = jax.tree.map(jnp.zeros_like, at.sums)
+            checkpoints.save(at.step, at.arrays(), ap=record.get("ap"), epoch=epoch)
+            progress.line(epoch_line(record, config))
+            for warning in warnings(records, f"train/{config.assigner}/total"):
+                progress.line(f"warning: {warning}")
+            if interruption.wanted(at.step):
+                break
+
+        ended = at.step == bounds[-1] or out_of_patience(records, config.patience)
+        if ended and records:
+            evaluation = evaluation or setup.evaluate(at.state)
+            if is_first():
+                write_run_report(setup, records, evaluation, run)
+    if not ended:
+        return Summary(run, records, at.step, interruption.reason, interruption.signal)
+    early = at.step < bounds[-1]
+    note = f"no higher AP in {config.patience} epochs, so this is the end" if early else ""
+    return Summary(run, records, at.step, note=note)
 
 
-def make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder that can be written to.
+def start_or_continue(
+    setup: Setup,
+    state: TrainState,
+    run: pathlib.Path,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> Position:
+    """Returns where the run stands: at its start, or at its last checkpoint.
 
     Raises:
-      UserError: it cannot be made or written to.
+      UserError: the data have changed, or there is no checkpoint that can be read.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"{folder}: cannot be written to: {reason}") from error
-
-
-def data_file(data: str) -> pathlib.Path:
-    """Returns what describes a data set.
-
-    Args:
-      data: what `load_dataset` opens, or "demo" for the embedded data set, made if need be.
-
-    Raises:
-      UserError: the embedded data set cannot be made.
-    """
-    return make_demo() if data == DEMO else pathlib.Path(data)
-
-
-def check_same_data(dataset: Dataset, run: pathlib.Path) -> None:
-    """Refuses to continue a run on other data than it was started with.
-
-    Raises:
-      UserError: the training split has changed.
-    """
-    saved = run / DATA_FILE
-    if not saved.is_file() or saved.read_text().strip() != dataset.fingerprint():
-        raise UserError(
-            f"{run}: the training data have changed since the run was started (pictures, sizes, "
-            "classes or labels); it cannot be continued exactly, so start a new one with `fit`"
+    splits = {"train": setup.train_set, "val": setup.val_set}
+    at = Position(0, state, place(no_metrics(), replicated(setup.mesh)), 0)
+    lines = [setup.title(), f"run folder {run}", *setup.lines]
+    if checkpoints.last_step is None:
+        if is_first():
+            write_yaml(setup.config, run / CONFIG_FILE)
+            write_fingerprints(run, splits)
+        lines.append("compiling: the first step takes longer")
+    else:
+        check_same_data(run, splits)
+        saved = checkpoints.load(
+            at.arrays(), {"state": setup.shardings, "sums": replicated(setup.mesh)}
         )
+        state = saved["state"]
+        at = Position(int(state.step), state, saved["sums"], int(state.skipped_in_row))
+        lines += checkpoints.rejected
+        lines.append(f"continuing after step {at.step} of {setup.bounds[-1]}")
+    progress.start(at.step * setup.config.batch_size)
+    for line in lines:
+        progress.line(line)
+    return at
 
 
-def create_model(config: TrainConfig, num_classes: int) -> networks.Yolov7:
-    """Returns a fresh model.
+def train_steps(
+    at: Position, end: int, setup: Setup, batches: Prefetch
+) -> Iterator[tuple[int, Batch, Metrics]]:
+    """Does the steps up to one; gives number, batch and metrics of each, one step late.
+
+    Waiting for the step before keeps the devices busy and the times honest.
+    """
+    waiting: tuple[int, Batch, Metrics] | None = None
+    while at.step < end:
+        batch = next(batches)
+        rates, size = setup.schedule.rates(at.step), setup.size_of_step(at.step)
+        at.state, metrics = setup.train_step(at.state, batch, rates, size=size)
+        at.sums = add_metrics(at.sums, metrics)
+        at.step += 1
+        if waiting is not None:
+            yield *waiting[:2], jax.device_get(waiting[2])
+        waiting = at.step - 1, batch, metrics
+    if waiting is not None:
+        yield *waiting[:2], jax.device_get(waiting[2])
+
+
+def check_skipped(
+    at: Position, step: int, batch: Batch, metrics: Metrics, most: int, run: pathlib.Path
+) -> None:
+    """Counts the batches in a row without finite gradients, and stops at too many.
 
     Raises:
-      UserError: the model is unknown, or the picture size does not suit it.
+      UserError: there are too many; says where the last one was saved.
     """
-    if config.model not in networks.ARCHITECTURES:
-        known = ", ".join(networks.ARCHITECTURES)
-        raise UserError(f"unknown model {config.model!r}; known are {known}")
-    check_image_size(config.image_size, networks.ARCHITECTURES[config.model].strides)
-    return networks.create(
-        config.model,
-        num_classes,
-        key=jax.random.key(config.seed),
-        width=config.width,
-        activation=ACTIVATIONS[config.activation],
-        dtype=jnp.dtype(config.dtype),
+    at.skipped_in_row = at.skipped_in_row + 1 if metrics.skipped else 0
+    if at.skipped_in_row < most:
+        return
+    path = save_batch(run, step, jax.tree.map(own_rows, batch))
+    raise UserError(
+        f"{run}: the loss or its gradients were not finite for {most} batches in a row; the last "
+        f"of them is in {path}. A lower --optim.lr0, a longer --optim.warmup-epochs or "
+        "--optim.max-gradient-norm may help"
     )
 
 
 def no_metrics() -> Metrics:
     """Returns the sums of no steps at all."""
-    zero = jnp.zeros(())
-    return Metrics(zero, zero, zero, zero, num_matched=jnp.zeros((), jnp.int32))
+    zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    return Metrics(zero, zero, zero, zero, zero, num_matched=none, skipped=none)
 
 
 @jax.jit
 def add_metrics(sums: Metrics, metrics: Metrics) -> Metrics:
-    """Adds the numbers of one step."""
-    return jax.tree.map(jnp.add, sums, metrics)
+    """Adds the numbers of one step; of a skipped one, that it was skipped."""
+    counted = jax.tree.map(lambda value: jnp.where(metrics.skipped, 0, value), metrics)
+    counted = counted._replace(skipped=metrics.skipped)
+    return jax.tree.map(jnp.add, sums, counted)
 
 
-def mean_losses(sums: Metrics, steps: int) -> dict[str, float]:
-    """Returns means per step, by name."""
-    return {name: float(value) / max(steps, 1) for name, value in sums._asdict().items()}
+def training_record(at: Position, setup: Setup) -> dict[str, Any]:
+    """Returns the means of the epoch's steps, by name; None where all were left out."""
+    first = setup.bounds[setup.schedule.epoch(at.step - 1)]
+    sums = jax.device_get(at.sums)
+    learnt_from = at.step - first - int(sums.skipped)
 
+    def mean(total: float) -> float | None:
+        return float(total) / learnt_from if learnt_from else None
 
-def check_finite(losses: dict[str, float], epoch: int, run: pathlib.Path) -> None:
-    """Stops a run that has diverged.
-
-    Raises:
-      UserError: a loss is not finite.
-    """
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(
-            f"{run}: the loss ({', '.join(broken)}) is not finite in epoch {epoch + 1}; "
-            "a lower --optim.lr0 or a longer --optim.warmup-epochs may help"
-        )
-
-
-def accuracy_record(accuracy: CocoAp, names: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the accuracy as JSON can hold it: what is undefined is null."""
-
-    def number(value: float) -> float | None:
-        return float(value) if math.isfinite(value) else None
-
+    terms = {name: getattr(sums, name) for name in ("box", "obj", "cls")}
+    losses = terms | {"total": sum(terms.values())}
     return {
-        "ap": number(accuracy.ap),
-        "ap50": number(accuracy.ap50),
-        "ap75": number(accuracy.ap75),
-        "class_ap": dict(zip(names, map(number, accuracy.class_ap), strict=True)),
-        "class_ap50": dict(zip(names, map(number, accuracy.class_ap50), strict=True)),
+        **{f"train/{setup.config.assigner}/{name}": mean(sum_) for name, sum_ in losses.items()},
+        "matched": mean(sums.num_matched),
+        "gradient_norm": mean(sums.gradient_norm),
+        "skipped": int(sums.skipped),
+        "lr": setup.schedule.rates(at.step - 1).kernel,
     }
 
 
-class Interruption:
-    """Notes the first SIGINT or SIGTERM, a context manager; a second one acts as usual.
+def evaluation_record(evaluation: Evaluation, setup: Setup) -> dict[str, Any]:
+    """Returns what an evaluation found, by name."""
+    accuracy, names = evaluation.accuracy, setup.val_set.names
+    losses = evaluation.losses
+    return {
+        **{f"val/{setup.config.assigner}/{name}": value for name, value in losses.items()},
+        f"val/{setup.config.assigner}/total": sum(losses.values()),
+        "ap": as_json(accuracy.ap),
+        "ap50": as_json(accuracy.ap50),
+        "ap75": as_json(accuracy.ap75),
+        "class_ap": dict(zip(names, map(as_json, accuracy.class_ap), strict=True)),
+        "class_ap50": dict(zip(names, map(as_json, accuracy.class_ap50), strict=True)),
+    }
 
-    Attributes:
-      signal: the number of the signal that came; None before.
-    """
 
-    def __init__(self):
-        self.signal: int | None = None
-        self._handlers: dict[int, Any] = {}
+def device_memory_mib() -> float | None:
+    """Returns the most memory that a device of this process has used; None where none tells."""
+    known = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in known if stats]
+    return max(peaks) / 2**20 if peaks else None
 
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._note)
-        return self
 
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
-        self.signal = number
-        print("\nstopping after this step; once more stops at once", file=sys.stderr)
-        self._restore()
+def open_logs(
+    stack: contextlib.ExitStack, config: TrainConfig, run: pathlib.Path, step: int
+) -> list[Log]:
+    """Returns the logs that the settings want; the first process alone has any."""
+    logs: list[Log] = []
+    if config.tensorboard and is_first():
+        logs.append(TensorBoard(run, step + 1))
+    if config.wandb and is_first():
+        logs.append(Wandb(run, dataclasses.asdict(config)))
+    for log in logs:
+        stack.callback(log.close)
+    return logs
 
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self._restore()
+def write_run_report(
+    setup: Setup, records: Sequence[Mapping[str, Any]], evaluation: Evaluation, run: pathlib.Path
+) -> None:
+    """Writes the page about a run that has come to its end."""
+    write_report(
+        run / REPORT_FILE,
+        title=run.name,
+        config=setup.config,
+        records=list(records),
+        dataset=setup.val_set,
+        truth=setup.truth,
+        detections=evaluation.detections,
+        accuracy=evaluation.accuracy,
+    )

@@ -5,7 +5,9 @@ into the jitted step as scalars: no rate ever causes a recompilation.
 """
 
 import dataclasses
+import fnmatch
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,7 +25,8 @@ class OptimConfig:
     """Rates and decay.
 
     Attributes:
-      optimizer: SGD with Nesterov momentum, or Adam.
+      optimizer: SGD with Nesterov momentum; Adam with the decay as part of the gradient; or AdamW,
+        whose decay shrinks the weights themselves.
       lr0: learning rate at the start, after the warm-up.
       lrf: learning rate at the end, as a share of lr0.
       schedule: the way from lr0 to lr0 * lrf, stepped once an epoch.
@@ -35,9 +38,11 @@ class OptimConfig:
       warmup_momentum: momentum at the start of the warm-up.
       warmup_bias_lr: learning rate of the biases at the start of the warm-up; the others' is 0.
       implicit_lr_scale: learning rate of implicit tensors, as a multiple of the norms'.
+      max_gradient_norm: summed gradients that are longer than that, all parameters taken together,
+        are shortened to it before an update; none leaves them as they are.
     """
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr0: float = 0.01
     lrf: float = 0.1
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -49,6 +54,7 @@ class OptimConfig:
     warmup_momentum: float = 0.8
     warmup_bias_lr: float = 0.1
     implicit_lr_scale: float = 1.0
+    max_gradient_norm: float | None = None
 
     def __post_init__(self):
         positive = ("lr0", "nominal_batch")
@@ -64,6 +70,8 @@ class OptimConfig:
         checks = [(name, getattr(self, name) > 0, "more than 0") for name in positive]
         checks += [(name, getattr(self, name) >= 0, "at least 0") for name in not_negative]
         checks += [(name, 0 <= getattr(self, name) < 1, "in [0, 1)") for name in shares]
+        if self.max_gradient_norm is not None:
+            checks.append(("max_gradient_norm", self.max_gradient_norm > 0, "more than 0"))
         faults = [
             f"{name} (={getattr(self, name)}) must be {wanted}"
             for name, fine, wanted in checks
@@ -108,13 +116,19 @@ class Schedule:
       config: rates and their warm-up.
       epochs: number of epochs of the whole run.
       batch_size: images per step, over all devices.
-      warmup_steps: the last step of the warm-up.
+      num_images: images per epoch.
+      warmup_steps: the last step of the warm-up; 0 starts without one.
     """
 
     config: OptimConfig
     epochs: int
     batch_size: int
+    num_images: int
     warmup_steps: int
+
+    def epoch(self, step: int) -> int:
+        """Returns the epoch, counted from 0, that a step's first image belongs to."""
+        return step * self.batch_size // self.num_images
 
     def decay(self, epoch: int) -> float:
         """Returns the learning rate of an epoch as a share of lr0: from 1 down to lrf."""
@@ -123,10 +137,10 @@ class Schedule:
             progress = (1 - math.cos(math.pi * progress)) / 2
         return progress * (self.config.lrf - 1) + 1
 
-    def rates(self, step: int, epoch: int) -> Rates:
-        """Returns the rates of a step, counted from 0, that belongs to an epoch."""
+    def rates(self, step: int) -> Rates:
+        """Returns the rates of a step, counted from 0."""
         config = self.config
-        rate = config.lr0 * self.decay(epoch)
+        rate = config.lr0 * self.decay(self.epoch(step))
         final = self.config.nominal_batch / self.batch_size
         if step > self.warmup_steps or self.warmup_steps == 0:
             accumulate = config.accumulation(self.batch_size)
@@ -142,11 +156,20 @@ class Schedule:
 
 
 def make_schedule(
-    config: OptimConfig, *, epochs: int, batch_size: int, steps_per_epoch: float
+    config: OptimConfig, *, epochs: int, batch_size: int, num_images: int
 ) -> Schedule:
-    """Returns the schedule of a run whose epochs take `steps_per_epoch` steps."""
-    warmup_steps = max(round(config.warmup_epochs * steps_per_epoch), config.warmup_min_steps)
-    return Schedule(config, epochs, batch_size, warmup_steps)
+    """Returns the schedule of a run.
+
+    Args:
+      config: rates, and how long to warm up.
+      epochs: number of epochs of the whole run.
+      batch_size: images per step, over all devices.
+      num_images: images per epoch.
+    """
+    warmup_steps = max(
+        round(config.warmup_epochs * num_images / batch_size), config.warmup_min_steps
+    )
+    return Schedule(config, epochs, batch_size, num_images, warmup_steps)
 
 
 def param_groups(params: Any) -> Any:
@@ -165,10 +188,17 @@ def param_groups(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: _group(path), params)
 
 
-def _group(path: tuple[Any, ...]) -> str:
-    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+def _names(path: tuple[Any, ...]) -> list[str]:
+    names = [
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    ]
     # The path of a Flax variable ends in the attribute that holds its array.
-    role = next(name for name in reversed(names) if name not in ("value", "raw_value"))
+    return [name for name in names if name not in ("value", "raw_value")]
+
+
+def _group(path: tuple[Any, ...]) -> str:
+    names = _names(path)
+    role = names[-1].rstrip("0123456789")  # a block with two kernels numbers them
     if role in ("kernel", "bias"):
         return role
     if role == "scale":
@@ -179,6 +209,45 @@ def _group(path: tuple[Any, ...]) -> str:
         f"parameter {'.'.join(names)} is in no optimiser group; "
         "its name must be kernel, bias, scale or implicit_*"
     )
+
+
+def is_trained(params: Any, freeze: Sequence[str]) -> Any:
+    """Says which parameters an optimiser may move.
+
+    Args:
+      params: a tree of parameters.
+      freeze: patterns of names: `backbone` stands for all parameters whose name begins with
+        `backbone.`, `*.bias` for all biases. A name is the path through the model, with dots.
+
+    Returns:
+      A tree of bools like `params`.
+
+    Raises:
+      ValueError: a pattern fits no parameter, or nothing would be left to train.
+    """
+    names = jax.tree_util.tree_map_with_path(lambda path, _: ".".join(_names(path)), params)
+    used: set[str] = set()
+
+    def trained(name: str) -> bool:
+        fits = [
+            pattern
+            for pattern in freeze
+            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
+        ]
+        used.update(fits)
+        return not fits
+
+    result = jax.tree.map(trained, names)
+    unused = [pattern for pattern in freeze if pattern not in used]
+    if unused:
+        parts = dict.fromkeys(name.split(".")[0] for name in jax.tree.leaves(names))
+        raise ValueError(
+            f"freeze: no parameter is called {', '.join(unused)}; names begin with "
+            f"{', '.join(parts)}"
+        )
+    if not any(jax.tree.leaves(result)):
+        raise ValueError(f"freeze (={', '.join(freeze)}) leaves no parameter to train")
+    return result
 
 
 def init_optimizer(config: OptimConfig, params: Any) -> optax.OptState:
@@ -194,6 +263,7 @@ def apply_gradients(
     *,
     config: OptimConfig,
     weight_decay: float,
+    freeze: Sequence[str] = (),
 ) -> tuple[Any, optax.OptState]:
     """Moves the parameters once.
 
@@ -203,11 +273,17 @@ def apply_gradients(
       params: the parameters.
       rates: of this step; its fields may be traced.
       config: which optimiser.
-      weight_decay: added to the gradient of kernels, times the kernel.
+      weight_decay: added to the gradient of kernels, times the kernel; with AdamW, to its
+        direction.
+      freeze: which parameters stay as they are; see `is_trained`.
 
     Returns:
       The new parameters and the new state of the optimiser.
     """
+    trained = is_trained(params, freeze)
+    gradients = jax.tree.map(
+        lambda moves, gradient: gradient if moves else jnp.zeros_like(gradient), trained, gradients
+    )
     direction, opt_state = _direction(config, weight_decay, rates.momentum).update(
         gradients, opt_state, params
     )
@@ -217,23 +293,31 @@ def apply_gradients(
         "kernel": rates.kernel,
         "bias": rates.bias,
     }
-    updates = jax.tree.map(
-        lambda group, move: -rate_of_group[group] * move, param_groups(params), direction
-    )
-    return optax.apply_updates(params, updates), opt_state
+
+    def moved(moves: bool, group: str, param: jax.Array, way: jax.Array) -> jax.Array:
+        return param - rate_of_group[group] * way if moves else param
+
+    return jax.tree.map(moved, trained, param_groups(params), params, direction), opt_state
 
 
 def _direction(
     config: OptimConfig, weight_decay: float, momentum: float | jax.Array
 ) -> optax.GradientTransformation:
-    """The way of one update before its learning rate; the decay is part of the gradient."""
+    """The way of one update before its learning rate."""
+    clip = (
+        optax.identity()
+        if config.max_gradient_norm is None
+        else optax.clip_by_global_norm(config.max_gradient_norm)
+    )
     decay = optax.add_decayed_weights(
         weight_decay, mask=lambda params: jax.tree.map(_is_kernel, param_groups(params))
     )
-    if config.optimizer == "adam":
-        # Adam's betas are not warmed up.
-        return optax.chain(decay, optax.scale_by_adam(b1=config.momentum, b2=ADAM_B2, eps=ADAM_EPS))
-    return optax.chain(decay, optax.trace(decay=momentum, nesterov=True))  # type: ignore[arg-type]
+    if config.optimizer == "sgd":
+        momentum_of_sgd = optax.trace(decay=momentum, nesterov=True)  # type: ignore[arg-type]
+        return optax.chain(clip, decay, momentum_of_sgd)
+    # Adam's betas are not warmed up.
+    adam = optax.scale_by_adam(b1=config.momentum, b2=ADAM_B2, eps=ADAM_EPS)
+    return optax.chain(clip, *((decay, adam) if config.optimizer == "adam" else (adam, decay)))
 
 
 def _is_kernel(group: str) -> bool:

@@ -138,7 +138,9 @@ def assignment_page(
         for number, stride in enumerate(head.strides):
             here = matched & (level == number)
             cells = np.stack([row[here], column[here], anchor[here], objects[here]], axis=1)
-            picture = _cells_tile(batch.images[image], stride, head.num_anchors, cells, boxes)
+            picture = _cells_tile(
+                np.asarray(batch.images[image]), stride, head.num_anchors, cells, boxes
+            )
             shapes = "  ".join(f"{w:g}x{h:g}" for w, h in head.anchors[number])
             title = f"stride {stride}: {len(cells)} matches; anchors {shapes}"
             if number == 0:

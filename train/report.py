@@ -3,16 +3,19 @@
 import pathlib
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.data.pipeline import load_sample
 from train.drawing import box_tile, grid, write_png
+from train.step import Metrics
 from yolov7_jax.metrics import ScoredBoxes
 
 SHEET_ROWS, SHEET_PAIRS = 4, 2
@@ -30,37 +33,55 @@ class Progress:
       seen: what it has seen.
     """
 
-    def __init__(self, total_images: int, seen: int):
+    def __init__(self, total_images: int, *, silent: bool):
+        """Shows nothing yet.
+
+        Args:
+          total_images: what the run will have seen at its end.
+          silent: show nothing ever: one of several processes speaks for all.
+        """
         self.total_images = total_images
-        self.seen = seen
-        self._plain = not sys.stderr.isatty()
-        self._started = self._last_line = time.monotonic()
-        self._seen_before = seen
+        self.seen = 0
+        self._silent = silent
+        self._plain = silent or not sys.stderr.isatty()
         self._bar = tqdm(
             total=total_images,
-            initial=seen,
             disable=self._plain,
             unit=" images",
             dynamic_ncols=True,
             bar_format="{desc}{percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left{postfix}",
         )
+        self.start(0)
 
-    def update(self, images: int, epoch: str, losses: dict[str, float]) -> None:
+    def start(self, seen: int) -> None:
+        """Begins to count time, at so many pictures."""
+        self.seen = self._seen_before = seen
+        self._started = self._last_line = time.monotonic()
+        self._bar.reset(self.total_images)
+        self._bar.initial = self._bar.n = seen
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def update(self, images: int, epoch: str, metrics: Metrics) -> None:
         """Tells of one step.
 
         Args:
           images: pictures of the step.
           epoch: which epoch, for people.
-          losses: name to value.
+          metrics: of the step.
         """
         self.seen += images
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        shown = "  ".join(f"{name} {getattr(metrics, name):.4f}" for name in ("box", "obj", "cls"))
         now = time.monotonic()
         if not self._plain:
             self._bar.set_description_str(f"epoch {epoch} ", refresh=False)
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(images)
-        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif not self._silent and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             rate = (self.seen - self._seen_before) / (now - self._started)
             left = tqdm.format_interval(max(0, self.total_images - self.seen) / rate)
@@ -69,6 +90,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Writes a line that stays."""
+        if self._silent:
+            return
         self._bar.write(text, file=sys.stderr)
         sys.stderr.flush()
 
@@ -77,19 +100,27 @@ class Progress:
         self._bar.close()
 
 
-def epoch_line(record: dict[str, Any], epochs: int) -> str:
+def epoch_line(record: Mapping[str, Any], config: TrainConfig) -> str:
     """Returns one line about an epoch, from its record in metrics.jsonl."""
-    width = len(str(epochs))
-    ap, ap50 = (_number(record[name]) for name in ("ap", "ap50"))
+    width = len(str(config.epochs))
+    accuracy = "".join(
+        f"  {title} {_number(record[name])}"
+        for title, name in (("AP", "ap"), ("AP50", "ap50"))
+        if name in record
+    )
+    losses = "".join(
+        f"  {name} {_number(record[f'train/{config.assigner}/{name}'], 4)}"
+        for name in ("box", "obj", "cls")
+    )
     return (
-        f"epoch {record['epoch']:{width}d}/{epochs}  AP {ap}  AP50 {ap50}  "
-        f"box {record['box']:.4f}  obj {record['obj']:.4f}  cls {record['cls']:.4f}  "
-        f"{record['images_per_second']:.1f} images/s  {record['seconds']:.0f} s"
+        f"epoch {record['epoch']:{width}d}/{config.epochs}{accuracy}{losses}  "
+        f"{record['images_per_second']:.1f} images/s  waited {record['data_wait']:.0%}  "
+        f"{record['seconds']:.0f} s"
     )
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, decimals: int = 3) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def draw_contact_sheet(dataset: Dataset, detections: ScoredBoxes, path: pathlib.Path) -> None:

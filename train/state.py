@@ -21,6 +21,8 @@ class TrainState(NamedTuple):
       updates: times the optimiser moved the parameters.
       ema_params: running average of the parameters; evaluation uses it.
       ema_batch_stats: the same of the statistics.
+      skipped: batches left out because their loss or gradients were not finite.
+      skipped_in_row: those among the batches just before this step.
     """
 
     step: jax.Array
@@ -31,6 +33,8 @@ class TrainState(NamedTuple):
     updates: jax.Array
     ema_params: Any
     ema_batch_stats: Any
+    skipped: jax.Array
+    skipped_in_row: jax.Array
 
 
 def create_state(params: Any, batch_stats: Any, config: OptimConfig) -> TrainState:
@@ -47,4 +51,6 @@ def create_state(params: Any, batch_stats: Any, config: OptimConfig) -> TrainSta
         updates=jnp.zeros((), jnp.int32),
         ema_params=jax.tree.map(jnp.copy, params),
         ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
     )

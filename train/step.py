@@ -1,15 +1,33 @@
-"""The two functions that run on the device: one training step, one batch of evaluation."""
+"""The two functions that run on the device: one training step, one batch of evaluation.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+Both are pure and know nothing of files or loops: jit them, or map them over devices.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+import optax
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from train.batch import Batch
+from train.mesh import DATA_AXIS
 from train.optim import OptimConfig, Rates, apply_gradients, update_ema
 from train.state import TrainState
-from yolov7_jax import Detections, HeadConfig, LossConfig, Targets, decode, detection_loss, nms
+from yolov7_jax import (
+    Detections,
+    HeadConfig,
+    LossConfig,
+    LossTerms,
+    Outputs,
+    Targets,
+    decode,
+    detection_loss,
+    nms,
+)
 from yolov7_jax import model as networks
 
 # COCO AP counts detections of every score, so evaluation keeps nearly all of them.
@@ -23,20 +41,45 @@ class Metrics(NamedTuple):
     Attributes:
       box, obj, cls: the terms of the loss per image, after their gains.
       total: what was differentiated: their sum times the batch size.
+      gradient_norm: length of the gradient of this batch.
       num_matched: matched candidates of the batch.
+      skipped: 1 if the loss or a gradient was not finite, so that nothing was learnt.
     """
 
     box: Float[Array, ""]
     obj: Float[Array, ""]
     cls: Float[Array, ""]
     total: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
     num_matched: Int[Array, ""]
+    skipped: Int[Array, ""]
 
 
-TrainStep = Callable[
-    [TrainState, Num[Array, "b h w 3"], Targets, Rates], tuple[TrainState, Metrics]
+class EvalLosses(NamedTuple):
+    """Sums over the pictures of a batch of evaluation.
+
+    Attributes:
+      box, obj, cls: the terms of the loss of each picture alone, after their gains.
+    """
+
+    box: Float[Array, ""]
+    obj: Float[Array, ""]
+    cls: Float[Array, ""]
+
+
+class TrainStep(Protocol):
+    """A function of `make_train_step`."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, rates: Rates, size: int | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """Learns from one batch."""
+        ...
+
+
+EvalStep = Callable[
+    [Any, Any, Num[Array, "b h w 3"], Targets, Bool[Array, " b"]], tuple[Detections, EvalLosses]
 ]
-EvalStep = Callable[[Any, Any, Num[Array, "b h w 3"]], Detections]
 
 
 def normalise(images: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -58,8 +101,17 @@ def make_train_step(
     *,
     batch_size: int,
     assigner: Callable[..., Any],
+    freeze: Sequence[str] = (),
+    axis_name: str | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainStep:
-    """Returns `train_step(state, images, targets, rates) -> (state, metrics)`, pure, to be jitted.
+    """Returns `train_step(state, batch, rates, size=None) -> (state, metrics)`, pure.
+
+    The head decides about the loss: outputs of auxiliary heads are learnt from where there are any.
+    A batch whose loss or gradients are not finite changes nothing but `state.step` and the counts
+    of what was skipped.
+
+    `size` is static: with it, pictures are resized to that side in pixels first.
 
     Args:
       graphdef: the static part of the model.
@@ -68,14 +120,23 @@ def make_train_step(
       optim: which optimiser, and its decay.
       batch_size: images per step, over all devices.
       assigner: `assign_ota` or `assign_anchor`.
+      freeze: names of parameters that stay as they are; see `is_trained`.
+      axis_name: under `jax.pmap` or `jax.shard_map`, the axis that the batch is spread over. State
+        and rates are the same on all devices.
+      mesh: under `jax.jit`, the devices that the batch is spread over, if it is; the assignment of
+        each picture then stays on the device that has it.
     """
     weight_decay = optim.scaled_decay(batch_size)
 
+    def loss_of(outputs: Outputs, targets: Targets) -> tuple[Array, LossTerms]:
+        axis = axis_name if mesh is None else DATA_AXIS
+        return detection_loss(outputs, targets, head, loss, assigner=assigner, axis_name=axis)
+
     def loss_fn(params, batch_stats, images, targets):
         outputs, batch_stats = networks.apply(
-            graphdef, params, batch_stats, normalise(images), train=True
+            graphdef, params, batch_stats, images, train=True, axis_name=axis_name
         )
-        total, terms = detection_loss(outputs, targets, head, loss, assigner=assigner)
+        total, terms = spread(loss_of, mesh, by_batch=False)(outputs, targets)
         return total, (terms, batch_stats)
 
     def update(state: TrainState, rates: Rates) -> TrainState:
@@ -86,6 +147,7 @@ def make_train_step(
             rates,
             config=optim,
             weight_decay=weight_decay,
+            freeze=freeze,
         )
         updates = state.updates + 1
         return state._replace(
@@ -98,38 +160,78 @@ def make_train_step(
         )
 
     def train_step(
-        state: TrainState,
-        images: Num[Array, "b h w 3"],
-        targets: Targets,
-        rates: Rates,
+        state: TrainState, batch: Batch, rates: Rates, size: int | None = None
     ) -> tuple[TrainState, Metrics]:
+        images = resize(normalise(jnp.asarray(batch.images)), size)
         (total, (terms, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.batch_stats, images, targets
+            state.params, state.batch_stats, images, batch.targets
         )
+        if axis_name is not None:
+            gradients = summed_over_devices(gradients, axis_name)
+        gradient_norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(total) & jnp.isfinite(gradient_norm)
+
+        def learnt(new: Array, old: Array) -> Array:
+            return jnp.where(finite, new, old)
+
         state = state._replace(
-            batch_stats=batch_stats,
-            gradients=jax.tree.map(jnp.add, state.gradients, gradients),
+            batch_stats=jax.tree.map(learnt, batch_stats, state.batch_stats),
+            gradients=jax.tree.map(
+                lambda total, gradient: learnt(total + gradient, total), state.gradients, gradients
+            ),
+            skipped=state.skipped + ~finite,
+            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
         )
-        state = jax.lax.cond(
-            state.step % rates.accumulate == 0,
+        state = lax.cond(
+            finite & (state.step % rates.accumulate == 0),
             lambda state: update(state, rates),
             lambda state: state,
             state,
         )
-        metrics = Metrics(terms.box, terms.obj, terms.cls, total, terms.num_matched.sum())
+        metrics = Metrics(
+            terms.box,
+            terms.obj,
+            terms.cls,
+            total,
+            gradient_norm,
+            terms.num_matched.sum(),
+            (~finite).astype(jnp.int32),
+        )
         return state._replace(step=state.step + 1), metrics
 
     return train_step
 
 
-def make_eval_step(graphdef: Any, head: HeadConfig) -> EvalStep:
-    """Returns `eval_step(params, batch_stats, images) -> Detections`, pure, to be jitted.
+def make_eval_step(
+    graphdef: Any,
+    head: HeadConfig,
+    loss: LossConfig,
+    *,
+    assigner: Callable[..., Any],
+    mesh: Mesh | None = None,
+) -> EvalStep:
+    """Returns `eval_step(params, batch_stats, images, targets, present)`, pure, to be jitted.
 
-    Boxes are in pixels of the pictures that the network sees.
+    It returns `Detections`, whose boxes are in pixels of the pictures that the network sees, and
+    `EvalLosses` over the pictures that are present; the others fill up the batch.
+
+    Args:
+      graphdef: the static part of the model.
+      head: geometry of its outputs.
+      loss: gains, scaled already.
+      assigner: `assign_ota` or `assign_anchor`.
+      mesh: the devices that the batch is spread over, if it is.
     """
 
-    def eval_step(params: Any, batch_stats: Any, images: Num[Array, "b h w 3"]) -> Detections:
-        outputs, _ = networks.apply(graphdef, params, batch_stats, normalise(images), train=False)
+    def losses(outputs: Outputs, targets: Targets) -> LossTerms:
+        def of_one(levels, targets):
+            # A picture's loss must not depend on which others are in its batch.
+            levels, targets = jax.tree.map(lambda leaf: leaf[None], (levels, targets))
+            return detection_loss(Outputs(levels, ()), targets, head, loss, assigner=assigner)[1]
+
+        return jax.vmap(of_one)(outputs.lead, targets)
+
+    def found(outputs: Outputs) -> Detections:
         return nms(
             decode(outputs.lead, head),
             score_threshold=EVAL_SCORE_THRESHOLD,
@@ -137,4 +239,49 @@ def make_eval_step(graphdef: Any, head: HeadConfig) -> EvalStep:
             multi_label=True,
         )
 
+    def eval_step(params, batch_stats, images, targets, present):
+        outputs, _ = networks.apply(graphdef, params, batch_stats, normalise(images), train=False)
+        detections = spread(found, mesh, by_batch=True)(outputs)
+        terms = spread(losses, mesh, by_batch=True)(outputs, targets)
+        sums = (jnp.where(present, term, 0).sum() for term in (terms.box, terms.obj, terms.cls))
+        return detections, EvalLosses(*sums)
+
     return eval_step
+
+
+def resize(images: Float[Array, "b h w 3"], size: int | None) -> Float[Array, "b s s 3"]:
+    """Returns pictures resized to squares by bilinear interpolation, or as they are."""
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    shape = images.shape[0], size, size, 3
+    return jax.image.resize(images, shape, "linear", antialias=False)
+
+
+def spread(
+    function: Callable[..., Any], mesh: Mesh | None, *, by_batch: bool
+) -> Callable[..., Any]:
+    """Returns the function, run on each device of a mesh with its own part of the batch.
+
+    Left to itself, the compiler gathers the batch on every device for what sorts.
+
+    Args:
+      function: takes trees of arrays whose first axis is the batch.
+      mesh: the devices; None or a single one leaves the function as it is.
+      by_batch: whether the results have the batch as their first axis too, or are the same on all.
+    """
+    if mesh is None:
+        return function
+    own = PartitionSpec(DATA_AXIS)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=own, out_specs=own if by_batch else PartitionSpec()
+    )
+
+
+def summed_over_devices(gradients: Any, axis_name: str) -> Any:
+    """Returns the sums of the devices' gradients with respect to what is the same on all of them.
+
+    `jax.shard_map`, with its replication checks on, has summed them already; `jax.pmap` has not.
+    """
+    own = 1.0 + 0 * lax.axis_index(axis_name)
+    times_summed = jax.grad(lambda same: same * own)(1.0)  # 1, or the number of devices
+    return jax.tree.map(lambda leaf: lax.psum(leaf, axis_name) / times_summed, gradients)

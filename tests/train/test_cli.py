@@ -1,5 +1,6 @@
 """The command line: wrong use is one line and exit code 2; right use reaches the loop."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -23,20 +24,21 @@ def fitted(monkeypatch):
 
     def fit(config, run):
         calls.append((config, run))
-        return Summary(run, [], 0, None)
+        return Summary(run, [], 0)
 
     monkeypatch.setattr(cli, "fit", fit)
     return calls
 
 
-def make_data(folder: pathlib.Path, row: str) -> str:
-    """A data set of one picture; its label file has the row."""
+def make_data(folder: pathlib.Path, row: str, pictures: int = 1) -> str:
+    """A data set of pictures; the label file of the first has the row."""
     import cv2
     import numpy as np
 
     for part in ("images", "labels"):
         (folder / part).mkdir()
-    cv2.imwrite(str(folder / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    for name in "abcdefgh"[:pictures]:
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), np.zeros((8, 8, 3), np.uint8))
     (folder / "labels" / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5\n{row}\n")
     data = folder / "data.yaml"
     data.write_text("train: images\nval: images\nnames: [thing]\n")
@@ -74,11 +76,15 @@ def assert_wrong_use(capsys, arguments: list[str], *parts: str):
         (["fit", "--recipe"], ["--recipe needs"]),
         (["fit", "--recipe", "no.yaml"], ["no.yaml: cannot be read"]),
         (["fit", "--data", "no/data.yaml"], ["no/data.yaml"]),
-        (["resume"], ["resume takes the folder of one run"]),
+        (["resume"], ["required", "RUN"]),
+        (["resume", ".", "--max-hours", "soon"], ["--max-hours", "soon"]),
+        (["resume", ".", "--epochs", "3"], ["--epochs"]),
         (["resume", "nowhere"], ["nowhere: there is no such folder"]),
         (["resume", "."], ["has no config.yaml"]),
         (["fit", "--seed", "9" * 20], ["--seed", "must be at most 4294967295"]),
         (["fit", "--width", "inf"], ["--width (=inf)"]),
+        (["fit", "--max-hours", "0"], ["--max-hours (=0.0) must be more than 0"]),
+        (["fit", "--processes.count", "2"], ["--processes.coordinator", "belong together"]),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(capsys, arguments, parts):
@@ -92,8 +98,8 @@ def test_unknown_key_in_a_recipe_is_refused(capsys, tmp_path):
 
 
 def test_image_size_and_model_are_checked_against_each_other(capsys, tmp_path):
-    data = make_data(tmp_path, "0 0.5 0.5 0.2 0.2")
-    fit = ["fit", "--data", data, "--output", "runs/a"]
+    data = make_data(tmp_path, "0 0.5 0.5 0.2 0.2", pictures=8)  # one for each device
+    fit = ["fit", "--data", data, "--output", "runs/a", "--batch-size", "8"]
     assert_wrong_use(capsys, [*fit, "--image-size", "330"], "multiple of 32", "320 or 352")
     assert_wrong_use(capsys, [*fit, "--model", "yolov7-tny"], "unknown model 'yolov7-tny'")
     assert not pathlib.Path("runs").exists()
@@ -168,23 +174,50 @@ def test_resume_takes_the_settings_of_the_run(fitted, tmp_path):
     assert fitted == [(TrainConfig(), run)]
 
 
-def test_unfinished_run_says_how_to_continue(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "fit", lambda config, run: Summary(run, [], 40, 15))
-    assert cli.main(["fit", "--output", "runs/a"]) == 143
-    assert "python -m train resume runs/a" in capsys.readouterr().out
+def test_resume_may_change_how_it_is_computed_but_not_what(fitted, tmp_path):
+    run = make_run(tmp_path / "old")
+    started = dataclasses.replace(TrainConfig(), num_workers=5, max_hours=1.5, seed=7)
+    write_yaml(started, run / "config.yaml")
+    flags = ["--cache", "disk", "--max-hours", "3", "--worker-processes"]
+    assert cli.main(["resume", str(run), *flags]) == 0
+    changes = {"cache": "disk", "max_hours": 3.0, "worker_processes": True}
+    assert fitted == [(dataclasses.replace(started, **changes), run)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "number", "code"),
+    [("SIGTERM", 15, 0), ("SIGINT", 2, 130), ("--max-hours 8", None, 0)],
+)
+def test_unfinished_run_says_why_and_how_to_continue(capsys, monkeypatch, reason, number, code):
+    summary = Summary(pathlib.Path("runs/a"), [], 40, reason, number)
+    monkeypatch.setattr(cli, "fit", lambda config, run: summary)
+    assert cli.main(["fit", "--output", "runs/a"]) == code
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == f"stopped after step 40 ({reason}); continue: python -m train resume runs/a"
+
+
+def test_a_second_interrupt_is_one_word_and_its_exit_code(capsys, monkeypatch):
+    def fit(config, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "fit", fit)
+    assert cli.main(["fit", "--output", "runs/a"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_summary_names_final_and_best_accuracy_and_the_files(capsys, monkeypatch):
     records = [
         {"epoch": 1, "ap": 0.5, "ap50": 0.9},
         {"epoch": 2, "ap": 0.4, "ap50": 0.8},
+        {"epoch": 3},
     ]
-    monkeypatch.setattr(cli, "fit", lambda config, run: Summary(run, records, 40, None))
+    monkeypatch.setattr(cli, "fit", lambda config, run: Summary(run, records, 40))
     assert cli.main(["fit", "--output", "runs/a"]) == 0
     printed = capsys.readouterr().out
     for part in (
         "AP50 0.800, AP 0.400 after epoch 2",
         "best: AP50 0.900, AP 0.500 in epoch 1",
+        "runs/a/report.html",
         "runs/a/detections.png",
         "runs/a/metrics.jsonl",
     ):
@@ -199,3 +232,78 @@ def test_help_lists_the_settings_with_their_meaning(capsys):
     assert "--image-size" in printed
     assert "passes over the training split" in printed
     assert "--optim.lr0" in printed
+
+
+def test_every_flag_of_fit_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help"])
+    rows = [row.strip("│ ") for row in capsys.readouterr().out.splitlines()]
+    flags = [number for number, row in enumerate(rows) if row.startswith("--")]
+    assert len(flags) > 60
+    for number in flags:
+        text = rows[number].split("  ")[-1].strip() if "  " in rows[number] else rows[number + 1]
+        assert not text.startswith("(default"), rows[number]
+
+
+def help_of(capsys, command: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", ["fit", "anchors", "preview", "check"])
+def test_help_says_which_data_sets_are_read_and_how_each_is_given(capsys, command):
+    printed = help_of(capsys, command)
+    for part in ("a data.yaml, which names the classes", "COCO .json file itself", "Pascal VOC"):
+        assert part in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "hidden"),
+    [
+        (
+            "anchors",
+            ("--image-size", "--seed", "--autoanchor", "--loss.anchor-threshold"),
+            ("--epochs", "--batch-size", "--output", "--optim.", "--augment.", "--loss.box-gain"),
+        ),
+        (
+            "preview",
+            ("--batch-size", "--output", "--augment.mosaic", "--loss.anchor-threshold"),
+            ("--epochs", "--cache", "--optim.", "--eval-batch-size", "--loss.box-gain"),
+        ),
+    ],
+)
+def test_help_of_a_command_shows_the_flags_that_matter_to_it(capsys, command, shown, hidden):
+    printed = help_of(capsys, command)
+    for flag in ("--data", "--recipe", "--model", *shown):
+        assert flag in printed
+    assert not [flag for flag in hidden if flag in printed]
+
+
+def test_help_shows_the_values_of_the_recipe(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["anchors", "--recipe", "demo", "--help"])
+    size = load_recipe("demo").image_size
+    assert f"(default: {size})" in capsys.readouterr().out
+
+
+def test_every_flag_that_a_help_shows_exists():
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    for flags in cli.FLAGS.values():
+        assert {flag.partition(".")[0] for flag in flags} <= names
+
+
+@pytest.mark.parametrize("command", ["anchors", "preview"])
+def test_commands_take_the_other_flags_of_fit_too(command):
+    arguments = ["--epochs", "3", "--optim.lr0", "0.5", "--image-size", "320"]
+    config = cli.parse_settings(arguments, command)
+    assert (config.epochs, config.optim.lr0, config.image_size) == (3, 0.5, 320)
+
+
+def test_fit_on_data_without_labels_is_refused_in_one_line(capsys, tmp_path):
+    data = make_data(tmp_path, "")
+    (tmp_path / "labels" / "a.txt").unlink()
+    fit = ["fit", "--data", data, "--output", "runs/a"]
+    assert_wrong_use(capsys, fit, "'train': no picture has a label", "labels/a.txt or ")
+    assert not pathlib.Path("runs").exists()

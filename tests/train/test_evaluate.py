@@ -1,7 +1,9 @@
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
+import os
 
 import cv2
 import jax
@@ -10,12 +12,26 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from train.data import evaluation_batches
 from train.data.dataset import Dataset
-from train.data.evaluation_batches import LEAST_PICTURES, MOST_SHAPES, batch_shapes, eval_batches
+from train.data.evaluation_batches import (
+    eval_batches,
+)
+from train.data.picture_cache import open_cache
+from train.data.pictures import read_whole
 from train.evaluate import evaluate, ground_truth, write_detections
-from train.mesh import make_mesh
+from train.mesh import make_mesh, shard_batch
+from train.start import as_one_class
+from train.step import EvalLosses
 from yolov7_jax import Detections
-from yolov7_jax.image import PAD_VALUE, LetterboxInfo, letterbox, letterbox_boxes, read_image
+from yolov7_jax.image import (
+    PAD_VALUE,
+    LetterboxInfo,
+    UnreadableImageError,
+    letterbox,
+    letterbox_boxes,
+    read_image,
+)
 
 SIZE, STRIDE = 64, 16
 SIZES = [(128, 96), (96, 128), (64, 64), (40, 30), (200, 50), (128, 100), (1, 3)]  # width, height
@@ -66,7 +82,13 @@ def mesh():
     return make_mesh(1, jax.devices()[:1])
 
 
-def find_bright(images):
+def losses_of(boxes, present):
+    """Made-up losses: a picture of the batch loses 3, 2 and 1 for each of its objects."""
+    objects = (np.asarray(boxes)[..., 2] > 0).sum(1) * np.asarray(present)
+    return EvalLosses(*(loss * objects.sum() for loss in (3.0, 2.0, 1.0)))
+
+
+def find_bright(images, targets, present):
     """A detector: the bright rectangle of each picture, of the class that its brightness says."""
     boxes, found = np.zeros((len(images), 1, 4), np.float32), np.zeros((len(images), 1), bool)
     for row, image in enumerate(np.asarray(images)):
@@ -74,7 +96,13 @@ def find_bright(images):
         if len(ys):
             boxes[row, 0], found[row] = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), True
     labels = np.asarray(images).max((1, 2, 3))[:, None] < 225
-    return Detections(boxes, boxes.sum(2) / 1000, labels.astype(np.int32), found)
+    detections = Detections(boxes, boxes.sum(2) / 1000, labels.astype(np.int32), found)
+    return on_device(detections), losses_of(targets.boxes, present)
+
+
+def on_device(detections):
+    """As a mesh of one device would have them."""
+    return shard_batch(detections, make_mesh(1, jax.devices()[:1]))
 
 
 def run(dataset, mesh, **options):
@@ -89,7 +117,7 @@ def in_order(detections):
 
 @pytest.mark.parametrize("stride", [None, STRIDE])
 def test_every_picture_comes_once_unscaled_or_shrunk_and_maps_back(dataset, stride, monkeypatch):
-    monkeypatch.setattr("train.data.evaluation_batches.LEAST_PICTURES", 2)
+    monkeypatch.setattr("train.data.evaluation_batches.COMPILATION_PICTURES", 0)
     batches = list(eval_batches(dataset, image_size=SIZE, batch_size=3, stride=stride))
     index = np.concatenate([batch.index for batch in batches])
     assert sorted(index[index >= 0].tolist()) == list(range(len(SIZES)))
@@ -134,6 +162,62 @@ def test_evaluation_batches_do_not_depend_on_the_number_of_workers(dataset):
             np.testing.assert_array_equal(batch.index, same.index)
 
 
+def as_jpeg(dataset):
+    """The pictures as noise in JPEG files, most of them large enough to be decoded at a half."""
+    paths = tuple(path.replace(".png", ".jpg") for path in dataset.paths)
+    rng = np.random.default_rng(0)
+    for path, (width, height) in zip(paths, dataset.sizes.tolist(), strict=True):
+        cv2.imwrite(path, rng.integers(0, 256, (height, width, 3), np.uint8))
+    return dataclasses.replace(dataset, paths=paths)
+
+
+@pytest.mark.parametrize("stride", [None, STRIDE])
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_batches_from_a_cache_are_the_same_bit_for_bit(
+    dataset, kind, stride, tmp_path, monkeypatch
+):
+    pictures = as_jpeg(dataset)
+    options = {"image_size": SIZE, "batch_size": 3, "stride": stride}
+    cache = open_cache(pictures, SIZE, kind, tmp_path / "val.pictures", "evaluation")
+    passes = [list(eval_batches(pictures, **options))]
+    passes.append(list(eval_batches(pictures, **options, cache=cache)))
+
+    def unwanted(path, size):
+        raise AssertionError(f"{path} was decoded again")
+
+    monkeypatch.setattr(evaluation_batches, "read_whole", unwanted)
+    passes.append(list(eval_batches(pictures, **options, cache=cache)))
+    for other in passes[1:]:
+        for batch, same in zip(passes[0], other, strict=True):
+            np.testing.assert_array_equal(batch.images, same.images)
+            for field, kept in zip(batch.letterbox, same.letterbox, strict=True):
+                np.testing.assert_array_equal(field, kept)
+
+
+def test_accuracy_with_a_cache_is_the_same(dataset, mesh, tmp_path):
+    cache = open_cache(dataset, SIZE, "memory", tmp_path, "evaluation")
+    plain, cached = run(dataset, mesh), run(dataset, mesh, cache=cache)
+    for field, same in zip(plain.detections, cached.detections, strict=True):
+        np.testing.assert_array_equal(field, same)
+
+
+def test_a_cache_for_training_is_refused(dataset, tmp_path):
+    cache = open_cache(dataset, SIZE, "memory", tmp_path)
+    with pytest.raises(ValueError, match="cache has pictures for training, wanted evaluation"):
+        eval_batches(dataset, image_size=SIZE, batch_size=2, cache=cache)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_picture_that_is_gone_or_of_another_size_since_the_scan_is_named(dataset, workers):
+    options = {"image_size": SIZE, "batch_size": 2, "num_workers": workers}
+    cv2.imwrite(dataset.paths[4], np.zeros((10, 20, 3), np.uint8))
+    with pytest.raises(UnreadableImageError, match=r"4\.png: has 20 x 10 pixels, not 200 x 50"):
+        list(eval_batches(dataset, **options))
+    os.unlink(dataset.paths[4])
+    with pytest.raises(UnreadableImageError, match=r"4\.png: cannot be read: No such file"):
+        list(eval_batches(dataset, **options))
+
+
 def test_evaluation_can_be_left_early_and_repeated(dataset):
     batches = eval_batches(dataset, image_size=SIZE, batch_size=2)
     first = next(batches)
@@ -142,35 +226,9 @@ def test_evaluation_can_be_left_early_and_repeated(dataset):
     np.testing.assert_array_equal(first.images, again.images)
 
 
-def test_shapes_are_few_large_enough_and_waste_little():
-    rng = np.random.default_rng(0)
-    camera = np.asarray([(640, 480), (480, 640), (640, 427), (427, 640), (640, 360), (500, 375)])
-    sizes = camera[rng.integers(6, size=2000)]
-    odd = rng.integers(1, 1000, (300, 2))
-    sizes = np.concatenate([sizes, odd]).astype(np.int32)
-    shapes = batch_shapes(sizes, 640, 32)
-    distinct, counts = np.unique(shapes, axis=0, return_counts=True)
-    assert 1 < len(distinct) <= MOST_SHAPES
-    assert counts.min() >= LEAST_PICTURES
-    assert (shapes % 32 == 0).all()
-    assert shapes.max() == 640
-    fitted = sizes * np.minimum(1, 640 / sizes.max(1, keepdims=True))
-    assert (shapes[:, ::-1] >= np.maximum(fitted.round(), 1)).all()
-    # Squares would have 1.65 times the pixels of the pictures.
-    assert shapes.prod(1).sum() < 1.25 * fitted.prod(1).sum()
-    shuffled = rng.permutation(len(sizes))
-    np.testing.assert_array_equal(batch_shapes(sizes[shuffled], 640, 32), shapes[shuffled])
-
-
-def test_a_small_split_has_one_shape_that_holds_all():
-    sizes = np.asarray([(640, 480)] * 10 + [(100, 200)] * 20, np.int32)
-    assert np.unique(batch_shapes(sizes, 640, 32), axis=0).tolist() == [[480, 640]]
-    assert batch_shapes(np.zeros((0, 2), np.int32), 640, 32).shape == (0, 2)
-
-
 @pytest.mark.parametrize("stride", [None, STRIDE])
 def test_detections_do_not_depend_on_the_batch_size(dataset, mesh, stride, monkeypatch):
-    monkeypatch.setattr("train.data.evaluation_batches.LEAST_PICTURES", 2)
+    monkeypatch.setattr("train.data.evaluation_batches.COMPILATION_PICTURES", 0)
     results = [
         run(dataset, mesh, batch_size=batch_size, stride=stride) for batch_size in (1, 2, 5, 16)
     ]
@@ -186,6 +244,45 @@ def test_detections_do_not_depend_on_the_batch_size(dataset, mesh, stride, monke
     assert (np.abs(boxes - ground_truth(dataset).boxes_xyxy) <= limit).all()
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_losses_are_means_over_the_pictures_that_are_there(dataset, mesh, batch_size):
+    # Each of the seven has one object; those that fill up the last batch have none.
+    losses = run(dataset, mesh, batch_size=batch_size).losses
+    assert losses == pytest.approx({"box": 3, "obj": 2, "cls": 1})
+
+
+def test_the_step_is_given_the_objects_where_they_are_in_its_pictures(dataset, mesh):
+    def look(images, targets, present):
+        found = find_bright(images, targets, present)
+        for row in np.flatnonzero(present):
+            (object_,) = np.flatnonzero(np.asarray(targets.valid)[row])
+            cx, cy, w, h = np.asarray(targets.boxes)[row, object_] * SIZE
+            box = np.asarray([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+            assert np.abs(box - np.asarray(found[0].boxes_xyxy)[row, 0]).max() <= 1
+        return found
+
+    evaluate(look, dataset, ground_truth(dataset), mesh, image_size=SIZE, batch_size=3)
+
+
+def test_taken_for_one_class_results_have_the_first_id_of_the_source(dataset, mesh, tmp_path):
+    one = as_one_class(dataset)
+    assert one.names == ("object",)
+    assert not one.labels.any()
+
+    def find_one_class(images, targets, present):
+        found, losses = find_bright(images, targets, present)
+        return found._replace(labels=found.labels * 0), losses
+
+    truth = ground_truth(one)
+    evaluation = evaluate(find_one_class, one, truth, mesh, image_size=SIZE, batch_size=3)
+    assert 0.1 < evaluation.accuracy.ap <= 1
+    assert len(evaluation.accuracy.class_ap) == 1
+    write_detections(one, evaluation.detections, tmp_path / "one.json")
+    rows = json.loads((tmp_path / "one.json").read_text())
+    assert {row["category_id"] for row in rows} == {5}
+    assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
+
+
 def test_detections_in_crowd_regions_are_no_faults(tmp_path, mesh):
     boxes = [[(10, 10, 40, 40)], [(4, 4, 60, 60)]]
     crowd = np.asarray([False, True])
@@ -193,13 +290,14 @@ def test_detections_in_crowd_regions_are_no_faults(tmp_path, mesh):
     plain = make_dataset(tmp_path, sizes, boxes, [0, 0])
     marked = make_dataset(tmp_path, sizes, boxes, [0, 0], crowd=crowd)
 
-    def find(images):
+    def find(images, targets, present):
         # In the picture of the crowd, a part of it, with the higher score.
         found = np.asarray([[[10, 10, 40, 40]]] * len(images), np.float32)
         surface = (np.asarray(images)[..., 0] > 135).sum((1, 2))
         shape = (len(images), 1)
         scores = (surface / 64**2).reshape(shape).astype(np.float32)
-        return Detections(found, scores, np.zeros(shape, np.int32), np.ones(shape, bool))
+        detections = Detections(found, scores, np.zeros(shape, np.int32), np.ones(shape, bool))
+        return on_device(detections), EvalLosses(0, 0, 0)
 
     options = {"image_size": 64, "batch_size": 2}
     accuracy = [
@@ -260,9 +358,10 @@ def test_written_detections_have_the_ids_of_the_source_and_the_same_accuracy(
 
 
 def test_no_detections_can_be_measured_and_written(dataset, tmp_path, mesh):
-    def find_nothing(images):
+    def find_nothing(images, targets, present):
         empty = Detections(*(np.zeros((len(images), 3, *more)) for more in ((4,), (), (), ())))
-        return empty._replace(labels=empty.labels.astype(int), valid=empty.valid.astype(bool))
+        nothing = empty._replace(labels=empty.labels.astype(int), valid=empty.valid.astype(bool))
+        return on_device(nothing), EvalLosses(0, 0, 0)
 
     options = {"image_size": SIZE, "batch_size": 4}
     evaluation = evaluate(find_nothing, dataset, ground_truth(dataset), mesh, **options)
@@ -276,3 +375,27 @@ def test_wrong_numbers_of_an_evaluation_are_named_together(dataset):
         eval_batches(dataset, image_size=0, batch_size=1, stride=-1)
     batches = eval_batches(dataset, image_size=SIZE, batch_size=2, num_workers=0)
     assert len(list(itertools.islice(batches, 2))) == 2
+
+
+@pytest.mark.parametrize("stride", [None, STRIDE])
+def test_processes_make_their_slices_of_each_batch_and_nothing_else(dataset, stride, monkeypatch):
+    monkeypatch.setattr("train.data.evaluation_batches.COMPILATION_PICTURES", 0)
+    opened = []
+
+    def read(path, size):
+        opened.append(path)
+        return read_whole(path, size)
+
+    monkeypatch.setattr(evaluation_batches, "read_whole", read)
+    options = {"image_size": SIZE, "batch_size": 4, "stride": stride, "num_workers": 0}
+    whole = list(eval_batches(dataset, **options))
+    opened.clear()
+    parts = []
+    for process in range(2):
+        parts.append(list(eval_batches(dataset, **options, process_index=process, process_count=2)))
+        own = np.concatenate([batch.index for batch in parts[-1]])
+        assert sorted(opened) == sorted(dataset.paths[row] for row in own[own >= 0])
+        opened.clear()
+    for batch, *slices in zip(whole, *parts, strict=True):
+        together = jax.tree.map(lambda *rows: np.concatenate(rows), *slices)
+        jax.tree.map(np.testing.assert_array_equal, together, batch)

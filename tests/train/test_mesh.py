@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 import time
 
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from train import mesh as meshes
 from train.mesh import make_mesh, prefetch
 
 
@@ -111,3 +113,16 @@ def test_a_batch_is_what_the_source_made_not_what_became_of_it(mesh):
 def test_a_depth_of_nothing_is_refused(mesh):
     with pytest.raises(ValueError, match=r"depth \(=0\) must be at least 1"):
         prefetch(Source().batches(), mesh, depth=0)
+
+
+def test_the_rows_of_a_process_lie_together_however_devices_are_numbered(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Device:
+        process_index: int
+        id: int
+
+    numbered = [Device(number % 2, number) for number in range(6)]
+    monkeypatch.setattr(jax, "devices", lambda: numbered)
+    monkeypatch.setattr(meshes, "Mesh", lambda devices, axes: devices)
+    order = [(device.process_index, device.id) for device in make_mesh(12)]
+    assert order == [(0, 0), (0, 2), (0, 4), (1, 1), (1, 3), (1, 5)]

@@ -84,7 +84,7 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7-w6"])
-def test_a_preview_is_a_sheet_and_a_page_for_every_picture(name, data, tmp_path):
+def test_a_preview_is_a_sheet_and_a_page_for_every_picture(quick_programs, name, data, tmp_path):
     config = TrainConfig(
         model=name, image_size=64, batch_size=3, augment=AugmentConfig(mosaic=0.0), num_workers=0
     )

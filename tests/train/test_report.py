@@ -4,21 +4,27 @@ import cv2
 import numpy as np
 import pytest
 
+from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.drawing import COLOURS
 from train.report import TILE, Progress, draw_contact_sheet, epoch_line
+from train.step import Metrics
 from yolov7_jax.metrics import ScoredBoxes
 
 RECORD = {
     "epoch": 3,
     "ap": 0.25,
     "ap50": 0.5,
-    "box": 0.1,
-    "obj": 0.2,
-    "cls": 0.3,
+    "train/ota/box": 0.1,
+    "train/ota/obj": 0.2,
+    "train/ota/cls": None,
+    "val/ota/box": 0.4,
     "images_per_second": 12.34,
+    "data_wait": 0.125,
     "seconds": 56.0,
 }
+CONFIG = TrainConfig(epochs=20, assigner="ota")
+METRICS = Metrics(np.float32(0.125), np.float32(0.25), np.float32(0.5), *np.zeros(4, np.float32))
 
 
 @pytest.fixture
@@ -82,9 +88,9 @@ def test_sheet_without_detections_can_be_drawn(dataset, tmp_path):
 
 def test_without_a_terminal_progress_is_plain_lines(capsys, monkeypatch):
     monkeypatch.setattr("train.report.SECONDS_BETWEEN_LINES", 0.0)
-    progress = Progress(total_images=80, seen=40)
-    progress.update(8, "6/10", {"box": 0.125})
-    progress.close()
+    with Progress(total_images=80, silent=False) as progress:
+        progress.start(40)
+        progress.update(8, "6/10", METRICS)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "epoch 6/10" in printed.err
@@ -95,11 +101,40 @@ def test_without_a_terminal_progress_is_plain_lines(capsys, monkeypatch):
     assert "\r" not in printed.err
 
 
+def test_of_several_processes_one_speaks_for_all(capsys, monkeypatch):
+    monkeypatch.setattr("train.report.SECONDS_BETWEEN_LINES", 0.0)
+    with Progress(total_images=80, silent=True) as progress:
+        progress.update(8, "6/10", METRICS)
+        progress.line("text")
+        assert progress.seen == 8
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_progress_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Progress(total_images=80, silent=False) as progress:
+        progress.start(40)
+        progress.update(40, "10/10", METRICS)
+        progress.line("a line that stays")
+    printed = capsys.readouterr().err
+    assert "\r" in printed
+    assert "100%" in printed
+    assert "a line that stays\n" in printed
+
+
 def test_epoch_line_has_accuracy_losses_and_speed():
-    line = epoch_line(RECORD, 20)
+    line = epoch_line(RECORD, CONFIG)
     for part in ("epoch  3/20", "AP 0.250", "AP50 0.500", "box 0.1000", "12.3 images/s", "56 s"):
         assert part in line
+    assert "waited 12%" in line
+
+
+def test_an_epoch_that_was_not_evaluated_has_no_accuracy_and_one_without_loss_a_dash():
+    record = {name: value for name, value in RECORD.items() if not name.startswith("ap")}
+    line = epoch_line(record, CONFIG)
+    assert "AP" not in line
+    assert "cls -" in line
 
 
 def test_undefined_accuracy_is_a_dash():
-    assert "AP50 -" in epoch_line(RECORD | {"ap50": None}, 20)
+    assert "AP50 -" in epoch_line(RECORD | {"ap50": None}, CONFIG)

@@ -1,0 +1,47 @@
+"""A whole run through the command line, and everything that can happen to it."""
+
+import random
+
+import pytest
+
+from benchmarks import interruptions
+from benchmarks.interruptions import Interruption, Workshop, differences, disturb, make_data
+
+EPOCHS = 6
+PLAN = (
+    Interruption("kill while saving", checkpoints=1),
+    Interruption("terminate", checkpoints=1),
+    Interruption("full disk", checkpoints=1),
+    Interruption("damage", checkpoints=1),
+)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workshop")
+    return Workshop(make_data(folder / "data"), folder / "programs", EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def whole(workshop, tmp_path_factory):
+    """A run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    workshop.start(folder).expect((0,))
+    return folder
+
+
+def test_whatever_interrupts_a_run_it_ends_bit_for_bit_as_if_nothing_had(workshop, whole, tmp_path):
+    run = tmp_path / "run"
+    happened = list(disturb(workshop, run, iter(PLAN), random.Random(0)))
+    assert len(happened) == len(PLAN), happened
+    assert differences(whole, run) == []
+    assert [record["epoch"] for record in interruptions.records(run)] == list(range(1, EPOCHS + 1))
+    assert list((run / "checkpoints").glob("*.damaged"))
+
+
+def test_runs_that_differ_are_told_apart(whole, tmp_path):
+    # The comparison above would be worth nothing if it compared nothing.
+    names = interruptions.leaves(whole, interruptions.saved_steps(whole)[-1])
+    for part in ("params", "ema_params", "batch_stats", "opt_state", "gradients", "step"):
+        assert any(f"'{part}'" in name for name in names), part
+    assert all("seconds" not in record for record in interruptions.records(whole))

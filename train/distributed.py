@@ -1,0 +1,324 @@
+"""Several processes that train one model together: how they meet, agree and part."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import clusters  # not public, but no public way tells whether there is a scheduler
+from jax.experimental import multihost_utils
+
+from train.errors import UserError
+
+ARRIVAL_SECONDS = 300  # for all processes to start; schedulers need minutes for many machines
+NOT_MET = 2  # the exit code of those that came, if not all did
+# A process that ends tells the others, and they have half as long to end as well. Those that have
+# not by the full time are ended: they wait for something that never comes.
+PARTING_SECONDS = 20
+SHARING_SECONDS = 60  # until a file that one machine writes is seen on all; NFS keeps old listings
+
+# JAX also detects Kubernetes, but only where a package is installed and the job has certain rights.
+_SCHEDULERS = ("slurm", "ompi", "gketpu", "gcetpu")
+_OPEN_MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessConfig:
+    """Which of several processes this is. On TPU pods, Slurm and Open MPI that is found out.
+
+    Attributes:
+      coordinator: address HOST:PORT of the first process; the same for all.
+      count: number of processes.
+      index: number of this one, from 0.
+    """
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+    """What a scheduler says of this process.
+
+    Attributes:
+      name: of the kind of scheduler, as JAX calls it.
+      count: processes that it has started together.
+      index: number of this one, from 0.
+    """
+
+    name: str
+    count: int
+    index: int
+
+
+def join_processes(config: ProcessConfig) -> None:
+    """Connects this process with those that train with it, if there are any.
+
+    To be called before anything touches a device.
+
+    Args:
+      config: where they meet; without an address, it is found out where a scheduler says so.
+
+    Raises:
+      UserError: the settings contradict themselves, or the others do not come.
+    """
+    given = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    if any(value is not None for value in given):
+        if any(value is None for value in given):
+            raise UserError(
+                "--processes.coordinator, --processes.count and --processes.index belong together; "
+                f"got {config.coordinator}, {config.count} and {config.index}"
+            )
+        coordinator, count, index = given
+        if count < 1 or not 0 <= index < count:
+            raise UserError(
+                f"--processes.index (={index}) must be at least 0 and less than "
+                f"--processes.count (={count})"
+            )
+        host, colon, port = coordinator.rpartition(":")
+        if not (host and colon and port.isdigit()):
+            raise UserError(f"--processes.coordinator (={coordinator}) must be HOST:PORT")
+        # Whoever says all this also says which devices a process sees.
+        where = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+        place = Scheduled("deactivate", count, index)
+    else:
+        where, place = {}, scheduled()
+    if place is not None and place.count > 1:
+        _connect(place, where)
+
+
+def scheduled() -> Scheduled | None:
+    """Returns what a scheduler says of this process; None where there is none.
+
+    Raises:
+      UserError: there is one, but it tells too little.
+    """
+    try:
+        for kind in clusters.ClusterEnv._cluster_types:
+            if kind.name in _SCHEDULERS and kind.is_env_present():
+                # A process that is alone needs no address, which may be what is missing.
+                count = kind.get_process_count()
+                return Scheduled(kind.name, count, kind.get_process_id() if count > 1 else 0)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"the scheduler does not tell which process this is: {_first_line(error)}; "
+            "--processes.coordinator, --processes.count and --processes.index would"
+        ) from error
+    if int(os.environ.get(_OPEN_MPI_COUNT, "1")) > 1:
+        # Open MPI 5 does not say where the first process is, and each would train for itself.
+        raise UserError(
+            "this Open MPI does not tell where the first process is; use "
+            "--processes.coordinator HOST:PORT --processes.count $OMPI_COMM_WORLD_SIZE "
+            "--processes.index $OMPI_COMM_WORLD_RANK"
+        )
+    return None
+
+
+def _connect(place: Scheduled, where: Mapping[str, Any]) -> None:
+    if place.index == 0:
+        at = f" at {where['coordinator_address']}" if where else f" ({place.name})"
+        print(f"waiting for {place.count - 1} more process(es){at}", file=sys.stderr, flush=True)
+    # Its handler would take SIGTERM from before the first step on, and nobody would ask it.
+    jax.config.update("jax_enable_preemption_service", False)
+    patience = threading.Timer(ARRIVAL_SECONDS, _give_up, (place.count,))
+    patience.daemon = True
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            **where,
+            cluster_detection_method=place.name,
+            # When this is over, JAX aborts the process with a page of C++.
+            initialization_timeout=2 * ARRIVAL_SECONDS,
+            shutdown_timeout_seconds=PARTING_SECONDS,
+        )
+        # On CPUs all have to come to the first collective within 30 s, and compiling before it may
+        # take one longer than another.
+        multihost_utils.sync_global_devices("met")
+        _sum_over_devices()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the processes cannot be connected: {_first_line(error)}") from error
+    finally:
+        patience.cancel()
+
+
+def _give_up(count: int) -> None:
+    print(
+        f"error: the {count} processes did not come together within {ARRIVAL_SECONDS} s; are all "
+        "running, with the same address and count, and may they connect to it?",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(NOT_MET)  # connecting cannot be called off
+
+
+def _sum_over_devices() -> None:
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
+    apart = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    ones = np.ones(len(jax.devices()), np.float32)
+    given = jax.make_array_from_callback(ones.shape, apart, lambda index: ones[index])
+    jax.block_until_ready(jax.jit(jax.numpy.sum, out_shardings=whole)(given))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_first() -> bool:
+    """Says whether this is the process that writes files and talks to people."""
+    return jax.process_index() == 0
+
+
+def most(*numbers: int) -> tuple[int, ...]:
+    """Returns the largest that any process has of each number; all are to ask at the same point."""
+    if jax.process_count() == 1:
+        return numbers
+    gathered = multihost_utils.process_allgather(np.asarray(numbers, np.int32))
+    return tuple(np.max(gathered, 0).tolist())
+
+
+def any_process(flag: bool) -> bool:
+    """Says whether a flag is set in any process; all are to ask at the same point."""
+    return bool(most(int(flag))[0])
+
+
+def from_first(tell: Callable[[], str]) -> str:
+    """Returns in all processes what a function returns in the first, where alone it is called.
+
+    Raises:
+      UserError: the function has raised it, in all processes.
+    """
+    if jax.process_count() == 1:
+        return tell()
+    text, fault = "", ""
+    if is_first():
+        try:
+            text = tell()
+        except UserError as error:
+            fault = str(error)
+    told = json.dumps([text, fault]).encode() if is_first() else b""
+    text, fault = json.loads(gather_rows(np.frombuffer(told, np.uint8)).tobytes())
+    if fault:
+        raise UserError(fault)
+    return text
+
+
+def check_same(facts: Mapping[str, str]) -> None:
+    """Refuses to go on where processes would train on different things.
+
+    Args:
+      facts: what must be the same in all processes, by what to call it; the same names in all.
+
+    Raises:
+      UserError: names what differs, in all processes.
+    """
+    hashes = [hashlib.sha256(fact.encode()).digest() for fact in facts.values()]
+    own = np.frombuffer(b"".join(hashes), np.uint8).reshape(1, len(facts), -1)
+    all_hashes = gather_rows(own)  # [processes, facts, 32]
+    differs = (all_hashes != all_hashes[0]).any(2)
+    if not differs.any():
+        return
+    faults = [
+        f"{name} (process {', '.join(map(str, np.flatnonzero(others)))})"
+        for name, others in zip(facts, differs.T, strict=True)
+        if others.any()
+    ]
+    raise UserError(
+        f"all processes must have the same; these differ from those of process 0: "
+        f"{'; '.join(faults)}"
+    )
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """Refuses a folder that is not the same one for all processes: each writes parts of it.
+
+    Args:
+      folder: exists and can be written to, as far as this process can tell.
+
+    Raises:
+      UserError: some do not see what the first one writes, in all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    name = from_first(lambda: f".shared-{secrets.token_hex(8)}")
+    if is_first():
+        (folder / name).touch()
+    most(0)  # it is there now
+    deadline = time.monotonic() + SHARING_SECONDS
+    # Listing shows what is new sooner than asking for it does.
+    while not (seen := name in os.listdir(folder)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    blind = any_process(not seen)
+    if is_first():
+        (folder / name).unlink()
+    if blind:
+        raise UserError(
+            f"{folder}: is another folder on another machine; all processes write parts of the "
+            "checkpoints, so it must be on a file system that they share"
+        )
+
+
+def gather_rows(tree: Any) -> Any:
+    """Returns arrays of any length put together, process by process; the same in all.
+
+    Args:
+      tree: numpy arrays whose first axis may differ in length between processes.
+    """
+    if jax.process_count() == 1:
+        return tree
+
+    def gather(rows: np.ndarray) -> np.ndarray:
+        # As bytes: JAX would make 64-bit numbers 32-bit ones.
+        width = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
+        own = np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), width)
+        counts = multihost_utils.process_allgather(np.asarray(len(rows)))
+        padded = np.zeros((int(counts.max()), width), np.uint8)
+        padded[: len(rows)] = own
+        parts = multihost_utils.process_allgather(padded)
+        together = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        data = np.concatenate(together).tobytes()
+        return np.frombuffer(data, rows.dtype).reshape(-1, *rows.shape[1:])
+
+    return jax.tree.map(gather, tree)
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have come to this point."""
+    most(0)
+
+
+def part(code: int) -> None:
+    """Leaves the other processes, if there are any; to be called before this one ends.
+
+    Where they leave too, all can end in order. Where they do not, this process has failed alone:
+    it ends here, and the others, who can do nothing without it, are ended by JAX.
+
+    Args:
+      code: the exit code.
+    """
+    if not jax.distributed.is_initialized():
+        return
+
+    def say_goodbye() -> None:
+        with contextlib.suppress(Exception):
+            jax.distributed.shutdown()
+
+    goodbye = threading.Thread(target=say_goodbye, daemon=True)
+    goodbye.start()
+    goodbye.join(PARTING_SECONDS / 2)
+    if goodbye.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # What ends in order would wait for the others, for computations that never end too.
+        os._exit(code)

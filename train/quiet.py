@@ -1,0 +1,28 @@
+"""Keeps orbax's threads from printing what reaches the caller as an exception anyway."""
+
+import functools
+import logging
+import sys
+
+
+@functools.cache
+def quieten_orbax() -> None:
+    """Hides the log of every save, and the tracebacks of those that fail.
+
+    For the whole process from now on: the last of them come when the save is long over.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_news)
+    show = sys.unraisablehook
+
+    def show_news(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Once a write has failed, nobody waits for those beside it; each complains of that.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = show_news
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    from_orbax = "orbax" in record.pathname or record.name == "asyncio"
+    return record.levelno >= logging.ERROR and not from_orbax
