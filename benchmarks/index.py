@@ -99,7 +99,7 @@ def make_yolo(folder: Path, num_images: int, num_objects: int) -> Path:
 
 def load(path: str) -> None:
     """Loads a split in this process, and prints seconds, megabytes, pictures and objects."""
-    from train.data.sources import load_dataset
+    from yolov7_jax.data.sources import load_dataset
 
     start = time.perf_counter()
     dataset = load_dataset(path, "train")

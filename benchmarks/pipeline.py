@@ -28,7 +28,7 @@ from train.data.augment import AugmentConfig, train_sample
 from train.data.memory import keep_freed_memory
 from train.data.picture_cache import CachedPictures, open_cache
 from train.data.sample import Pictures
-from train.data.sources import load_dataset
+from yolov7_jax.data.sources import load_dataset
 
 IMAGE_SIZE = 640
 P5 = AugmentConfig(mosaic=1.0, mixup=0.15, paste_in=0.15, scale=0.9, translate=0.2)

@@ -5,8 +5,8 @@ import math
 import cv2
 import numpy as np
 
-from train.data.dataset import Objects, Polygons
 from train.data.sample import Pixels
+from yolov7_jax.data.dataset import Objects, Polygons
 from yolov7_jax.image import resize
 
 BACKGROUND = 40

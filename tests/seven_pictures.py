@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from train.data.augment import AugmentConfig
-from train.data.dataset import Dataset, Polygons
+from yolov7_jax.data.dataset import Dataset, Polygons
 
 SIZE = 64
 NUM_IMAGES = 7

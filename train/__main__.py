@@ -24,9 +24,7 @@ from train.arguments import DATA_HELP, HELP_FLAGS, parse, print_help
 from train.check import check_command
 from train.checkpoint import CHECKPOINT_FOLDER
 from train.config import TrainConfig, check_config, load_recipe, read_yaml
-from train.data.decoder_messages import quiet_decoders
 from train.data.picture_cache import CacheKind
-from train.data.sources import load_dataset
 from train.distributed import (
     ProcessConfig,
     from_first,
@@ -35,7 +33,6 @@ from train.distributed import (
     part,
     wait_for_all,
 )
-from train.errors import UserError
 from train.folder import (
     CONFIG_FILE,
     REPORT_FILE,
@@ -49,6 +46,9 @@ from train.preview import write_preview
 from train.records import METRICS_FILE
 from train.start import DEMO, create_model, data_file
 from train.watch import highest_ap
+from yolov7_jax.data.decoder_messages import quiet_decoders
+from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.errors import UserError
 from yolov7_jax.image import UnreadableImageError
 
 USAGE = """usage: python -m train COMMAND ...

@@ -14,9 +14,9 @@ from train.data.anchors import (
     fit_of,
     object_sizes,
 )
-from train.data.dataset import Dataset
-from train.errors import UserError
 from yolov7_jax.config import HeadConfig
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.errors import UserError
 
 
 class AnchorChoice(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 Settings = TypeVar("Settings")
 

@@ -14,13 +14,13 @@ import numpy as np
 import tyro
 
 from train.arguments import DATA_HELP, parse
-from train.data.dataset import Dataset
 from train.data.demo import make_demo
-from train.data.faults import Fault, Kind, plural, shown, summarize
-from train.data.scan import scan_source
-from train.data.scan_cache import kept_scan
-from train.data.sources import Source, data_notes, expected_splits, missing_labels, open_source
-from train.errors import UserError
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.faults import Fault, Kind, plural, shown, summarize
+from yolov7_jax.data.scan import scan_source
+from yolov7_jax.data.scan_cache import kept_scan
+from yolov7_jax.data.sources import Source, data_notes, expected_splits, missing_labels, open_source
+from yolov7_jax.errors import UserError
 
 DEMO = "demo"
 FAULTY = 1  # exit code of --strict

@@ -15,9 +15,9 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from train.distributed import any_process, gather_rows, is_first
-from train.errors import UserError
 from train.manifest import find_damage, write_manifest
 from train.quiet import quieten_orbax
+from yolov7_jax.errors import UserError
 
 CHECKPOINT_FOLDER = "checkpoints"
 NEWEST_KEPT = 2  # should the last be damaged, there is one before

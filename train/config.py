@@ -15,10 +15,10 @@ from train.data.anchors import Anchors
 from train.data.augment import AugmentConfig
 from train.data.picture_cache import CacheKind
 from train.distributed import ProcessConfig
-from train.errors import UserError
 from train.optim import OptimConfig
-from train.strict_yaml import load_strictly
 from yolov7_jax.config import LossConfig
+from yolov7_jax.data.strict_yaml import load_strictly
+from yolov7_jax.errors import UserError
 
 MOST_WIDTH = 8  # times the published channels
 MOST_SEED = 2**32 - 1

@@ -18,7 +18,7 @@ import numpy as np
 from jax._src import clusters  # not public, but no public way tells whether there is a scheduler
 from jax.experimental import multihost_utils
 
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 ARRIVAL_SECONDS = 300  # for all processes to start; schedulers need minutes for many machines
 NOT_MET = 2  # the exit code of those that came, if not all did

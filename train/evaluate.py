@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from train.data.dataset import Dataset
-from train.data.evaluation_batches import EvalBatch, eval_batches
-from train.data.picture_cache import PictureCache
+from train.data.picture_cache import PictureCache, cached_reader
 from train.distributed import gather_rows
 from train.mesh import own_rows, shard_batch
 from train.step import EvalLosses
 from yolov7_jax import Detections
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.evaluation_batches import EvalBatch, eval_batches
 from yolov7_jax.image import unletterbox
 from yolov7_jax.metrics import CocoAp, GroundTruth, ScoredBoxes, coco_ap
 
@@ -80,7 +80,7 @@ def evaluate(
         batch_size=batch_size,
         stride=stride,
         num_workers=num_workers,
-        cache=cache,
+        read=None if cache is None else cached_reader(dataset, image_size, cache),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     ):

@@ -8,10 +8,10 @@ import numpy as np
 
 from train.batch import Batch
 from train.checkpoint import CHECKPOINT_FOLDER
-from train.data.dataset import Dataset
 from train.data.fingerprint import COVERED, changed_splits, fingerprints
-from train.errors import UserError
 from train.records import METRICS_FILE
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.errors import UserError
 
 CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.sha256"

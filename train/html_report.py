@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from train.config import TrainConfig
-from train.data.dataset import Dataset
-from train.page.accuracy import accuracy_charts, class_table, confusion_parts, fault_tables
-from train.page.elements import Element, faint, node, number, section, table, write_page
-from train.page.epochs import epoch_charts, finite_values
-from train.page.pictures import picture_parts
-from train.page.results import Results, results_of
+from train.epoch_charts import epoch_charts, finite_values
 from yolov7_jax.confusion import confusion_matrix
+from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.metrics import CocoAp, GroundTruth, ScoredBoxes
+from yolov7_jax.page.accuracy import accuracy_charts, class_table, confusion_parts, fault_tables
+from yolov7_jax.page.elements import Element, faint, node, number, section, table, write_page
+from yolov7_jax.page.pictures import picture_parts
+from yolov7_jax.page.results import Results, results_of
 
 
 def write_report(

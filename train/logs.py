@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FILE = "wandb.id"

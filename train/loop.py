@@ -14,7 +14,6 @@ from train.batch import Batch
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig, write_yaml
 from train.distributed import any_process, check_shared, is_first
-from train.errors import UserError
 from train.evaluate import Evaluation
 from train.folder import (
     CONFIG_FILE,
@@ -37,6 +36,7 @@ from train.setup import Setup, prepare
 from train.state import TrainState
 from train.step import Metrics
 from train.watch import Interruption, agrees_at, out_of_patience, warnings
+from yolov7_jax.errors import UserError
 from yolov7_jax.weights.training_run import description
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 DATA_AXIS = "data"
 LEAST_SHARDED = 2**12  # numbers; smaller arrays cost more to gather than to keep

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Int, UInt8
 
 from train.anchors import choose_anchors, head_with_anchors
 from train.config import TrainConfig
-from train.data.dataset import Dataset
 from train.data.pipeline import Batch, train_batches
-from train.drawing import box_tile, colour_of, draw_boxes, grid, titled, write_png
 from yolov7_jax import Outputs, Targets, apply, assign_anchor, assign_ota, split
 from yolov7_jax.config import HeadConfig
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.drawing import box_tile, colour_of, draw_boxes, grid, titled, write_png
 from yolov7_jax.losses import AUXILIARY_REACH, AUXILIARY_TOP_K, Assigner
 from yolov7_jax.model import Yolov7
 from yolov7_jax.types import Assignment

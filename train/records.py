@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from train.distributed import is_first
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -12,10 +12,10 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from train.config import TrainConfig
-from train.data.dataset import Dataset
 from train.data.pipeline import load_sample
-from train.drawing import box_tile, grid, write_png
 from train.step import Metrics
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.drawing import box_tile, grid, write_png
 from yolov7_jax.metrics import ScoredBoxes
 
 SHEET_ROWS, SHEET_PAIRS = 4, 2

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from train.data.dataset import Dataset
+from yolov7_jax.data.dataset import Dataset
 
 EVEN_SHARE = 0.1  # of the chances is shared by all pictures, those without objects too
 

@@ -12,12 +12,10 @@ from jax.sharding import Mesh
 
 from train.anchors import choose_anchors, head_with_anchors
 from train.config import TrainConfig
-from train.data.dataset import Dataset
 from train.data.picture_cache import PictureCache, cache_file, open_cache
 from train.data.picture_storage import Purpose
 from train.data.pipeline import epoch_end, train_batches
 from train.distributed import ProcessConfig, check_same
-from train.errors import UserError
 from train.evaluate import Evaluation, evaluate, ground_truth
 from train.mesh import Prefetch, make_mesh, place, prefetch, state_shardings
 from train.optim import Schedule, is_trained, make_schedule
@@ -26,6 +24,8 @@ from train.state import TrainState, create_state
 from train.step import make_eval_step, make_train_step
 from yolov7_jax import __version__, assign_anchor, assign_ota
 from yolov7_jax import model as networks
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.errors import UserError
 from yolov7_jax.metrics import GroundTruth
 
 ASSIGNERS = {"ota": assign_ota, "anchor": assign_anchor}

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from train.config import TrainConfig, check_image_size
-from train.data.dataset import Dataset
 from train.data.demo import make_demo
 from train.data.limits import check_batch_size
-from train.data.sources import load_dataset
-from train.errors import UserError
 from yolov7_jax import model as networks
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import leaky_relu
 from yolov7_jax.weights.checkpoint import CheckpointError, FormatError
 from yolov7_jax.weights.convert import class_keys, load_official

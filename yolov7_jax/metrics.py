@@ -9,8 +9,7 @@ try:
     import hotcoco
 except ImportError as error:
     raise ImportError(
-        "yolov7_jax.metrics needs hotcoco: pip install 'hotcoco>=1.3,<2', or the trainer's "
-        "extra: pip install 'yolov7-jax[train]'"
+        "yolov7_jax.metrics needs hotcoco: pip install 'yolov7-jax[images]'"
     ) from error
 
 

@@ -8,9 +8,9 @@ import pytest
 from train.anchors import choose_anchors, describe_anchors, head_with_anchors
 from train.config import TrainConfig, read_yaml, write_yaml
 from train.data.anchors import better_anchors, fit_of, object_sizes
-from train.data.dataset import Dataset
-from train.errors import UserError
 from yolov7_jax import create_abstract
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.errors import UserError
 
 HEAD = create_abstract("yolov7-tiny", 1, width=0.1).head
 GIVEN = HEAD.anchors

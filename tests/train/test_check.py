@@ -12,8 +12,8 @@ from data_sets import (
 )
 
 from train.check import check_command, statistics
-from train.data.sources import load_dataset
-from train.errors import UserError
+from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.errors import UserError
 
 
 def check(capsys, *arguments):

@@ -15,10 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from train import checkpoint
 from train.checkpoint import Checkpoints
-from train.errors import UserError
 from train.optim import OptimConfig
 from train.state import create_state
 from yolov7_jax import create, split, weights
+from yolov7_jax.errors import UserError
 from yolov7_jax.weights.training_run import description
 
 

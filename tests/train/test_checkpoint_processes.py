@@ -21,7 +21,7 @@ import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train import checkpoint
 from train.checkpoint import Checkpoints
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 run, address, index = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(address, 2, index)

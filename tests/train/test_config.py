@@ -14,7 +14,7 @@ from train.config import (
     write_yaml,
 )
 from train.distributed import ProcessConfig
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 
 def read(tmp_path, text: str) -> TrainConfig:

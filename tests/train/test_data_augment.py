@@ -6,9 +6,9 @@ import pytest
 from drawn import DrawnPictures, empty_pictures, objects_in_pixels, rectangles, seen_box, stars
 
 from train.data.augment import AugmentConfig, Sample, random_flips, train_sample
-from train.data.dataset import Dataset, Polygons
 from train.data.geometry import hull_of, outline_of
 from train.data.pictures import FilePictures
+from yolov7_jax.data.dataset import Dataset, Polygons
 from yolov7_jax.image import UnreadableImageError, read_image
 
 SIZE = 96

@@ -15,11 +15,11 @@ from drawn import (
 
 from train.data.augment_config import AugmentConfig
 from train.data.blend import PASTE_PLACES, copy_paste, mixup, paste_in
-from train.data.dataset import Polygons
 from train.data.geometry import covered_share
 from train.data.mosaic import letterbox_scene, mosaic4
 from train.data.render import render
 from train.data.sample import Sample
+from yolov7_jax.data.dataset import Polygons
 
 SIZE = 160
 COPY_ALL = AugmentConfig(copy_paste=1.0)

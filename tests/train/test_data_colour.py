@@ -6,8 +6,8 @@ import pytest
 
 from train.data.augment_config import AugmentConfig
 from train.data.colour import random_hsv
-from train.data.dataset import Polygons
 from train.data.sample import Sample
+from yolov7_jax.data.dataset import Polygons
 
 STILL = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0)
 

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from train.data.dataset import Dataset, Polygons
 from train.data.fingerprint import changed_splits, fingerprints
+from yolov7_jax.data.dataset import Dataset, Polygons
 
 
 def make_dataset(folder="data"):

@@ -2,7 +2,6 @@ import cv2
 import numpy as np
 import pytest
 
-from train.data.dataset import Polygons
 from train.data.geometry import (
     clip_convex,
     concatenate_polygons,
@@ -15,6 +14,7 @@ from train.data.geometry import (
     visible_hulls,
     warp_points,
 )
+from yolov7_jax.data.dataset import Polygons
 
 SQUARE = np.asarray([(0, 0), (100, 0), (100, 100), (0, 100)], np.float64)
 

@@ -12,10 +12,8 @@ from seven_pictures import EVERYTHING, NUM_IMAGES, SIZE, make_dataset
 
 from train.data import pipeline
 from train.data.augment import AugmentConfig, train_sample, undrawn
-from train.data.dataset import Dataset
 from train.data.limits import check_batch_size
 from train.data.object_bound import most_objects
-from train.data.padding import stack_targets
 from train.data.picture_cache import open_cache
 from train.data.pictures import FilePictures
 from train.data.pipeline import (
@@ -25,7 +23,9 @@ from train.data.pipeline import (
     usual_objects,
 )
 from train.data.shared_dataset import share
-from train.errors import UserError
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.padding import stack_targets
+from yolov7_jax.errors import UserError
 
 PLAIN = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
 

@@ -4,8 +4,8 @@ import pytest
 from train.data import demo
 from train.data.demo import DRAWERS, HEIGHT, NAMES, WIDTH, draw_scene, make_demo
 from train.data.demo_sprites import draw_sprite
-from train.data.sources import load_dataset
-from train.errors import UserError
+from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.errors import UserError
 from yolov7_jax.image import read_image
 
 

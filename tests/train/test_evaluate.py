@@ -1,80 +1,31 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
-import os
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from bright_boxes import SIZE, STRIDE, make_dataset, seven_pictures
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from train.data import evaluation_batches
-from train.data.dataset import Dataset
-from train.data.evaluation_batches import (
-    eval_batches,
-)
-from train.data.picture_cache import open_cache
-from train.data.pictures import read_whole
+from train.data.picture_cache import cached_reader, open_cache
 from train.evaluate import evaluate, ground_truth, write_detections
 from train.mesh import make_mesh, shard_batch
 from train.start import as_one_class
 from train.step import EvalLosses
 from yolov7_jax import Detections
-from yolov7_jax.image import (
-    PAD_VALUE,
-    LetterboxInfo,
-    UnreadableImageError,
-    letterbox,
-    letterbox_boxes,
-    read_image,
+from yolov7_jax.data import pictures
+from yolov7_jax.data.evaluation_batches import (
+    eval_batches,
 )
-
-SIZE, STRIDE = 64, 16
-SIZES = [(128, 96), (96, 128), (64, 64), (40, 30), (200, 50), (128, 100), (1, 3)]  # width, height
-
-
-def make_dataset(folder, sizes, boxes, labels, **fields):
-    """Dark pictures with a bright rectangle for each box, brighter for class 0."""
-    paths, brightness = [], iter(np.where(np.asarray(labels) == 0, 250, 200).tolist())
-    for number, ((width, height), of_picture) in enumerate(zip(sizes, boxes, strict=True)):
-        image = np.full((height, width, 3), 20, np.uint8)
-        for x0, y0, x1, y1 in of_picture:
-            image[y0:y1, x0:x1] = next(brightness)
-        paths.append(str(folder / f"{number}.png"))
-        cv2.imwrite(paths[-1], image)
-    rows = [
-        ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
-        for (width, height), of_picture in zip(sizes, boxes, strict=True)
-        for x0, y0, x1, y1 in of_picture
-    ]
-    return Dataset(
-        names=("a", "b"),
-        paths=tuple(paths),
-        sizes=np.asarray(sizes, np.int32),
-        offsets=np.cumsum([0, *(len(of_picture) for of_picture in boxes)]),
-        labels=np.asarray(labels, np.int32),
-        boxes=np.asarray(rows, np.float32).reshape(-1, 4),
-        **fields,
-    )
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    boxes = [
-        [(width // 4, height // 4, width // 2 + 1, height // 2 + 1)] for width, height in SIZES
-    ]
-    return make_dataset(
-        tmp_path,
-        SIZES,
-        boxes,
-        [0, 1, 0, 1, 0, 1, 0],
-        image_ids=np.asarray([70, 7, 9, 1, 1000, 8, 3]),
-        category_ids=np.asarray([5, 90]),
-    )
+    return seven_pictures(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -115,53 +66,6 @@ def in_order(detections):
     return [np.asarray(field)[order] for field in detections]
 
 
-@pytest.mark.parametrize("stride", [None, STRIDE])
-def test_every_picture_comes_once_unscaled_or_shrunk_and_maps_back(dataset, stride, monkeypatch):
-    monkeypatch.setattr("train.data.evaluation_batches.COMPILATION_PICTURES", 0)
-    batches = list(eval_batches(dataset, image_size=SIZE, batch_size=3, stride=stride))
-    index = np.concatenate([batch.index for batch in batches])
-    assert sorted(index[index >= 0].tolist()) == list(range(len(SIZES)))
-    shapes = {batch.images.shape for batch in batches}
-    assert shapes == {(3, SIZE, SIZE, 3)} if stride is None else len(shapes) > 1
-    for batch in batches:
-        for row, picture in enumerate(batch.index):
-            info = LetterboxInfo(*(field[row] for field in batch.letterbox))
-            if picture < 0:
-                assert (batch.images[row] == PAD_VALUE).all()
-                continue
-            assert info.scale == pytest.approx(min(1, SIZE / max(SIZES[picture])))
-            assert info.size_wh.tolist() == list(SIZES[picture])
-            corners = np.asarray([[0, 0, *SIZES[picture]]], np.float32)
-            x0, y0, x1, y1 = letterbox_boxes(corners, info)[0].round().astype(int)
-            square, square_info = letterbox(read_image(dataset.paths[picture]), SIZE, enlarge=False)
-            u0, v0, u1, v1 = letterbox_boxes(corners, square_info)[0].round().astype(int)
-            # The same pixels whatever the shape, and grey around them.
-            np.testing.assert_array_equal(batch.images[row, y0:y1, x0:x1], square[v0:v1, u0:u1])
-            grey = (batch.images[row] == PAD_VALUE).all(2).sum()
-            assert grey == batch.images[row, :, :, 0].size - (y1 - y0) * (x1 - x0)
-
-
-def test_square_batches_are_in_the_order_of_the_data_set_and_as_letterboxed(dataset):
-    batches = list(eval_batches(dataset, image_size=SIZE, batch_size=3))
-    index = np.concatenate([batch.index for batch in batches])
-    assert index.tolist() == [*range(len(SIZES)), -1, -1]
-    images = np.concatenate([batch.images for batch in batches])
-    for row, path in enumerate(dataset.paths):
-        image, _ = letterbox(read_image(path), SIZE, enlarge=False)
-        np.testing.assert_array_equal(images[row], image)
-
-
-def test_evaluation_batches_do_not_depend_on_the_number_of_workers(dataset):
-    passes = [
-        list(eval_batches(dataset, image_size=SIZE, batch_size=2, num_workers=workers))
-        for workers in (0, 1, 3)
-    ]
-    for other in passes[1:]:
-        for batch, same in zip(passes[0], other, strict=True):
-            np.testing.assert_array_equal(batch.images, same.images)
-            np.testing.assert_array_equal(batch.index, same.index)
-
-
 def as_jpeg(dataset):
     """The pictures as noise in JPEG files, most of them large enough to be decoded at a half."""
     paths = tuple(path.replace(".png", ".jpg") for path in dataset.paths)
@@ -176,17 +80,18 @@ def as_jpeg(dataset):
 def test_batches_from_a_cache_are_the_same_bit_for_bit(
     dataset, kind, stride, tmp_path, monkeypatch
 ):
-    pictures = as_jpeg(dataset)
+    noisy = as_jpeg(dataset)
     options = {"image_size": SIZE, "batch_size": 3, "stride": stride}
-    cache = open_cache(pictures, SIZE, kind, tmp_path / "val.pictures", "evaluation")
-    passes = [list(eval_batches(pictures, **options))]
-    passes.append(list(eval_batches(pictures, **options, cache=cache)))
+    cache = open_cache(noisy, SIZE, kind, tmp_path / "val.pictures", "evaluation")
+    read = cached_reader(noisy, SIZE, cache)
+    passes = [list(eval_batches(noisy, **options))]
+    passes.append(list(eval_batches(noisy, **options, read=read)))
 
     def unwanted(path, size):
         raise AssertionError(f"{path} was decoded again")
 
-    monkeypatch.setattr(evaluation_batches, "read_whole", unwanted)
-    passes.append(list(eval_batches(pictures, **options, cache=cache)))
+    monkeypatch.setattr(pictures, "read_whole", unwanted)
+    passes.append(list(eval_batches(noisy, **options, read=read)))
     for other in passes[1:]:
         for batch, same in zip(passes[0], other, strict=True):
             np.testing.assert_array_equal(batch.images, same.images)
@@ -204,31 +109,12 @@ def test_accuracy_with_a_cache_is_the_same(dataset, mesh, tmp_path):
 def test_a_cache_for_training_is_refused(dataset, tmp_path):
     cache = open_cache(dataset, SIZE, "memory", tmp_path)
     with pytest.raises(ValueError, match="cache has pictures for training, wanted evaluation"):
-        eval_batches(dataset, image_size=SIZE, batch_size=2, cache=cache)
-
-
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_picture_that_is_gone_or_of_another_size_since_the_scan_is_named(dataset, workers):
-    options = {"image_size": SIZE, "batch_size": 2, "num_workers": workers}
-    cv2.imwrite(dataset.paths[4], np.zeros((10, 20, 3), np.uint8))
-    with pytest.raises(UnreadableImageError, match=r"4\.png: has 20 x 10 pixels, not 200 x 50"):
-        list(eval_batches(dataset, **options))
-    os.unlink(dataset.paths[4])
-    with pytest.raises(UnreadableImageError, match=r"4\.png: cannot be read: No such file"):
-        list(eval_batches(dataset, **options))
-
-
-def test_evaluation_can_be_left_early_and_repeated(dataset):
-    batches = eval_batches(dataset, image_size=SIZE, batch_size=2)
-    first = next(batches)
-    batches.close()
-    again = next(eval_batches(dataset, image_size=SIZE, batch_size=2))
-    np.testing.assert_array_equal(first.images, again.images)
+        cached_reader(dataset, SIZE, cache)
 
 
 @pytest.mark.parametrize("stride", [None, STRIDE])
 def test_detections_do_not_depend_on_the_batch_size(dataset, mesh, stride, monkeypatch):
-    monkeypatch.setattr("train.data.evaluation_batches.COMPILATION_PICTURES", 0)
+    monkeypatch.setattr("yolov7_jax.data.evaluation_batches.COMPILATION_PICTURES", 0)
     results = [
         run(dataset, mesh, batch_size=batch_size, stride=stride) for batch_size in (1, 2, 5, 16)
     ]
@@ -368,34 +254,3 @@ def test_no_detections_can_be_measured_and_written(dataset, tmp_path, mesh):
     assert evaluation.accuracy.ap == 0
     write_detections(dataset, evaluation.detections, tmp_path / "none.json")
     assert json.loads((tmp_path / "none.json").read_text()) == []
-
-
-def test_wrong_numbers_of_an_evaluation_are_named_together(dataset):
-    with pytest.raises(ValueError, match=r"image_size \(=0\) .*; stride \(=-1\) must be at least"):
-        eval_batches(dataset, image_size=0, batch_size=1, stride=-1)
-    batches = eval_batches(dataset, image_size=SIZE, batch_size=2, num_workers=0)
-    assert len(list(itertools.islice(batches, 2))) == 2
-
-
-@pytest.mark.parametrize("stride", [None, STRIDE])
-def test_processes_make_their_slices_of_each_batch_and_nothing_else(dataset, stride, monkeypatch):
-    monkeypatch.setattr("train.data.evaluation_batches.COMPILATION_PICTURES", 0)
-    opened = []
-
-    def read(path, size):
-        opened.append(path)
-        return read_whole(path, size)
-
-    monkeypatch.setattr(evaluation_batches, "read_whole", read)
-    options = {"image_size": SIZE, "batch_size": 4, "stride": stride, "num_workers": 0}
-    whole = list(eval_batches(dataset, **options))
-    opened.clear()
-    parts = []
-    for process in range(2):
-        parts.append(list(eval_batches(dataset, **options, process_index=process, process_count=2)))
-        own = np.concatenate([batch.index for batch in parts[-1]])
-        assert sorted(opened) == sorted(dataset.paths[row] for row in own[own >= 0])
-        opened.clear()
-    for batch, *slices in zip(whole, *parts, strict=True):
-        together = jax.tree.map(lambda *rows: np.concatenate(rows), *slices)
-        jax.tree.map(np.testing.assert_array_equal, together, batch)

@@ -10,10 +10,10 @@ import pytest
 from detected import detected, objects
 
 from train.config import TrainConfig
-from train.data.dataset import Dataset
 from train.html_report import write_report
-from train.page.charts import ticks
+from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.metrics import GroundTruth, ScoredBoxes, coco_ap
+from yolov7_jax.page.charts import ticks
 
 VOID = {"br", "meta"}
 NASTY = """<b>&"'x<td>"""

@@ -7,8 +7,8 @@ import types
 import pytest
 from event_files import curves
 
-from train.errors import UserError
 from train.logs import TENSORBOARD_FOLDER, TensorBoard, Wandb, import_wandb, scalars
+from yolov7_jax.errors import UserError
 
 RECORD = {
     "epoch": 2,

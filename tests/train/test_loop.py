@@ -23,13 +23,13 @@ from train import __main__ as cli
 from train import loop
 from train.checkpoint import Checkpoints
 from train.config import read_yaml, write_yaml
-from train.errors import UserError
 from train.logs import TENSORBOARD_FOLDER, scalars
 from train.loop import fit
 from train.optim import Rates
 from train.records import read_records
 from train.setup import prepare
 from yolov7_jax import split
+from yolov7_jax.errors import UserError
 from yolov7_jax.model import ARCHITECTURES
 from yolov7_jax.weights import save_safetensors
 

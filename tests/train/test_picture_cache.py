@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from train.data import picture_cache
-from train.data.dataset import Dataset
 from train.data.memory import available_memory
 from train.data.picture_cache import CachedPictures, cache_file, open_cache
 from train.data.pictures import FilePictures
 from train.data.sample import MAX_HALVINGS
-from train.errors import UserError
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.errors import UserError
 
 SIZE = 64
 # Larger and smaller than SIZE, odd, very thin; JPEG files can be decoded at a fraction.

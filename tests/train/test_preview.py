@@ -7,12 +7,12 @@ import pytest
 
 from train.config import TrainConfig
 from train.data.augment import AugmentConfig
-from train.data.dataset import Dataset
 from train.data.pipeline import Batch
-from train.drawing import COLOURS, HEADER
 from train.preview import PAGE_TILE, assignment_page, choices, write_preview
 from yolov7_jax import LossConfig, assign_anchor, create, pad_targets
 from yolov7_jax.config import HeadConfig
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.drawing import COLOURS, HEADER
 
 HEAD = HeadConfig(1, (8, 16), [[(16, 16), (32, 32)], [(48, 48), (96, 96)]])
 

@@ -3,8 +3,8 @@
 import pytest
 from full_disk import files_end_at
 
-from train.errors import UserError
 from train.records import append_record, read_records, truncate_records
+from yolov7_jax.errors import UserError
 
 
 def test_records_after_the_checkpoint_are_dropped(tmp_path):

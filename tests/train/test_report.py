@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from train.config import TrainConfig
-from train.data.dataset import Dataset
-from train.drawing import COLOURS
 from train.report import TILE, Progress, draw_contact_sheet, epoch_line
 from train.step import Metrics
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.drawing import COLOURS
 from yolov7_jax.metrics import ScoredBoxes
 
 RECORD = {

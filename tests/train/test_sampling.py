@@ -13,11 +13,11 @@ from stopped_runs import signal_after
 
 from benchmarks.interruptions import differences
 from train import loop
-from train.data.dataset import Dataset
 from train.data.pipeline import train_batches
 from train.loop import fit
 from train.report import epoch_line
 from train.sampling import EVEN_SHARE, picture_chances
+from yolov7_jax.data.dataset import Dataset
 
 BATCH = 4
 

@@ -9,12 +9,12 @@ import pytest
 
 from train import setup as preparation
 from train.config import TrainConfig
-from train.errors import UserError
 from train.loop import fit
 from train.optim import is_trained
 from train.setup import prepare, scale_ladder
 from train.step import Metrics, normalise, resize
 from yolov7_jax import create_abstract, split
+from yolov7_jax.errors import UserError
 from yolov7_jax.weights import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_programs")

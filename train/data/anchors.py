@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from scipy.cluster.vq import kmeans2
 
-from train.data.dataset import Dataset
+from yolov7_jax.data.dataset import Dataset
 
 GOOD_RECALL = 0.98  # given anchors that reach it stay
 SMALLEST_SIDE = 2.0  # pixels; smaller objects say nothing about anchors

@@ -5,7 +5,6 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from train.data.augment_config import AugmentConfig
-from train.data.dataset import Polygons
 from train.data.geometry import (
     MAX_ASPECT,
     MIN_SIDE,
@@ -18,6 +17,7 @@ from train.data.geometry import (
 )
 from train.data.render import draw_tile
 from train.data.sample import Pictures, Sample, Scene, Tile
+from yolov7_jax.data.dataset import Polygons
 
 MIXUP_BETA = 8.0  # both parameters of the ratio's distribution: mostly about a half
 MAX_COVERED = 0.3  # of the box of any object by one that is put over it

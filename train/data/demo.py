@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32, UInt8
 
 from train.data.demo_scenery import add_clutter, draw_background, relight
 from train.data.demo_sprites import DRAWERS, Sprite, draw_sprite
-from train.errors import UserError
+from yolov7_jax.errors import UserError
 
 DEMO_VERSION = 1  # changes whenever any picture or label does; names the cache folder
 WIDTH, HEIGHT = 256, 192

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from train.data.dataset import Dataset
+from yolov7_jax.data.dataset import Dataset
 
 COVERED = "names of classes and pictures, sizes, or labels"
 

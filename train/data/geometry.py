@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-from train.data.dataset import Polygons, offsets_of
+from yolov7_jax.data.dataset import Polygons, offsets_of
 
 MIN_SIDE = 2.0  # pixels; a box must stay larger than this
 MAX_ASPECT = 20.0

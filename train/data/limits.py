@@ -1,21 +1,6 @@
 """Numbers that callers give, against those that can be worked with."""
 
-from collections.abc import Mapping
-
-from train.errors import UserError
-
-
-def below_least(limits: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Returns what to tell about numbers that are too small.
-
-    Args:
-      limits: by name, the number and the least that it may be.
-    """
-    return [
-        f"{name} (={value}) must be at least {least}"
-        for name, (value, least) in limits.items()
-        if value < least
-    ]
+from yolov7_jax.errors import UserError
 
 
 def check_batch_size(

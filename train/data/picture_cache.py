@@ -23,7 +23,6 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from train.data.dataset import Dataset, Objects
 from train.data.memory import available_memory
 from train.data.picture_storage import (
     HEADER_BYTES,
@@ -39,8 +38,11 @@ from train.data.picture_storage import (
     open_sound,
 )
 from train.data.sample import Pictures, Pixels
-from train.data.scan_cache import cache_files
-from train.errors import UserError
+from yolov7_jax.data.dataset import Dataset, Objects
+from yolov7_jax.data.evaluation_batches import Reader
+from yolov7_jax.data.pictures import fitted_picture
+from yolov7_jax.data.scan_cache import cache_files
+from yolov7_jax.errors import UserError
 
 CacheKind = Literal["none", "memory", "disk"]
 MEMORY_KEPT = 0.1  # share of the available memory that a cache leaves to everything else
@@ -185,6 +187,28 @@ class CachedPictures:
             kept = self._pictures.pixels(index, longest, halvings)
             self._cache.put(index, halvings, kept)
         return kept
+
+
+def cached_reader(dataset: Dataset, image_size: int, cache: PictureCache) -> Reader:
+    """Returns what reads pictures for `eval_batches`, and keeps them.
+
+    Raises:
+      ValueError: the cache is for something else.
+    """
+    faults = cache.misfits(image_size, "evaluation")
+    if faults:
+        raise ValueError("; ".join(faults))
+
+    def read(row: int) -> UInt8[np.ndarray, "h w 3"]:
+        kept = cache.get(row, 0)
+        if kept is not None:
+            return kept.image
+        image = fitted_picture(dataset, image_size, row)
+        width, height = dataset.sizes[row].tolist()
+        cache.put(row, 0, Pixels(image, (image.shape[1] / width, image.shape[0] / height)))
+        return image
+
+    return read
 
 
 def open_cache(

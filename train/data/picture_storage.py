@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from jaxtyping import Int64
 
-from train.data.dataset import Dataset
 from train.data.sample import MAX_HALVINGS
-from train.errors import UserError
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.errors import UserError
 
 Purpose = Literal["training", "evaluation"]
 SLOT = np.dtype([("checksum", "<u8"), ("scale_xy", "<f8", 2)])

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from train.data.dataset import Dataset, Objects
 from train.data.sample import Pixels
-from yolov7_jax.image import UnreadableImageError, read_image, resize
+from yolov7_jax.data.dataset import Dataset, Objects
+from yolov7_jax.data.pictures import read_whole
+from yolov7_jax.image import resize
 
 _JPEG_START = b"\xff\xd8"
-_ADVICE = "`python -m train check --data ...` finds all such pictures and leaves them out"
 _REDUCED = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # together with IMREAD_COLOR_RGB these give RGB
@@ -82,30 +82,6 @@ def read_pixels(path: str, size: tuple[int, int], longest: int, halvings: int) -
     scale_x = out_width / (image.shape[1] * covers)
     scale_y = out_height / (image.shape[0] * covers)
     return Pixels(resize(image, out_width, out_height), (scale_x, scale_y))
-
-
-def read_whole(path: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes a picture that the scan of its data set found sound.
-
-    Args:
-      path: the file.
-      size: its width and height in pixels when it was scanned, upright.
-
-    Raises:
-      UnreadableImageError: the file cannot be decoded, or has another size; the message names it.
-    """
-    try:
-        image = read_image(path)
-    except UnreadableImageError as error:
-        error.args = (f"{error}; {_ADVICE}",)
-        raise
-    height, width = image.shape[:2]
-    if (width, height) != size:
-        raise UnreadableImageError(
-            f"{path}: has {width} x {height} pixels, not {size[0]} x {size[1]} as when the data "
-            "set was scanned"
-        )
-    return image
 
 
 def _read_reduced(path: str, reduction: int) -> UInt8[np.ndarray, "h w 3"] | None:

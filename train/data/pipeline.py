@@ -21,16 +21,16 @@ from jaxtyping import Float64, Int32, Int64
 
 from train.batch import Batch
 from train.data.augment import AugmentConfig, Sample, train_sample, undrawn
-from train.data.dataset import Dataset
-from train.data.limits import below_least
 from train.data.object_bound import most_objects
-from train.data.padding import padded_length, stack_targets
 from train.data.picture_cache import CachedPictures, PictureCache
 from train.data.pictures import FilePictures
 from train.data.sample import Pictures, Pixels
 from train.data.shared_dataset import share
 from train.data.streams import closing, in_processes, in_threads
-from train.errors import UserError
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.limits import below_least
+from yolov7_jax.data.padding import padded_length, stack_targets
+from yolov7_jax.errors import UserError
 from yolov7_jax.image import PAD_VALUE, UnreadableImageError
 from yolov7_jax.types import Targets
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
 
-from train.data.dataset import Objects, Polygons
+from yolov7_jax.data.dataset import Objects, Polygons
 
 
 class Sample(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data.dataset import Dataset, Polygons
+from yolov7_jax.data.dataset import Dataset, Polygons
 
 _ARRAYS = ("sizes", "offsets", "labels", "boxes", "crowd", "image_ids", "category_ids", "areas")
 _TEXTS = ("names", "paths")

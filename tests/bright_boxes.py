@@ -1,0 +1,48 @@
+"""A split of seven pictures of many sizes, with a bright rectangle in each."""
+
+import cv2
+import numpy as np
+
+from yolov7_jax.data.dataset import Dataset
+
+SIZE, STRIDE = 64, 16
+SIZES = [(128, 96), (96, 128), (64, 64), (40, 30), (200, 50), (128, 100), (1, 3)]  # width, height
+
+
+def make_dataset(folder, sizes, boxes, labels, **fields):
+    """Dark pictures with a bright rectangle for each box, brighter for class 0."""
+    paths, brightness = [], iter(np.where(np.asarray(labels) == 0, 250, 200).tolist())
+    for number, ((width, height), of_picture) in enumerate(zip(sizes, boxes, strict=True)):
+        image = np.full((height, width, 3), 20, np.uint8)
+        for x0, y0, x1, y1 in of_picture:
+            image[y0:y1, x0:x1] = next(brightness)
+        paths.append(str(folder / f"{number}.png"))
+        cv2.imwrite(paths[-1], image)
+    rows = [
+        ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+        for (width, height), of_picture in zip(sizes, boxes, strict=True)
+        for x0, y0, x1, y1 in of_picture
+    ]
+    return Dataset(
+        names=("a", "b"),
+        paths=tuple(paths),
+        sizes=np.asarray(sizes, np.int32),
+        offsets=np.cumsum([0, *(len(of_picture) for of_picture in boxes)]),
+        labels=np.asarray(labels, np.int32),
+        boxes=np.asarray(rows, np.float32).reshape(-1, 4),
+        **fields,
+    )
+
+
+def seven_pictures(folder):
+    boxes = [
+        [(width // 4, height // 4, width // 2 + 1, height // 2 + 1)] for width, height in SIZES
+    ]
+    return make_dataset(
+        folder,
+        SIZES,
+        boxes,
+        [0, 1, 0, 1, 0, 1, 0],
+        image_ids=np.asarray([70, 7, 9, 1, 1000, 8, 3]),
+        category_ids=np.asarray([5, 90]),
+    )

@@ -1,0 +1,199 @@
+import numpy as np
+import pytest
+from data_sets import OBJECTS, PICTURES, voc_object, write_text, write_voc
+
+from yolov7_jax.data.scan import scan_source
+from yolov7_jax.data.sources import load_dataset, open_source
+from yolov7_jax.errors import UserError
+
+
+def scan(folder):
+    return scan_source(open_source(folder, "train"), folder, "train")
+
+
+def faults_of(folder):
+    return [str(fault).replace(f"{folder}/", "") for fault in scan(folder).faults]
+
+
+def annotate(folder, *objects, size="<size><width>40</width><height>20</height></size>"):
+    """Rewrites the annotation of the first picture, 40 x 20 pixels."""
+    text = f"<annotation>\n{size}\n{''.join(objects)}</annotation>"
+    write_text(folder / "Annotations/a.xml", text)
+
+
+def test_corners_count_from_1_and_belong_to_the_box(tmp_path):
+    write_voc(tmp_path)
+    annotate(tmp_path, voc_object(0, (0, 0, 40, 20)), voc_object(1, (10, 5, 11, 6)))
+    boxes = load_dataset(tmp_path, "train").objects_of(0).boxes_cxcywh
+    wanted = [[20, 10, 40, 20], [10.5, 5.5, 1, 1]]
+    np.testing.assert_allclose(boxes * [40, 20, 40, 20], wanted, rtol=1e-6)
+
+
+def test_difficult_objects_are_neither_learnt_nor_counted_as_missed(tmp_path):
+    write_voc(tmp_path, {**OBJECTS, "a": [(1, (4, 2, 24, 12), 1), (0, (0, 0, 40, 20), 0)]})
+    dataset = load_dataset(tmp_path, "train")
+    assert dataset.crowd.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult", "told"),
+    [
+        ("1", True, ""),
+        ("True", True, ""),
+        (" 0 ", False, ""),
+        ("false", False, ""),
+        ("", False, ""),
+        ("Unspecified", False, ""),
+        ("no", False, "difficult must be 0 or 1, got no; it is taken for 0"),
+        ("2", False, "difficult must be 0 or 1, got 2; it is taken for 0"),
+    ],
+)
+def test_only_1_and_true_mean_difficult_and_what_is_neither_is_named(
+    tmp_path, text, difficult, told
+):
+    write_voc(tmp_path)
+    annotate(tmp_path, voc_object(0, (0, 0, 9, 9), text))
+    assert faults_of(tmp_path) == ([f"Annotations/a.xml:3: {told}"] if told else [])
+    objects = load_dataset(tmp_path, "train").objects_of(0)
+    assert objects.crowd.tolist() == [difficult]
+
+
+def test_one_pixel_beyond_the_border_is_no_fault(tmp_path):
+    write_voc(tmp_path)
+    annotate(tmp_path, voc_object(0, (-1, -1, 41, 21)))
+    assert not scan(tmp_path).faults
+    boxes = load_dataset(tmp_path, "train").objects_of(0).boxes_cxcywh
+    np.testing.assert_array_equal(boxes, [[0.5, 0.5, 1, 1]])
+
+
+GOOD = voc_object(0, (0, 0, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("faulty", "reason"),
+    [
+        ("<object/>", "the object has no name"),
+        ("<object><name> </name></object>", "the object has no name"),
+        ("<object><name>cat</name></object>", "cat: the object has no bndbox"),
+        (
+            GOOD.replace("<ymax>9</ymax>", "").replace("\n", ""),
+            "cat: xmin ymin xmax ymax must be numbers, got ['1', '1', '9', '']",
+        ),
+        (
+            GOOD.replace("<ymax>9</ymax>", "<ymax>NaN</ymax>").replace("\n", ""),
+            "wanted a finite box, got",
+        ),
+        (
+            voc_object(0, (9, 1, 3, 5)).replace("\n", ""),
+            "box of -6 x 4 pixels at x 9, y 1 in a picture of 40 x 20; wanted a box with an area",
+        ),
+    ],
+)
+def test_a_wrong_object_is_left_out_and_named_with_its_line(tmp_path, faulty, reason):
+    write_voc(tmp_path)
+    annotate(tmp_path, GOOD, "<!-- -->\n", faulty, voc_object(1, (2, 2, 9, 9)))
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith(f"Annotations/a.xml:9: {reason}")
+    assert load_dataset(tmp_path, "train").objects_of(0).labels.tolist() == [0, 1]
+
+
+def test_a_class_that_a_data_yaml_does_not_name_is_left_out_and_named(tmp_path):
+    write_voc(tmp_path)
+    data = write_text(tmp_path / "data.yaml", "train: .\nnames: [bird, cat]")
+    found = scan_source(open_source(data, "train"), data, "train")
+    (fault,) = found.faults
+    assert str(fault) == f"{tmp_path}/Annotations/a.xml:3: class 'dog' is not one of bird, cat"
+    assert found.dataset.labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<annotation>\n<object>", ":2: is not XML: no element found: line 2, column 8"),
+        ("", ":1: is not XML: no element found: line 1, column 0"),
+        ("\0\1", ":1: is not XML: not well-formed"),
+        (
+            '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
+            ": declares entities, which are not allowed",
+        ),
+        ('<?xml version="1.0" encoding="klingon"?><a/>', ": unknown encoding: klingon"),
+        ("<a>" * 100_000, ": has elements more than 50 deep"),
+        (None, ": is missing or cannot be read"),
+        ("<html><body/></html>", ": has <html> outermost, wanted <annotation>"),
+        ('<v:annotation xmlns:v="u"/>', ": has <v:annotation> outermost, wanted <annotation>"),
+    ],
+)
+def test_a_picture_whose_xml_cannot_be_read_is_left_out_and_named(tmp_path, text, reason):
+    write_voc(tmp_path)
+    path = tmp_path / "Annotations/a.xml"
+    path.unlink() if text is None else path.write_text(text)
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith(f"Annotations/a.xml{reason}")
+    assert fault.endswith("; its picture is left out")
+    assert len(load_dataset(tmp_path, "train")) == 2
+
+
+def test_a_picture_of_another_size_is_left_out_and_named(tmp_path):
+    write_voc(tmp_path)
+    annotate(tmp_path, GOOD, size="<size><width>20</width><height>40</height></size>")
+    reason = "is 40 x 20 pixels, but its XML file says 20 x 40"
+    assert faults_of(tmp_path) == [f"JPEGImages/a.jpg: {reason}"]
+
+
+@pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>0</height></size>"])
+def test_a_missing_size_is_that_of_the_picture(tmp_path, size):
+    write_voc(tmp_path)
+    annotate(tmp_path, GOOD, size=size)
+    assert not scan(tmp_path).faults
+
+
+def test_missing_and_repeated_pictures_are_named(tmp_path):
+    write_voc(tmp_path)
+    (tmp_path / "JPEGImages/b.jpg").unlink()
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a 1\nb -1\nc\na\n")
+    assert faults_of(tmp_path) == [
+        "ImageSets/Main/train.txt:4: a is listed more than once",
+        "JPEGImages/b.jpg: cannot be read: No such file or directory",
+    ]
+    assert len(load_dataset(tmp_path, "train")) == 2
+
+
+def test_a_folder_without_any_named_object_needs_names(tmp_path):
+    write_voc(tmp_path, {name: [] for name in PICTURES})
+    with pytest.raises(UserError, match="no XML file has an object with a name"):
+        load_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("my picture 1", "my picture 1"),
+        ("my picture 1 -1", "my picture 1"),
+        ("my picture  1", "my picture"),
+        ("my picture", "my picture"),
+        ("a 1", "a"),
+        ("a\t-1", "a"),
+        ("  a  0 ", "a"),
+        ("7", "7"),
+        ("7 7", "7"),
+    ],
+)
+def test_a_list_may_have_names_with_spaces_and_marks_of_a_class(tmp_path, line, name):
+    write_voc(tmp_path)
+    for other in ("my picture 1", "my picture", "7"):
+        for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+            content = (tmp_path / folder / f"a{suffix}").read_bytes()
+            (tmp_path / folder / f"{other}{suffix}").write_bytes(content)
+    write_text(tmp_path / "ImageSets/Main/train.txt", line + "\n")
+    assert load_dataset(tmp_path, "train").paths == (str(tmp_path / f"JPEGImages/{name}.jpg"),)
+
+
+def test_a_name_that_exists_nowhere_is_told_without_its_mark(tmp_path):
+    write_voc(tmp_path)
+    write_text(tmp_path / "ImageSets/Main/train.txt", "a\ngone away 1\n")
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith("JPEGImages/gone away.jpg: cannot be read: No such file")
+    assert fault.endswith(
+        f"nor can its labels be read: {tmp_path}/Annotations/gone away.xml: is missing or cannot "
+        "be read; its picture is left out".replace(f"{tmp_path}/", "")
+    )

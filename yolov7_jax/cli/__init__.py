@@ -1,0 +1,56 @@
+"""The command line, `yolov7-jax`: a module for each command."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from yolov7_jax import __version__
+from yolov7_jax.cli.convert import add_convert
+from yolov7_jax.cli.info import add_info
+
+WRONG_USE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: what follows the program's name; those of the process if not given.
+
+    Returns:
+      The exit code: 0, 2 for wrong use and files that cannot be read or written, or 128 + n for
+      signal n.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter must not complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return WRONG_USE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="yolov7-jax", description="YOLOv7 for JAX.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    add_info(commands)
+    add_convert(commands)
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

@@ -1,0 +1,23 @@
+"""What the commands share."""
+
+from typing import Any
+
+from yolov7_jax.model import Yolov7
+
+FORMS = {
+    "training": "training form",
+    "released": "plain head, no auxiliary heads",
+    "deployed": "deployed",
+}
+
+Commands = Any  # what argparse's add_subparsers returns, a class without a public name
+
+
+def described(model: Yolov7) -> str:
+    """Returns a model in a few words."""
+    return f"{model.name}, {FORMS[model.form]}, {model.head.num_classes} classes"
+
+
+def printable(text: str) -> str:
+    """Returns a text from a file with whatever could move a terminal's cursor written out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

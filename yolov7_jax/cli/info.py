@@ -1,0 +1,82 @@
+"""`yolov7-jax info`: what models cost, and what a file of weights holds."""
+
+import argparse
+import collections
+
+from yolov7_jax import weights
+from yolov7_jax.cli.commands import FORMS, Commands, printable
+from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
+from yolov7_jax.summary import Summary, summarize
+from yolov7_jax.weights.files import model_of
+from yolov7_jax.weights.identify import activation_name
+
+
+def add_info(commands: Commands) -> None:
+    """Adds the command."""
+    info = commands.add_parser(
+        "info",
+        help="what models cost, and what a file of weights holds",
+        description="Prints parameters, operations and memory of all models, of one, or of the one "
+        "in a file, and then also what the file holds.",
+    )
+    what = info.add_mutually_exclusive_group()
+    what.add_argument("--model", choices=ARCHITECTURES, help="one model instead of all")
+    what.add_argument("--weights", metavar="FILE", help="a file of weights, or a run's folder")
+    info.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side of the pictures; default: published"
+    )
+    info.set_defaults(run=_info)
+
+
+def _info(options: argparse.Namespace) -> None:
+    if options.weights is None:
+        names = list(ARCHITECTURES) if options.model is None else [options.model]
+        models = [create_abstract(name) for name in names]
+    else:
+        checkpoint = weights.read_checkpoint(options.weights)
+        model = model_of(checkpoint, options.weights)
+        models = [model]
+        print(_contents(options.weights, checkpoint, model), end="\n\n")
+    print("                parameters (M)       GFLOPs")
+    print("model          training  deploy  training  deploy  pixels  memory (MB)")
+    for model in models:
+        print(_row(model.name, summarize(model, options.image_size)), flush=True)
+    print("GFLOPs: convolutions of one picture, forward; training counts auxiliary heads.")
+    print("memory: deploy form in float32, one picture, parameters included; an estimate.")
+
+
+def _row(name: str, summary: Summary) -> str:
+    """Returns what a model costs, as a line of the table."""
+    return (
+        f"{name:<14} {_in_units(summary.parameters, 1e6, 2):>8} "
+        f"{_in_units(summary.deploy_parameters, 1e6, 2):>7} {_in_units(summary.flops, 1e9, 1):>9} "
+        f"{_in_units(summary.deploy_flops, 1e9, 1):>7} {summary.image_size:>7} "
+        f"{_in_units(summary.memory, 1e6, 0):>12}"
+    )
+
+
+def _in_units(value: int | None, unit: float, digits: int) -> str:
+    return "-" if value is None else f"{value / unit:.{digits}f}"
+
+
+def _contents(path: str, checkpoint: weights.Checkpoint, model: Yolov7) -> str:
+    """Returns what a file holds, as lines of text."""
+    tensors = checkpoint.weights
+    types = collections.Counter(str(value.dtype) for value in tensors.values())
+    classes = "no class names"
+    if checkpoint.names is not None:
+        classes = ", ".join(map(printable, checkpoint.names))
+    anchors = [" ".join(f"{w:g}x{h:g}" for w, h in level) for level in model.head.anchors]
+    rows = {
+        "model": f"{model.name}, {FORMS[model.form]}",
+        "width": f"{model.width:g}",
+        "activation": activation_name(model)
+        + ("" if checkpoint.activation else " (assumed: the file does not tell)"),
+        "classes": f"{model.head.num_classes} ({classes})",
+        "anchors": "; ".join(anchors),
+        "epoch": "none: not in training" if checkpoint.epoch is None else str(checkpoint.epoch),
+        "tensors": f"{len(tensors)} ({', '.join(f'{n} {kind}' for kind, n in types.items())})",
+        "moving average": "yes, and it is what is used" if checkpoint.ema is not None else "no",
+    }
+    lines = [f"  {name + ':':<16}{value}" for name, value in rows.items()]
+    return "\n".join([f"{path}", *lines])

@@ -1,0 +1,226 @@
+"""From what a source holds to a data set: leaves out what is faulty, whatever the source."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
+
+from yolov7_jax.data.dataset import Dataset, Polygons, offsets_of
+from yolov7_jax.data.faults import Fault, Kind
+
+# Boxes are rounded and counted from 0 or from 1, so a side may lie this far outside its picture.
+SLACK_PIXELS = 1.0
+SLACK = 1e-3  # of the picture's side
+LEAST_OVERLAP = 0.1  # an outline whose hull and box have a smaller IoU is not this object's
+LEAST_INSIDE = 0.1  # a box with a smaller part of its area in the picture shows nothing
+
+
+class Place(NamedTuple):
+    """Where an object stands in its source.
+
+    Attributes:
+      file: the file.
+      line: counted from 1; None where lines mean nothing.
+      subject: what the object is called, where a line does not tell; or empty.
+    """
+
+    file: str
+    line: int | None
+    subject: str = ""
+
+    def fault(self, kind: Kind, reason: str) -> Fault:
+        """Returns a fault at this place."""
+        return Fault(kind, self.file, self.line, self.subject + ": " * bool(self.subject) + reason)
+
+
+class Found(NamedTuple):
+    """All that a source holds, in its own order, faulty or not.
+
+    Attributes:
+      names, category_ids: the classes, as in `Dataset`.
+      paths: every picture that the source names.
+      sizes: width and height in pixels; zeros where the picture is to be left out.
+      image_ids: as in `Dataset`.
+      picture: the row in `paths` of each object.
+      labels: in `[0, classes)`.
+      boxes: centre, width and height, normalised by the picture's size.
+      crowd, areas, polygons: as in `Dataset`.
+      place_of: where an object stands, for messages.
+      faults: what was wrong so far; objects and outlines with these faults are not among those
+        above, and pictures have no size.
+      notes: what is no fault, but good to know.
+    """
+
+    names: tuple[str, ...]
+    category_ids: Int64[np.ndarray, " classes"]
+    paths: tuple[str, ...]
+    sizes: Int32[np.ndarray, "n 2"]
+    image_ids: Int64[np.ndarray, " n"]
+    picture: Int64[np.ndarray, " objects"]
+    labels: Int32[np.ndarray, " objects"]
+    boxes: Float64[np.ndarray, "objects 4"]
+    crowd: Bool[np.ndarray, " objects"]
+    areas: Float32[np.ndarray, " objects"] | None
+    polygons: Polygons
+    place_of: Callable[[int], Place]
+    faults: list[Fault]
+    notes: tuple[str, ...] = ()
+
+
+class Scan(NamedTuple):
+    """What one look at all files of a split came to.
+
+    Attributes:
+      dataset: what is sound.
+      faults: what is not, by file and line.
+      notes: what is no fault, but good to know.
+      looked_at: every picture that the source names, those left out included.
+      decoded: whether the pictures were decoded, not only their headers read.
+    """
+
+    dataset: Dataset
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+    looked_at: tuple[str, ...]
+    decoded: bool
+
+
+def assemble(found: Found, *, decoded: bool) -> Scan:
+    """Builds the data set of what is sound, and names what is not."""
+    faults = list(found.faults)
+    boxes, kept = _sift_boxes(found, faults)
+    polygons = _sift_outlines(found, boxes, kept, faults)
+    # Objects are kept in the source's order within each picture.
+    order = np.argsort(found.picture, kind="stable")
+    order = order[kept[order]]
+    sound = found.sizes.min(axis=1, initial=1) > 0  # [n]
+    counts = np.bincount(found.picture[order], minlength=len(found.paths))[sound]
+    same = len(order) == len(kept) and bool((np.diff(order) == 1).all())
+    dataset = Dataset(
+        names=found.names,
+        paths=tuple(path for path, is_sound in zip(found.paths, sound, strict=True) if is_sound),
+        sizes=found.sizes[sound].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        labels=found.labels[order].astype(np.int32),
+        boxes=boxes[order].astype(np.float32),
+        crowd=found.crowd[order],
+        polygons=polygons if same else polygons.take(order),
+        image_ids=found.image_ids[sound],
+        category_ids=found.category_ids,
+        areas=None if found.areas is None else found.areas[order],  # pyright: ignore - filled by the class
+    )
+    faults.sort(key=lambda fault: (fault.file, fault.line or 0))
+    return Scan(dataset, tuple(faults), found.notes, found.paths, decoded)
+
+
+def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the boxes, clipped to their pictures, and which of them to keep."""
+    boxes, size = found.boxes, found.sizes[found.picture].astype(np.float64)  # [objects, 4 and 2]
+    kept = size.min(axis=1, initial=np.inf) > 0  # of pictures that are kept
+
+    def refuse(wrong: np.ndarray, kind: Kind, reason: Callable[[int], str]) -> None:
+        for row in np.flatnonzero(wrong & kept):
+            faults.append(found.place_of(int(row)).fault(kind, reason(int(row))))
+        if kind is not Kind.STICKS_OUT:
+            np.logical_and(kept, ~wrong, out=kept)
+
+    def in_pixels(row: int) -> str:
+        return f"box of {_in_pixels(found, boxes, row)}"
+
+    with np.errstate(all="ignore"):
+        infinite = ~_every(np.isfinite(boxes))
+        refuse(infinite, Kind.NOT_FINITE, lambda row: f"wanted a finite box, got {boxes[row]}")
+        low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+        flat = ~_every(boxes[:, 2:].astype(np.float32) >= np.finfo(np.float32).tiny)
+        refuse(flat, Kind.ZERO_AREA, lambda row: f"{in_pixels(row)}; wanted a box with an area")
+        clipped_low, clipped_high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        inside = (clipped_high - clipped_low) / (high - low)  # [objects, 2]
+        outside = ~(inside.prod(axis=1) > LEAST_INSIDE)
+        refuse(outside, Kind.OUTSIDE, lambda row: f"{in_pixels(row)}; it lies outside")
+        slack = np.maximum(SLACK_PIXELS / size, SLACK) + 1e-9  # for the division's own error
+        sticks_out = ~_every((low >= -slack) & (high <= 1 + slack))
+        refuse(sticks_out, Kind.STICKS_OUT, lambda row: f"{in_pixels(row)}; it is clipped")
+        refuse(*_duplicates(found, kept))
+        whole = _every((low >= 0) & (high <= 1))
+        clipped = np.concatenate(
+            [(clipped_low + clipped_high) / 2, clipped_high - clipped_low], axis=1
+        )
+    # Boxes that need no clipping keep every bit.
+    return np.where(whole[:, None], boxes, clipped), kept
+
+
+def _sift_outlines(
+    found: Found, boxes: np.ndarray, kept: np.ndarray, faults: list[Fault]
+) -> Polygons:
+    """Returns the outlines but for those that do not belong to their boxes.
+
+    Training takes the box of an object from its outline, so one in other units than the box, or
+    outside the picture, would lose the object.
+    """
+    polygons = found.polygons
+    parts = np.diff(polygons.part_offsets)
+    rows = np.flatnonzero(parts)
+    starts = polygons.point_offsets[polygons.part_offsets[rows]]
+    low, high = np.zeros((2, len(rows), 2))
+    for axis in (0, 1) if len(rows) else ():
+        column = polygons.points[:, axis]
+        low[:, axis] = np.minimum.reduceat(column, starts)
+        high[:, axis] = np.maximum.reduceat(column, starts)
+    centre, side = boxes[rows, :2], boxes[rows, 2:]
+    with np.errstate(all="ignore"):  # boxes that are not kept may be anything
+        common = np.minimum(high, centre + side / 2) - np.maximum(low, centre - side / 2)
+        intersection = np.clip(common, 0, None).prod(axis=1)
+        hull = (high - low).prod(axis=1)
+        union = hull + side.prod(axis=1) - intersection
+        foreign = kept[rows] & ~((hull > 0) & (intersection >= LEAST_OVERLAP * union))
+    if not foreign.any():
+        return polygons
+    for at in np.flatnonzero(foreign):
+        row = int(rows[at])
+        size = found.sizes[found.picture[row]]
+        (x, y), (w, h) = low[at] * size, (high[at] - low[at]) * size
+        reason = (
+            f"the outline is {w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g}, cut off at the "
+            f"picture's border; it does not fit the box of {_in_pixels(found, boxes, row)}"
+        )
+        faults.append(found.place_of(row).fault(Kind.BAD_OUTLINE, reason))
+    parts[rows[foreign]] = 0
+    return polygons.take(parts > 0)._replace(part_offsets=offsets_of(parts))
+
+
+def _in_pixels(found: Found, boxes: np.ndarray, row: int) -> str:
+    size = found.sizes[found.picture[row]]
+    (x, y), (w, h) = (boxes[row, :2] - boxes[row, 2:] / 2) * size, boxes[row, 2:] * size
+    return f"{w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g} in a picture of {size[0]} x {size[1]}"
+
+
+def _every(table: np.ndarray) -> np.ndarray:
+    """Returns which rows are True in all columns."""
+    return np.logical_and.reduce(table, axis=1)
+
+
+def _duplicates(found: Found, kept: np.ndarray) -> tuple[np.ndarray, Kind, Callable[[int], str]]:
+    """Finds objects whose picture, class and box another object has that stands before them."""
+    rows = np.flatnonzero(kept)
+    table = np.concatenate(
+        [
+            np.stack([found.picture[rows], found.labels[rows], found.crowd[rows]], axis=1),
+            found.boxes[rows],
+        ],
+        axis=1,
+    )
+    order = np.lexsort(table.T[::-1])  # stable, so the first of several comes first
+    same = np.zeros(len(rows), bool)
+    same[1:] = (table[order[1:]] == table[order[:-1]]).all(axis=1)
+    leader = np.maximum.accumulate(np.where(same, 0, np.arange(len(rows))))
+    first = np.arange(len(found.labels))
+    first[rows[order]] = rows[order[leader]]
+    repeats = np.zeros(len(found.labels), bool)
+    repeats[rows[order]] = same
+
+    def reason(row: int) -> str:
+        place = found.place_of(int(first[row]))
+        return f"the same class and box as {place.subject or f'line {place.line}'}"
+
+    return repeats, Kind.DUPLICATE, reason

@@ -1,0 +1,55 @@
+"""Pictures of a data set that its scan found sound."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.image import UnreadableImageError, read_image, resize
+
+_ADVICE = "`python -m train check` finds all such pictures of a data set and leaves them out"
+
+
+def fitted_picture(dataset: Dataset, image_size: int, row: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a picture of a data set, and shrinks it if its longer side is over `image_size`.
+
+    Raises:
+      UnreadableImageError: it cannot be read, or is not as large as it was; the message names it.
+    """
+    width, height = dataset.sizes[row].tolist()
+    # The scale is that of the square whatever the shape of the batch, so the pixels are the same.
+    return resize(
+        read_whole(dataset.paths[row], (width, height)), *fitted_size((width, height), image_size)
+    )
+
+
+def fitted_size(size: Sequence[int], image_size: int) -> tuple[int, int]:
+    """Returns width and height of a picture as the network sees it, before padding."""
+    scale = min(1.0, image_size / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
+
+
+def read_whole(path: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes a picture that the scan of its data set found sound.
+
+    Args:
+      path: the file.
+      size: its width and height in pixels when it was scanned, upright.
+
+    Raises:
+      UnreadableImageError: the file cannot be decoded, or has another size; the message names it.
+    """
+    try:
+        image = read_image(path)
+    except UnreadableImageError as error:
+        error.args = (f"{error}; {_ADVICE}",)
+        raise
+    height, width = image.shape[:2]
+    if (width, height) != size:
+        raise UnreadableImageError(
+            f"{path}: has {width} x {height} pixels, not {size[0]} x {size[1]} as when the data "
+            "set was scanned"
+        )
+    return image

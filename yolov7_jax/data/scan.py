@@ -1,0 +1,103 @@
+"""Looks at every file of a split once, and remembers what it found."""
+
+import functools
+import logging
+import time
+from collections.abc import Set
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from yolov7_jax.data.assemble import Found, Scan, assemble
+from yolov7_jax.data.decoder_messages import DecoderMessages
+from yolov7_jax.data.parallel import default_workers, map_files
+from yolov7_jax.data.picture_size import examine_picture
+from yolov7_jax.data.scan_cache import damaged_pictures, read_scan, write_scan
+
+_log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """One split of a data set of any kind."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to tell about how the split was found."""
+        ...
+
+    def digest(self, workers: int) -> str:
+        """Returns a hash of all that the scan depends on, but for the pictures' contents."""
+        ...
+
+    def without_labels(self) -> str:
+        """Says where labels were looked for, where there are none."""
+        ...
+
+    def read(self, *, decode: bool, workers: int) -> Found:
+        """Looks at every file."""
+        ...
+
+
+def scan_source(
+    source: Source,
+    data: str | Path,
+    split: str,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+) -> Scan:
+    """Looks at every file of a split, or returns what an unchanged split came to before.
+
+    The result depends on the content of the annotation files and on name, size and time of
+    change of the pictures. Reading all pictures again would take as long as the scan.
+
+    Args:
+      source: the split.
+      data: what the user calls the data set; the cache is beside it.
+      split: likewise.
+      decode: decodes all pictures; otherwise headers and ends are looked at, unless an earlier
+        scan has decoded them. Those that the last scan found damaged are decoded again whatever
+        has changed since.
+      workers: threads; None for as many as suit the work.
+
+    Raises:
+      UserError: the split cannot be read at all.
+    """
+    readers = default_workers(decode=False) if workers is None else workers
+    digest = source.digest(readers)
+    known = read_scan(data, split, digest)
+    if known is not None and (known.decoded or not decode):
+        return known
+    start = time.perf_counter()
+    if decode and workers is None:
+        readers = default_workers(decode=True)
+    with DecoderMessages():
+        found = source.read(decode=decode, workers=readers)
+        if not decode:
+            found = _leave_out_damaged(found, damaged_pictures(data, split), readers)
+        scan = assemble(found, decoded=decode)
+    _log.info("%s: %s: scanned in %.1f s", data, split, time.perf_counter() - start)
+    write_scan(data, split, digest, scan)
+    return scan
+
+
+def _leave_out_damaged(found: Found, suspects: Set[str], workers: int) -> Found:
+    """Decodes the suspects among pictures whose headers are sound, and adds what is wrong.
+
+    Decoding the few again is simpler than to remember what was wrong with which state of a file.
+    """
+    sound = found.sizes.min(axis=1, initial=1) > 0
+    rows = [row for row in np.flatnonzero(sound).tolist() if found.paths[row] in suspects]
+    if not rows:
+        return found
+    sizes, faults = found.sizes.copy(), list(found.faults)
+    paths = [found.paths[row] for row in rows]
+    examine = functools.partial(examine_picture, decode=True)
+    examined = map_files(examine, paths, workers=workers, title="damaged pictures")
+    for row, (size, fault) in zip(rows, examined, strict=True):
+        if 0 in size:
+            sizes[row] = 0
+        if fault is not None and fault not in faults:
+            faults.append(fault)
+    return found._replace(sizes=sizes, faults=faults)
