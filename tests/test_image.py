@@ -4,14 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from yolov7_jax.image import (
-    PAD_VALUE,
-    LetterboxInfo,
-    letterbox,
-    letterbox_boxes,
-    read_image,
-    unletterbox,
-)
+from yolov7_jax.config import PAD_VALUE
+from yolov7_jax.image import LetterboxInfo, letterbox, letterbox_boxes, read_image, unletterbox
 
 
 def write_jpeg(path, image, orientation=None):

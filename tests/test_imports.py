@@ -17,7 +17,7 @@ LAYERS = (
     ("drawing", "data"),
     ("nn", "candidates", "gather", "assign", "decode", "nms"),
     ("losses", "model"),
-    ("deploy",),
+    ("deploy", "inference"),
     ("summary", "weights", "page"),
     ("predict", "export"),
     ("cli",),

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+PAD_VALUE = 114  # the grey around letterboxed pictures, part of what published weights expect
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from yolov7_jax.config import PAD_VALUE
+
 try:
     import cv2
 except ImportError as error:
     raise ImportError("yolov7_jax.image needs OpenCV: pip install 'yolov7-jax[images]'") from error
-
-PAD_VALUE = 114  # the grey around letterboxed pictures, part of what published weights expect
 
 
 class LetterboxInfo(NamedTuple):

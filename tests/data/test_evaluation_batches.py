@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from bright_boxes import SIZE, SIZES, STRIDE, seven_pictures
 
+from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data import pictures
 from yolov7_jax.data.evaluation_batches import (
     eval_batches,
 )
 from yolov7_jax.data.pictures import read_whole
 from yolov7_jax.image import (
-    PAD_VALUE,
     LetterboxInfo,
     UnreadableImageError,
     letterbox,

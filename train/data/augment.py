@@ -18,7 +18,7 @@ from train.data.mosaic import letterbox_scene, random_mosaic
 from train.data.perspective import random_perspective
 from train.data.render import render
 from train.data.sample import Pictures, Sample, Scene
-from yolov7_jax.image import PAD_VALUE
+from yolov7_jax.config import PAD_VALUE
 
 __all__ = ["AugmentConfig", "Sample", "random_flips", "train_sample", "undrawn"]
 

@@ -27,11 +27,12 @@ from train.data.pictures import FilePictures
 from train.data.sample import Pictures, Pixels
 from train.data.shared_dataset import share
 from train.data.streams import closing, in_processes, in_threads
+from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.limits import below_least
 from yolov7_jax.data.padding import padded_length, stack_targets
 from yolov7_jax.errors import UserError
-from yolov7_jax.image import PAD_VALUE, UnreadableImageError
+from yolov7_jax.image import UnreadableImageError
 from yolov7_jax.types import Targets
 
 SAMPLES_COUNTED = 64  # to learn how many objects are usual

@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int32, UInt8
 
 from train.data.geometry import warp_points
 from train.data.sample import MAX_HALVINGS, Pictures, Pixels, Sample, Scene, Tile
-from yolov7_jax.image import PAD_VALUE
+from yolov7_jax.config import PAD_VALUE
 
 MARGIN = 2  # pixels around the part of a picture that is warped, for interpolation
 SUBPIXEL_BITS = 4  # of OpenCV's fixed-point corners

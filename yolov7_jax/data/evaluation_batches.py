@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
+from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.limits import below_least
 from yolov7_jax.data.padding import stack_targets
 from yolov7_jax.data.pictures import fitted_picture, fitted_size
-from yolov7_jax.image import PAD_VALUE, LetterboxInfo, letterbox
+from yolov7_jax.image import LetterboxInfo, letterbox
 from yolov7_jax.types import Targets
 
 # Returns the picture of a row, shrunk so that its longer side is at most the image size.
