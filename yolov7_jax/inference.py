@@ -1,4 +1,4 @@
-"""Pictures to predictions, on the device: what predicting, evaluating and exporting have in common."""
+"""Pictures to predictions, on the device: what predicting, evaluating and exporting share."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,9 @@ def predict(
     """Runs a network on pictures.
 
     Args:
-      graphdef, params, batch_stats: the network, from `split`.
+      graphdef: the network, from `split`.
+      params: its parameters.
+      batch_stats: its running statistics.
       images: RGB, as `image.letterbox` gives them; height and width are multiples of the largest
         stride.
       head: that of the network.
