@@ -205,7 +205,7 @@ def fit_command(arguments: list[str]) -> Summary:
         run = pathlib.Path(from_first(lambda: str(free_folder(RUNS / "-".join(names)))))
     else:
         run = pathlib.Path(config.output)
-        from_first(lambda: check_free(run) or "")
+        from_first(lambda: check_free(run))
     return fit(config, run)
 
 
@@ -349,7 +349,7 @@ def run_program() -> int:
     """
     try:
         code = main(sys.argv[1:])
-    except Exception:
+    except Exception:  # a fault of the program, whatever it is
         traceback.print_exc()  # now: leaving the others may end this process
         code = FAILED
     part(code)

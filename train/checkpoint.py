@@ -104,7 +104,7 @@ class Checkpoints:
         try:
             partial = self._folder.absolute() / f"{step}{PARTIAL}"
             response = ocp.save_async(str(partial), tree, custom_metadata=described)
-        except Exception as error:
+        except Exception as error:  # orbax promises no kind
             raise self._failed(step, size, error) from error
         self._saving = step, size, self._writer.submit(self._finish, response, step, ap)
 
@@ -135,7 +135,7 @@ class Checkpoints:
         kept, fault = self._kept, None
         try:
             kept = future.result()
-        except Exception as error:
+        except Exception as error:  # orbax promises no kind
             fault = error
         if any_process(fault is not None):
             raise self._failed(step, size, fault) from fault

@@ -143,6 +143,8 @@ def check_config(config: TrainConfig) -> None:
         for name, bound in least.items()
         if getattr(config, name) < bound
     ]
+    if config.multi_scale == 1:
+        faults.append("--multi-scale (=1) must be 0 or at least 2; --image-size chooses one size")
     if not 0 < config.width <= MOST_WIDTH:
         faults.append(f"--width (={config.width}) must be more than 0 and at most {MOST_WIDTH}")
     if config.cache == "memory" and config.worker_processes and config.num_workers:

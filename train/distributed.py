@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from jax._src import clusters  # not public, but no public way tells whether the
 from jax.experimental import multihost_utils
 
 from yolov7_jax.errors import UserError
+
+Told = TypeVar("Told")
 
 ARRIVAL_SECONDS = 300  # for all processes to start; schedulers need minutes for many machines
 NOT_MET = 2  # the exit code of those that came, if not all did
@@ -193,25 +195,28 @@ def any_process(flag: bool) -> bool:
     return bool(most(int(flag))[0])
 
 
-def from_first(tell: Callable[[], str]) -> str:
+def from_first(tell: Callable[[], Told]) -> Told:
     """Returns in all processes what a function returns in the first, where alone it is called.
+
+    Args:
+      tell: returns what JSON can hold.
 
     Raises:
       UserError: the function has raised it, in all processes.
     """
     if jax.process_count() == 1:
         return tell()
-    text, fault = "", ""
+    told, fault = None, ""
     if is_first():
         try:
-            text = tell()
+            told = tell()
         except UserError as error:
             fault = str(error)
-    told = json.dumps([text, fault]).encode() if is_first() else b""
-    text, fault = json.loads(gather_rows(np.frombuffer(told, np.uint8)).tobytes())
+    sent = json.dumps([told, fault]).encode() if is_first() else b""
+    told, fault = json.loads(gather_rows(np.frombuffer(sent, np.uint8)).tobytes())
     if fault:
         raise UserError(fault)
-    return text
+    return told
 
 
 def check_same(facts: Mapping[str, str]) -> None:

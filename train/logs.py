@@ -73,20 +73,24 @@ class Wandb:
         """Starts a run there, or continues the one that this folder was reported to before.
 
         Raises:
-          UserError: the package is not installed.
+          UserError: the package is not installed, or cannot start a run there.
         """
         wandb = import_wandb()
         known = run / WANDB_FILE
         if not known.is_file():
             # Not the folder's name: another folder may have had it, whose run would be continued.
             known.write_text(uuid.uuid4().hex, encoding="utf-8")
-        self._run = wandb.init(
-            dir=str(run),
-            id=known.read_text(encoding="utf-8"),
-            name=run.name,
-            resume="allow",
-            config=dict(settings),
-        )
+        try:
+            self._run = wandb.init(
+                dir=str(run),
+                id=known.read_text(encoding="utf-8"),
+                name=run.name,
+                resume="allow",
+                config=dict(settings),
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--wandb: Weights & Biases could not be reached: {reason}") from error
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Keeps numbers of a step."""

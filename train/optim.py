@@ -313,7 +313,7 @@ def _direction(
         weight_decay, mask=lambda params: jax.tree.map(_is_kernel, param_groups(params))
     )
     if config.optimizer == "sgd":
-        momentum_of_sgd = optax.trace(decay=momentum, nesterov=True)  # type: ignore[arg-type]
+        momentum_of_sgd = optax.trace(decay=momentum, nesterov=True)  # type: ignore[arg-type] - traced
         return optax.chain(clip, decay, momentum_of_sgd)
     # Adam's betas are not warmed up.
     adam = optax.scale_by_adam(b1=config.momentum, b2=ADAM_B2, eps=ADAM_EPS)

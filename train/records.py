@@ -48,13 +48,9 @@ def read_records(run: pathlib.Path) -> list[dict[str, Any]]:
 def append_record(run: pathlib.Path, record: dict[str, Any]) -> None:
     """Adds an epoch to a run's metrics.jsonl: the whole line, on disk, or nothing.
 
-    Only the first of several processes writes.
-
     Raises:
       UserError: the line cannot be written.
     """
-    if not is_first():
-        return
     line = (json.dumps(record, allow_nan=False) + "\n").encode()
     path = run / METRICS_FILE
     try:

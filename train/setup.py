@@ -227,9 +227,7 @@ def scale_ladder(config: TrainConfig, stride: int) -> tuple[int, ...]:
         )
     if not config.multi_scale:
         return ()
-    chosen = np.linspace(0, len(possible) - 1, config.multi_scale + 2)[1:-1]
-    if config.multi_scale > 1:
-        chosen = np.linspace(0, len(possible) - 1, config.multi_scale)
+    chosen = np.linspace(0, len(possible) - 1, config.multi_scale)
     return tuple(possible[chosen.round().astype(int)].tolist())
 
 

@@ -67,12 +67,7 @@ class Interruption:
             signal.signal(number, handler)
         self._handlers.clear()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._restore()
 
 

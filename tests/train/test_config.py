@@ -117,6 +117,7 @@ def test_all_values_out_of_range_are_named_at_once():
     ("name", "value"),
     [
         ("multi_scale", -1),
+        ("multi_scale", 1),
         ("eval_epochs", 0),
         ("plain_epochs", -1),
         ("patience", -1),

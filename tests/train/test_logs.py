@@ -61,7 +61,7 @@ def wandb(monkeypatch):
         return Run()
 
     package = types.ModuleType("wandb")
-    package.init = init
+    package.init, package.Error = init, type("Error", (Exception,), {})
     monkeypatch.setitem(sys.modules, "wandb", package)
     return calls
 
@@ -86,6 +86,15 @@ def test_wandb_continues_the_run_of_a_folder_and_no_other_of_its_name(wandb, tmp
         Wandb(folder, {})
     first, second, again = (options["id"] for _, options in wandb)
     assert first == again != second
+
+
+def test_a_run_that_wandb_refuses_is_one_line(wandb, monkeypatch, tmp_path):
+    def refuse(**options):
+        raise sys.modules["wandb"].Error("api_key not configured\n(no-tty)")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    with pytest.raises(UserError, match=r"^--wandb: .* api_key not configured \(no-tty\)$"):
+        Wandb(tmp_path, {})
 
 
 def test_missing_wandb_is_one_line_that_names_the_extra(monkeypatch):

@@ -128,7 +128,7 @@ class _Reader:
     def peek(self) -> str:
         """Skips white space and returns the next character; empty at the end."""
         while True:
-            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
+            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr] - matches always
             if self.at < len(self.text) or self.ended:
                 return self.text[self.at : self.at + 1]
             self.more()
