@@ -25,25 +25,25 @@ def test_landscape_fills_the_width_and_is_centred_on_grey():
     assert (padded[:30] == PAD_VALUE).all()
     assert (padded[30:90] == 200).all()
     assert (padded[90:] == PAD_VALUE).all()
-    assert info.scale == 2
+    assert info.scale_xy.tolist() == [2, 2]
     assert info.pad_xy.tolist() == [0, 30]
     assert info.size_wh.tolist() == [60, 30]
 
 
 def test_evaluation_never_enlarges_but_still_shrinks():
     padded, info = letterbox(np.full((10, 20, 3), 9, np.uint8), 64, enlarge=False)
-    assert info.scale == 1
+    assert info.scale_xy.tolist() == [1, 1]
     assert info.pad_xy.tolist() == [22, 27]
     assert (padded[27:37, 22:42] == 9).all()
     assert (padded == 9).sum() == 10 * 20 * 3
     _, info = letterbox(np.zeros((128, 100, 3), np.uint8), 64, enlarge=False)
-    assert info.scale == 0.5
+    assert info.scale_xy.tolist() == [0.5, 0.5]
 
 
 def test_input_need_not_be_square():
     padded, info = letterbox(np.zeros((50, 100, 3), np.uint8), (64, 96))
     assert padded.shape == (64, 96, 3)
-    assert info.scale == pytest.approx(0.96)
+    assert info.scale_xy.tolist() == pytest.approx([0.96, 0.96])
     assert info.pad_xy.tolist() == [0, 8]
 
 
@@ -58,6 +58,22 @@ def test_boxes_follow_the_pixels():
         outside = np.ones(padded.shape[:2], bool)
         outside[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2] = False
         assert padded[outside].max() <= PAD_VALUE
+
+
+@pytest.mark.parametrize(
+    "size", [(5000, 100), (100, 5000), (20000, 3), (999, 1001), (1920, 1080), (17, 640), (3, 3)]
+)
+@pytest.mark.parametrize("enlarge", [True, False])
+def test_boxes_map_back_to_where_their_pixels_are_in_pictures_of_any_shape(size, enlarge):
+    """Whole rows and columns go where resizing puts them, however many pixels rounding makes."""
+    width, height = size
+    image = np.zeros((height, width, 3), np.uint8)
+    padded, info = letterbox(image, 640, enlarge=enlarge)
+    ys, xs = np.nonzero((padded == 0).all(2))
+    inside = np.asarray([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
+    mapped = inside - np.tile(info.pad_xy, 2)
+    np.testing.assert_allclose(mapped / np.tile(info.scale_xy, 2), [[0, 0, *size]], rtol=1e-5)
+    np.testing.assert_allclose(unletterbox(inside, info), [[0, 0, *size]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("enlarge", [True, False])

@@ -21,12 +21,13 @@ class LetterboxInfo(NamedTuple):
     """How a picture was placed in the network's input; a batch has a leading axis `b`.
 
     Attributes:
-      scale: input pixels per picture pixel.
+      scale_xy: input pixels per picture pixel. The two differ by what rounding to whole pixels
+        changes, which for long pictures is several of their pixels.
       pad_xy: where the picture's top left corner lies, in input pixels.
       size_wh: width and height of the picture before the letterbox, in pixels.
     """
 
-    scale: Float32[np.ndarray, "*b"]
+    scale_xy: Float32[np.ndarray, "*b 2"]
     pad_xy: Float32[np.ndarray, "*b 2"]
     size_wh: Int32[np.ndarray, "*b 2"]
 
@@ -104,7 +105,7 @@ def letterbox(
     padded = np.full((height, width, 3), PAD_VALUE, np.uint8)
     padded[top : top + new_height, left : left + new_width] = resize(image, new_width, new_height)
     info = LetterboxInfo(
-        scale=np.asarray(scale, np.float32),
+        scale_xy=np.asarray((new_width / old_width, new_height / old_height), np.float32),
         pad_xy=np.asarray((left, top), np.float32),
         size_wh=np.asarray((old_width, old_height), np.int32),
     )
@@ -115,8 +116,8 @@ def letterbox_boxes(
     boxes_xyxy: Float32[np.ndarray, "*b n 4"], info: LetterboxInfo
 ) -> Float32[np.ndarray, "*b n 4"]:
     """Maps boxes from picture pixels to input pixels."""
-    offset = np.concatenate([info.pad_xy, info.pad_xy], -1)[..., None, :]  # [*b, 1, 4]
-    return np.asarray(boxes_xyxy * info.scale[..., None, None] + offset, np.float32)
+    scale, offset, _ = _of_corners(info)
+    return np.asarray(boxes_xyxy * scale + offset, np.float32)
 
 
 def unletterbox(
@@ -131,7 +132,11 @@ def unletterbox(
     Returns:
       Corners in pixels of the original picture.
     """
-    offset = np.concatenate([info.pad_xy, info.pad_xy], -1)[..., None, :]  # [*b, 1, 4]
-    limit = np.concatenate([info.size_wh, info.size_wh], -1)[..., None, :]
-    boxes = (np.asarray(boxes_xyxy, np.float32) - offset) / info.scale[..., None, None]
+    scale, offset, limit = _of_corners(info)
+    boxes = (np.asarray(boxes_xyxy, np.float32) - offset) / scale
     return np.asarray(np.clip(boxes, 0, limit), np.float32)
+
+
+def _of_corners(info: LetterboxInfo) -> tuple[Float32[np.ndarray, "*b 1 4"], ...]:
+    """Returns scale, offset and size for `x0 y0 x1 y1`."""
+    return tuple(np.concatenate([field, field], -1)[..., None, :] for field in info)

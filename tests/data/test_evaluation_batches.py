@@ -41,7 +41,9 @@ def test_every_picture_comes_once_unscaled_or_shrunk_and_maps_back(dataset, stri
             if picture < 0:
                 assert (batch.images[row] == PAD_VALUE).all()
                 continue
-            assert info.scale == pytest.approx(min(1, SIZE / max(SIZES[picture])))
+            scale = min(1, SIZE / max(SIZES[picture]))
+            fitted = [max(1, round(side * scale)) for side in SIZES[picture]]
+            assert (info.scale_xy * SIZES[picture]).tolist() == pytest.approx(fitted)
             assert info.size_wh.tolist() == list(SIZES[picture])
             corners = np.asarray([[0, 0, *SIZES[picture]]], np.float32)
             x0, y0, x1, y1 = letterbox_boxes(corners, info)[0].round().astype(int)

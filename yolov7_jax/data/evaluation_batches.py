@@ -171,12 +171,13 @@ def _eval_sample(
         blank = np.full((1, 1, 3), PAD_VALUE, np.uint8)
         return _EvalSample(row, *letterbox(blank, shape, enlarge=False))
     width, height = dataset.sizes[row].tolist()
-    padded, info = letterbox(read(row), shape, enlarge=False)
+    image = read(row)
+    padded, info = letterbox(image, shape, enlarge=False)
     return _EvalSample(
         row,
         padded,
         LetterboxInfo(
-            scale=np.asarray(min(1.0, image_size / max(width, height)), np.float32),
+            scale_xy=np.asarray((image.shape[1] / width, image.shape[0] / height), np.float32),
             pad_xy=info.pad_xy,
             size_wh=np.asarray((width, height), np.int32),
         ),
@@ -204,7 +205,7 @@ def _objects(
     objects = dataset.objects_of(sample.row)
     wanted = ~objects.crowd
     info = sample.letterbox
-    side = np.asarray(info.size_wh, np.float32) * info.scale
+    side = np.asarray(info.size_wh, np.float32) * info.scale_xy
     centre = objects.boxes_cxcywh[wanted, :2] * side + info.pad_xy
     half = objects.boxes_cxcywh[wanted, 2:] * side / 2
     corners = np.concatenate([centre - half, centre + half], 1)
