@@ -104,7 +104,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         progress = stack.enter_context(
             Progress(bounds[-1] * config.batch_size, silent=not is_first())
         )
-        kept = description(setup.model, setup.train_set.names)
+        kept = description(setup.model, setup.train_set.names, image_size=config.image_size)
         checkpoints = stack.enter_context(Checkpoints(run, kept))
         at = start_or_continue(setup, state, run, checkpoints, progress)
         del state  # the first step takes its memory

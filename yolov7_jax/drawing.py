@@ -20,6 +20,11 @@ HEADER = 22  # pixels above a tile, for its title
 GAP = 8
 WHITE = (255, 255, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+CAPTION_FONT = cv2.FontFace("sans")  # has the letters of most scripts
+LETTERS, LINE = 12, 2  # pixels
+DESCENT = 0.22  # of the letters' height, under the line that they stand on
+USUAL_SIDE = 512  # pixels of a picture that is drawn on at a scale of 1
+NO_PICTURE = (1 << 15, 1 << 15)  # a size that no caption exceeds
 COLOURS = (  # told apart on light and dark pictures; RGB
     (230, 25, 75),
     (0, 130, 200),
@@ -44,14 +49,29 @@ def draw_boxes(
     boxes_xyxy: Float[np.ndarray, "n 4"],
     colours: Sequence[Colour],
     captions: Sequence[str],
+    scale: float = 1.0,
 ) -> None:
-    """Draws boxes with captions into a picture, all captions above all boxes."""
+    """Draws boxes with captions into a picture, all captions above all boxes.
+
+    Args:
+      picture: RGB; changed.
+      boxes_xyxy: corners in pixels.
+      colours: of the boxes.
+      captions: of the boxes; "" for none.
+      scale: times lines of two pixels and letters of eleven; `readable_scale` suits large pictures.
+    """
     corners = boxes_xyxy.round().astype(int).tolist()
+    line = max(1, round(LINE * scale))
     for (x0, y0, x1, y1), colour in zip(corners, colours, strict=True):
-        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 2)
+        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
     for (x0, y0, _, _), colour, text in zip(corners, colours, captions, strict=True):
         if text:
-            _caption(picture, text, x0, y0, colour)
+            _caption(picture, text, x0, y0, colour, scale)
+
+
+def readable_scale(height: int, width: int) -> float:
+    """Returns a scale for `draw_boxes`: captions can be read when the picture is shown whole."""
+    return max(1.0, max(height, width) / USUAL_SIDE)
 
 
 def box_tile(
@@ -108,10 +128,16 @@ def write_png(picture: Picture, path: Path) -> None:
     path.write_bytes(png.tobytes())
 
 
-def _caption(picture: Picture, text: str, x: int, y: int, colour: Colour) -> None:
+def _caption(picture: Picture, text: str, x: int, y: int, colour: Colour, scale: float) -> None:
     """Writes on a coloured ground above a box, or inside where there is no room above."""
-    (width, height), _ = cv2.getTextSize(text, FONT, 0.36, 1)
-    x = min(max(x, 0), max(0, picture.shape[1] - width - 3))
-    bottom = y if y >= height + 4 else min(y + height + 4, picture.shape[0])
-    cv2.rectangle(picture, (x, bottom - height - 4), (x + width + 3, bottom), colour, cv2.FILLED)
-    cv2.putText(picture, text, (x + 2, bottom - 3), FONT, 0.36, WHITE, 1, cv2.LINE_AA)
+    size = round(LETTERS * scale)
+    margin = round(2 * scale)
+    left, _, width, height = cv2.getTextSize(NO_PICTURE, text, (0, 0), CAPTION_FONT, size)
+    height = max(height, size)  # the same ground whatever the letters
+    x = min(max(x, 0), max(0, picture.shape[1] - width - 2 * margin))
+    over = y >= height + 2 * margin
+    bottom = y if over else min(y + height + 2 * margin, picture.shape[0])
+    corner = x + width + 2 * margin, bottom
+    cv2.rectangle(picture, (x, bottom - height - 2 * margin), corner, colour, cv2.FILLED)
+    origin = x + margin - left, bottom - margin - round(size * DESCENT)
+    cv2.putText(picture, text, origin, WHITE, CAPTION_FONT, size)

@@ -101,7 +101,7 @@ class Detections(NamedTuple):
       valid: which rows are detections.
     """
 
-    boxes_xyxy: Float[Array, "b k 4"]
-    scores: Float[Array, "b k"]
-    labels: Int[Array, "b k"]
-    valid: Bool[Array, "b k"]
+    boxes_xyxy: Float[AnyArray, "b k 4"]
+    scores: Float[AnyArray, "b k"]
+    labels: Int[AnyArray, "b k"]
+    valid: Bool[AnyArray, "b k"]

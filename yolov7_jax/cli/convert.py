@@ -44,6 +44,12 @@ def _convert(options: argparse.Namespace) -> None:
     model = model_of(checkpoint, options.source)
     if options.deploy:
         model = deploy(model)
-    weights.save_safetensors(model, target, names=checkpoint.names, epoch=checkpoint.epoch)
+    weights.save_safetensors(
+        model,
+        target,
+        names=checkpoint.names,
+        epoch=checkpoint.epoch,
+        image_size=checkpoint.image_size,
+    )
     size = target.stat().st_size
     print(f"{target}: {described(model)}, {size / 1e6:.1f} MB, read back and equal")

@@ -75,6 +75,7 @@ def _contents(path: str, checkpoint: weights.Checkpoint, model: Yolov7) -> str:
         "classes": f"{model.head.num_classes} ({classes})",
         "anchors": "; ".join(anchors),
         "epoch": "none: not in training" if checkpoint.epoch is None else str(checkpoint.epoch),
+        "image size": "-" if checkpoint.image_size is None else f"{checkpoint.image_size} pixels",
         "tensors": f"{len(tensors)} ({', '.join(f'{n} {kind}' for kind, n in types.items())})",
         "moving average": "yes, and it is what is used" if checkpoint.ema is not None else "no",
     }

@@ -30,16 +30,20 @@ class Checkpoint:
       ema: the same of the moving average, where the file has one.
       names: the class names in the order of the labels, where the file has them.
       epoch: the last epoch trained, counted from 0; None where the file holds no training state.
+      image_size: the longer side of the pictures that it was trained with, in pixels, where the
+        file tells.
       anchors: `[levels, anchors, 2]` float32, widths and heights in input pixels.
       activation: its class in PyTorch, where the file tells: `"SiLU"`, `"LeakyReLU"` (then of slope
         0.1), or one that no model here has.
-      metadata: the texts that a safetensors file carries; empty for other formats.
+      metadata: the texts that a safetensors file, or one that this library saved for PyTorch,
+        carries; empty for others.
     """
 
     tensors: dict[str, np.ndarray]
     ema: dict[str, np.ndarray] | None = None
     names: tuple[str, ...] | None = None
     epoch: int | None = None
+    image_size: int | None = None
     anchors: np.ndarray | None = None
     activation: str | None = None
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)

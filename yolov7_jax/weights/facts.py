@@ -13,6 +13,7 @@ MAX_NAME_LENGTH = 1000  # of a class, in characters
 MAX_ANCHOR_NUMBERS = 1000
 MAX_ANCHOR_SIDE = 1e6  # in pixels
 MAX_EPOCH = 2**31
+MAX_IMAGE_SIZE = 2**16  # pixels
 
 ANCHORS_WANTED = "wanted [levels][anchors][2] of pixels"
 

@@ -128,6 +128,7 @@ def save_safetensors(
     *,
     names: Sequence[str] | None = None,
     epoch: int | None = None,
+    image_size: int | None = None,
 ) -> None:
     """Writes a model as safetensors, in PyTorch's names and layout.
 
@@ -136,9 +137,11 @@ def save_safetensors(
       path: of the file, replaced if it exists.
       names: of the classes, to be kept in the file.
       epoch: the last one trained, likewise.
+      image_size: the longer side of the pictures that it was trained with, in pixels, likewise.
 
     Raises:
-      ValueError: the names are not texts, as many as the classes; the epoch is no whole number;
+      ValueError: the names are not texts, as many as the classes; the epoch or the image size
+        is no whole number;
         or the model's activation has no name.
       OSError: the file cannot be written.
       ImportError: safetensors is not installed.
@@ -153,6 +156,8 @@ def save_safetensors(
             )
     if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
         raise ValueError(f"epoch (={epoch!r}) must be a whole number, counted from 0")
+    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
+        raise ValueError(f"image_size (={image_size!r}) must be a whole number over 0")
     metadata = {
         "format": "pt",  # what PyTorch's own tools write; some refuse files without it
         "model": model.name,
@@ -164,6 +169,8 @@ def save_safetensors(
         metadata["names"] = json.dumps(list(names))
     if epoch is not None:
         metadata["epoch"] = str(epoch)
+    if image_size is not None:
+        metadata["image_size"] = str(image_size)
     write_safetensors(to_official(model), path, metadata)
 
 

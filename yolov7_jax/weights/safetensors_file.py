@@ -2,7 +2,8 @@
 
 Such a file is the length of a header, the header in JSON, and the tensors' bytes without gaps.
 Besides the tensors it holds texts by name. Those understood here are `names` (a JSON list of class
-names), `epoch`, `activation` and `anchors` (a JSON list `[levels][anchors][2]` in pixels).
+names), `epoch`, `image_size`, `activation` and `anchors` (a JSON list `[levels][anchors][2]` in
+pixels).
 
 Source: the format's description, https://github.com/huggingface/safetensors.
 """
@@ -28,6 +29,7 @@ from yolov7_jax.weights.checkpoint import (
 )
 from yolov7_jax.weights.facts import (
     MAX_EPOCH,
+    MAX_IMAGE_SIZE,
     anchors_from_lists,
     anchors_in_pixels,
     class_names,
@@ -64,8 +66,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
       path: of the file; its content decides, not its name.
 
     Returns:
-      The checkpoint; names, epoch, activation and anchors come from the file's texts, and anchors
-      otherwise from the tensor that holds them.
+      The checkpoint; names, epoch, image size, activation and anchors come from the file's texts,
+      and anchors otherwise from the tensor that holds them.
 
     Raises:
       CheckpointError: the file cannot be opened, is damaged, or a text in it has another form.
@@ -82,7 +84,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
         return Checkpoint(
             tensors=tensors,
             names=class_names(_parsed(texts, "names")) if "names" in texts else None,
-            epoch=_epoch(texts),
+            epoch=_number(texts, "epoch", MAX_EPOCH),
+            image_size=_number(texts, "image_size", MAX_IMAGE_SIZE + 1) or None,
             anchors=anchors_in_pixels(tensors, None) if anchors is None else anchors,
             activation=texts.get("activation"),
             metadata=texts,
@@ -213,13 +216,13 @@ def _layout(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]
     return DTYPES[kind], tuple(shape), start, stop
 
 
-def _epoch(texts: Mapping[str, str]) -> int | None:
-    text = texts.get("epoch")
+def _number(texts: Mapping[str, str], key: str, limit: int) -> int | None:
+    text = texts.get(key)
     if text in (None, "", "-1"):
         return None
-    digits = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_EPOCH))
-    if not digits or int(text) >= MAX_EPOCH:
-        raise FormatError(f"its epoch is {quoted(text)}; wanted a whole number")
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(limit))
+    if not digits or int(text) >= limit:
+        raise FormatError(f"its {key} is {quoted(text)}; wanted a whole number")
     return int(text)
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from yolov7_jax.model import ARCHITECTURES, MOST_WIDTH, Yolov7, split
 from yolov7_jax.weights.checkpoint import Checkpoint, FormatError, naming_file, quoted
 from yolov7_jax.weights.convert import to_official
-from yolov7_jax.weights.facts import MAX_EPOCH, anchors_from_lists, class_names
+from yolov7_jax.weights.facts import MAX_EPOCH, MAX_IMAGE_SIZE, anchors_from_lists, class_names
 from yolov7_jax.weights.identify import ACTIVATIONS, Identity, activation_name
 
 CHECKPOINT_FOLDER = "checkpoints"
@@ -23,7 +23,9 @@ FAULTS_SHOWN = 3  # of the hundreds that another model gives
 ONE_CHECKPOINT = "_CHECKPOINT_METADATA"  # the file by which orbax marks a complete checkpoint
 
 
-def description(model: Yolov7, names: tuple[str, ...]) -> dict[str, Any]:
+def description(
+    model: Yolov7, names: tuple[str, ...], *, image_size: int | None = None
+) -> dict[str, Any]:
     """Returns what a run has to keep beside its arrays, as JSON, for `read_run` to understand it.
 
     Whoever counts epochs may add `epoch`, the last one trained, counted from 0.
@@ -31,6 +33,7 @@ def description(model: Yolov7, names: tuple[str, ...]) -> dict[str, Any]:
     Args:
       model: the one that is trained.
       names: of its classes.
+      image_size: the longer side of the pictures that it is trained with, in pixels.
 
     Raises:
       ValueError: the model's activation has no name.
@@ -41,6 +44,7 @@ def description(model: Yolov7, names: tuple[str, ...]) -> dict[str, Any]:
         "activation": activation_name(model),
         "anchors": model.head.anchors,
         "names": list(names),
+        "image_size": image_size,
     }
 
 
@@ -82,6 +86,7 @@ def read_run(path: str | os.PathLike[str]) -> Checkpoint:
             ema=_official(model, state["ema_params"], state["ema_batch_stats"]),
             names=described.names,
             epoch=described.epoch,
+            image_size=described.image_size,
             anchors=described.anchors,
             activation=described.identity.activation,
         )
@@ -95,6 +100,7 @@ class _Described:
     names: tuple[str, ...]
     anchors: np.ndarray
     epoch: int | None
+    image_size: int | None
 
 
 def _described(told: Any, checkpoint: str) -> _Described:
@@ -110,11 +116,15 @@ def _described(told: Any, checkpoint: str) -> _Described:
     names = class_names(told["names"])
     if names is None:
         raise FormatError("has no class names")
-    epoch = told.get("epoch")
+    epoch, image_size = told.get("epoch"), told.get("image_size")
     if epoch is not None and (type(epoch) is not int or not 0 <= epoch < MAX_EPOCH):
         raise _wrong("epoch", epoch, "a whole number, counted from 0")
+    if image_size is not None and (
+        type(image_size) is not int or not 0 < image_size <= MAX_IMAGE_SIZE
+    ):
+        raise _wrong("image_size", image_size, f"a whole number up to {MAX_IMAGE_SIZE}")
     identity = Identity(name, len(names), width, activation, form="training")
-    return _Described(identity, names, anchors_from_lists(told["anchors"]), epoch)
+    return _Described(identity, names, anchors_from_lists(told["anchors"]), epoch, image_size)
 
 
 def _abstract_model(described: _Described) -> Yolov7:

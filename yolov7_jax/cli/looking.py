@@ -1,0 +1,195 @@
+"""What `yolov7-jax predict` does with its options."""
+
+import argparse
+import collections
+import contextlib
+import difflib
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from yolov7_jax.cli.commands import keep_compiled, printable
+from yolov7_jax.data.ahead import map_ahead
+from yolov7_jax.data.decoder_messages import DecoderMessages
+from yolov7_jax.errors import UserError
+from yolov7_jax.frames import Frame, Still, Video, find_sources, read_still, read_video
+from yolov7_jax.predict import Detector, DetectorConfig, Letterboxed
+from yolov7_jax.save import Found, SaveConfig, Saver, found_in
+from yolov7_jax.weights.files import model_of, read_checkpoint
+
+UNREADABLE = 1  # exit code
+OUTPUT = pathlib.Path("runs/predict")
+READERS = 2  # threads
+MOST_NAMED = 5  # ignored files
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    if options.max_frames is not None and options.max_frames < 1:
+        raise UserError(f"--max-frames (={options.max_frames}) must be at least 1")
+    sources = find_sources(options.sources)
+    folder = _free_folder(options.output)
+    keep_compiled()
+    checkpoint = read_checkpoint(options.weights)
+    model = model_of(checkpoint, options.weights)
+    names = checkpoint.names or tuple(map(str, range(model.head.num_classes)))
+    config = DetectorConfig(
+        image_size=options.image_size or checkpoint.image_size,
+        batch_size=options.batch_size,
+        score_threshold=options.score_threshold,
+        iou_threshold=options.iou_threshold,
+        classes=_labels(options.classes, names),
+        class_agnostic=options.class_agnostic,
+        max_detections=options.max_detections,
+    )
+    detector = Detector(model, names, config)
+    saved = SaveConfig(
+        pictures=not options.no_pictures,
+        txt=options.save_txt,
+        coco=options.save_coco,
+        csv=options.save_csv,
+        json_lines=options.save_jsonl,
+        crops=options.save_crops,
+    )
+    if sources.ignored:
+        shown = ", ".join(sources.ignored[:MOST_NAMED])
+        more = ", ..." if len(sources.ignored) > MOST_NAMED else ""
+        print(f"ignored, no pictures or videos by their suffix: {shown}{more}", file=sys.stderr)
+    with DecoderMessages(), Saver(folder, names, saved) as saver:
+        run = _Run(detector, saver)
+        run.stills(sources.stills)
+        for video in sources.videos:
+            run.video(video, options.max_frames)
+    return run.end()
+
+
+class _Run:
+    """Looks at sources, tells what is found, and counts."""
+
+    def __init__(self, detector: Detector, saver: Saver):
+        self._detector, self._saver = detector, saver
+        self._pictures = self._objects = self._unreadable = 0
+
+    def stills(self, stills: Sequence[Still]) -> None:
+        """Looks at pictures of their own."""
+        if not stills:
+            return
+        frames = map_ahead(
+            read_still, stills, workers=READERS, ahead=self._detector.config.batch_size
+        )
+        with tqdm(total=len(stills), unit=" pictures", disable=None, leave=False) as bar:
+            for frame, found in self._looked_at(frames):
+                bar.update()
+                if found is None:
+                    continue
+                _print(f"{printable(frame.source)}: {self._counted(found.labels.tolist())}")
+                if frame.note:
+                    _warn(f"{frame.source}: {frame.note}")
+
+    def video(self, video: Video, max_frames: int | None) -> None:
+        """Looks at the pictures of a video, a camera or a stream."""
+        labels: list[int] = []
+        count = 0
+        live = not isinstance(video.opened, str) or "://" in video.opened
+        frames = itertools.islice(read_video(video), max_frames)
+        with (
+            tqdm(desc=video.source, unit=" pictures", disable=None, leave=False) as bar,
+            contextlib.suppress(*((KeyboardInterrupt,) if live else ())),  # ends what has no end
+        ):
+            for frame, found in self._looked_at(frames):
+                if found is None:
+                    continue
+                bar.total = min(frame.total or sys.maxsize, max_frames or sys.maxsize)
+                bar.update()
+                count += 1
+                labels += found.labels.tolist()
+        if count:
+            _print(f"{printable(video.source)}: {count} pictures; {self._counted(labels)}")
+
+    def _looked_at(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Found | None]]:
+        """Yields every frame with what was found, saved and counted; None in unreadable ones."""
+        waiting: collections.deque[Frame] = collections.deque()
+
+        def readable() -> Iterator[Letterboxed]:
+            for frame in frames:
+                waiting.append(frame)
+                if frame.image is not None:
+                    yield self._detector.letterbox(frame.image)
+
+        def unreadable() -> Iterator[tuple[Frame, None]]:
+            while waiting and waiting[0].image is None:
+                frame = waiting.popleft()
+                self._unreadable += 1
+                _warn(f"{frame.source}: {frame.fault}")
+                self._saver.write_fault(frame)
+                yield frame, None
+
+        for detections in self._detector.stream(readable()):
+            yield from unreadable()
+            frame, found = waiting.popleft(), found_in(detections)
+            self._saver.write(frame, found)
+            self._pictures += 1
+            self._objects += len(found.labels)
+            yield frame, found
+        yield from unreadable()
+
+    def _counted(self, labels: list[int]) -> str:
+        """Returns what was found, in words: the most frequent first."""
+        counts = collections.Counter(labels).most_common()
+        names = self._detector.names
+        return ", ".join(f"{n} {printable(names[label])}" for label, n in counts) or "nothing"
+
+    def end(self) -> int:
+        """Tells the sums; returns the exit code."""
+        told = f"{self._pictures} pictures, {self._objects} objects"
+        if self._unreadable:
+            told += f"; {self._unreadable} could not be read"
+        _print(f"{told}; written to {self._saver.folder}")
+        return UNREADABLE if self._unreadable else 0
+
+
+def _free_folder(wanted: str | None) -> pathlib.Path:
+    """Returns a folder to write to, in which nothing is.
+
+    Raises:
+      UserError: the one that is wanted has something in it.
+    """
+    if wanted is None:
+        folder, number = OUTPUT, 2
+        while folder.exists():
+            folder, number = OUTPUT.with_name(f"{OUTPUT.name}-{number}"), number + 1
+        return folder
+    folder = pathlib.Path(wanted).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"--output (={wanted}) exists; it must be a new folder, or an empty one")
+    return folder
+
+
+def _labels(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Returns the indices of classes that are given by name or by index.
+
+    Raises:
+      UserError: names those that do not exist.
+    """
+    if wanted is None:
+        return None
+    known = {name: label for label, name in enumerate(names)}
+    known |= {str(label): label for label in range(len(names)) if str(label) not in known}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], names, 1)
+        hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+        raise UserError(f"--classes: the weights have no class {', '.join(unknown)}{hint}")
+    return tuple(known[name] for name in wanted)
+
+
+def _print(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def _warn(line: str) -> None:
+    tqdm.write(printable(line), file=sys.stderr)

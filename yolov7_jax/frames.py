@@ -1,0 +1,242 @@
+"""Where pictures to look at come from: files, folders, patterns, videos, cameras, streams."""
+
+import glob
+import os
+import pathlib
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from yolov7_jax.data.decoder_messages import is_damage, watch_decoder
+from yolov7_jax.data.picture_size import picture_size
+from yolov7_jax.errors import UserError
+from yolov7_jax.image import UnreadableImageError, read_image
+
+try:
+    import cv2
+except ImportError as error:
+    raise ImportError("yolov7_jax.frames needs OpenCV: pip install 'yolov7-jax[images]'") from error
+
+# By suffix, in folders; a file that is named is opened whatever it is called.
+PICTURES = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"),
+    )
+)
+VIDEOS = frozenset(
+    f".{name}"
+    for name in (
+        *("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm"),
+        "wmv",
+    )
+)
+STANDARD_INPUT = "-"
+USUAL_RATE = 25.0  # pictures a second, where a video does not tell or tells what cannot be
+MOST_BYTES = 2**30  # of a picture's file
+# How files begin that may have several pictures: GIF, WebP, PNG, TIFF, and AVIF after four bytes.
+SEVERAL = (b"GIF8", b"RIFF", b"\x89PNG", b"II*\0", b"MM\0*")
+
+Image = UInt8[np.ndarray, "h w 3"]
+
+
+class Frame(NamedTuple):
+    """A picture, or why there is none.
+
+    Attributes:
+      source: what people know it by.
+      place: where it lies in the folder that it was found in; relative.
+      number: of a video's picture, from 0; None for a picture of its own.
+      rate: of a video, pictures a second.
+      total: pictures that a video promises; 0 where it does not tell.
+      image: None where it cannot be read.
+      fault: why not; "" otherwise.
+      note: what else should be known of it; "" for nothing.
+    """
+
+    source: str
+    place: pathlib.PurePath
+    number: int | None = None
+    rate: float = USUAL_RATE
+    total: int = 0
+    image: Image | None = None
+    fault: str = ""
+    note: str = ""
+
+
+class Still(NamedTuple):
+    """A picture that is yet to be read.
+
+    Attributes:
+      source, place: as in `Frame`.
+      path: of its file; None for standard input.
+    """
+
+    source: str
+    place: pathlib.PurePath
+    path: pathlib.Path | None
+
+
+class Video(NamedTuple):
+    """A video that is yet to be read.
+
+    Attributes:
+      source, place: as in `Frame`.
+      opened: what OpenCV opens: a file, the address of a stream, or the index of a camera.
+    """
+
+    source: str
+    place: pathlib.PurePath
+    opened: str | int
+
+
+class Sources(NamedTuple):
+    """What there is to look at, in the order that it was named.
+
+    Attributes:
+      stills: pictures of their own.
+      videos: with cameras and streams.
+      ignored: files in folders that are neither, by their suffix.
+    """
+
+    stills: tuple[Still, ...]
+    videos: tuple[Video, ...]
+    ignored: tuple[str, ...]
+
+
+def find_sources(named: Sequence[str]) -> Sources:
+    """Finds what is meant.
+
+    Args:
+      named: files, folders (with those in them), patterns such as `some/*.jpg`, indices of
+        cameras, addresses of streams, and `-` for a picture on standard input.
+
+    Raises:
+      UserError: names all that do not exist, or that hold no pictures.
+    """
+    stills: list[Still] = []
+    videos: list[Video] = []
+    ignored: list[str] = []
+    faults: list[str] = []
+
+    def add(path: pathlib.Path, place: pathlib.PurePath) -> None:
+        if path.suffix.lower() in VIDEOS:
+            videos.append(Video(str(path), place, str(path)))
+        else:
+            stills.append(Still(str(path), place, path))
+
+    for name in named:
+        path = pathlib.Path(name).expanduser()
+        if name == STANDARD_INPUT:
+            stills.append(Still("standard input", pathlib.PurePath("stdin.png"), None))
+        elif "://" in name:
+            place = pathlib.PurePath(re.sub(r"[^\w.-]", "_", name.partition("://")[2]) + ".mp4")
+            videos.append(Video(name, place, name))
+        elif path.is_dir():
+            inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
+            wanted = [entry for entry in inside if entry.suffix.lower() in PICTURES | VIDEOS]
+            ignored += [str(entry) for entry in inside if entry not in set(wanted)]
+            if not wanted:
+                faults.append(f"{name}: no pictures or videos in this folder")
+            for entry in wanted:
+                add(entry, entry.relative_to(path))
+        elif path.exists():
+            add(path, pathlib.PurePath(path.name))
+        elif name.isdecimal():
+            videos.append(
+                Video(f"camera {name}", pathlib.PurePath(f"camera-{name}.mp4"), int(name))
+            )
+        elif glob.has_magic(name):
+            matching = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+            files = [pathlib.Path(match) for match in matching if os.path.isfile(match)]
+            if not files:
+                faults.append(f"{name}: no file is called like that")
+            for file in files:
+                add(file, pathlib.PurePath(file.name))
+        else:
+            faults.append(f"{name}: no such file or folder")
+    if faults:
+        raise UserError("; ".join(faults))
+    return Sources(tuple(stills), tuple(videos), tuple(ignored))
+
+
+def read_still(still: Still) -> Frame:
+    """Reads a picture; where it is damaged, that is the fault. Safe to run in threads."""
+    frame = Frame(still.source, still.place)
+    try:
+        if still.path is not None:
+            return _read(frame, still.path)
+        with tempfile.NamedTemporaryFile(prefix="yolov7_jax-") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.flush()
+            return _read(frame, pathlib.Path(file.name))
+    except OSError as error:
+        return frame._replace(fault=f"cannot be read: {error.strerror or error}")
+
+
+def _read(frame: Frame, path: pathlib.Path) -> Frame:
+    """Returns a frame with the picture of a file, or with what is wrong with it."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return frame._replace(fault="is not a regular file")
+    if status.st_size > MOST_BYTES:
+        return frame._replace(fault=f"has {status.st_size} bytes; at most {MOST_BYTES} are read")
+    try:
+        picture_size(path)  # finds what decoders pass over in silence
+        image, message = watch_decoder(lambda: read_image(path))
+    except UnreadableImageError as error:
+        return frame._replace(fault=str(error).removeprefix(f"{path}: "))
+    if is_damage(message):
+        return frame._replace(fault=f"is truncated or damaged ({message})")
+    count = _count(path)
+    note = f"has {count} pictures, of which the first is looked at" if count > 1 else ""
+    return frame._replace(image=image, note=note)
+
+
+def _count(path: pathlib.Path) -> int:
+    """Returns how many pictures a file has, as animations and multi-page documents do."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if not head.startswith(SEVERAL) and head[4:12] != b"ftypavis":
+        return 1
+    try:
+        return cv2.imcount(os.fspath(path))
+    except cv2.error:
+        return 1
+
+
+def read_video(video: Video) -> Iterator[Frame]:
+    """Yields the pictures of a video; what is wrong with it is the last one's fault."""
+    frame = Frame(video.source, video.place)
+    # FFmpeg alone: others take a % in the name of a file for a pattern.
+    of_camera = isinstance(video.opened, int)
+    capture = cv2.VideoCapture(video.opened, cv2.CAP_ANY if of_camera else cv2.CAP_FFMPEG)
+    try:
+        if not capture.isOpened():
+            yield frame._replace(fault="cannot be opened as a video")
+            return
+        rate, promised = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        frame = frame._replace(
+            rate=rate if 1 <= rate <= 1000 else USUAL_RATE, total=max(0, promised)
+        )
+        number = 0
+        while True:
+            there, picture = capture.read()
+            if not there:
+                break
+            yield frame._replace(
+                number=number, image=np.ascontiguousarray(picture[..., ::-1], np.uint8)
+            )
+            number += 1
+        if number == 0 or number < promised:
+            yield frame._replace(fault=f"ended after {number} of {promised} pictures")
+    finally:
+        capture.release()

@@ -1,0 +1,273 @@
+"""Pictures of any sizes to the objects in them."""
+
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from yolov7_jax.config import HeadConfig
+from yolov7_jax.deploy import deploy
+from yolov7_jax.image import LetterboxInfo, letterbox, read_image, unletterbox
+from yolov7_jax.inference import predict
+from yolov7_jax.model import ARCHITECTURES, Yolov7, split
+from yolov7_jax.nms import nms
+from yolov7_jax.types import Detections
+from yolov7_jax.weights.files import model_of, read_checkpoint
+
+Image = UInt8[np.ndarray, "h w 3"]
+
+# The shorter side of what the network sees, by the longer: each is a compilation for landscapes,
+# and one for portraits.
+SHARES = (1, 3 / 4, 9 / 16, 1 / 4)
+BATCHES_AHEAD = 4  # in which pictures of one shape are looked for, to be looked at together
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """How a detector looks, and what it tells.
+
+    Attributes:
+      image_size: the longer side of what the network sees, in pixels, to which pictures are scaled;
+        a multiple of the largest stride. None: what the weights were trained at, where they tell,
+        or what the model was published with.
+      batch_size: pictures that are looked at together, at most.
+      score_threshold: detections have more than this score.
+      iou_threshold: a detection is dropped where its IoU with a better one is more than this.
+      classes: indices of the classes to tell; None tells all.
+      class_agnostic: detections suppress those of other classes too.
+      max_detections: in one picture.
+    """
+
+    image_size: int | None = None
+    batch_size: int = 8
+    score_threshold: float = 0.25
+    iou_threshold: float = 0.45
+    classes: tuple[int, ...] | None = None
+    class_agnostic: bool = False
+    max_detections: int = 300
+
+
+class Letterboxed(NamedTuple):
+    """A picture as the network sees it.
+
+    Attributes:
+      image: of one of the detector's shapes.
+      info: what maps boxes back.
+    """
+
+    image: Image
+    info: LetterboxInfo
+
+
+class Detector:
+    """Finds objects in pictures: `Detector.from_weights("yolov7.pt")(["street.jpg"])`.
+
+    A detector never changes, and may be called from several threads.
+
+    Attributes:
+      names: of the classes.
+      config: with the image size that is used.
+      shapes: height and width of what the network sees: a picture is scaled to the image size
+        and padded to the smallest of these that holds it, whatever other pictures come with it.
+    """
+
+    def __init__(
+        self,
+        model: Yolov7,
+        names: Sequence[str] | None = None,
+        config: DetectorConfig = DetectorConfig(),
+    ):
+        """Makes a detector of a model.
+
+        Args:
+          model: in any form; it is not changed.
+          names: of its classes; their numbers if not given.
+          config: how to look, and what to tell.
+
+        Raises:
+          ValueError: names every setting that does not fit the model.
+        """
+        head = model.head
+        size = config.image_size or ARCHITECTURES[model.name].image_size
+        self.names = tuple(map(str, range(head.num_classes)) if names is None else names)
+        self.config = dataclasses.replace(config, image_size=size)
+        _check(self.config, self.names, head)
+        self.shapes = _shapes(size, max(head.strides))
+        graphdef, *self._numbers = split(deploy(model))
+
+        @jax.jit
+        def detect(params: Any, batch_stats: Any, images: Any) -> Detections:
+            return nms(
+                predict(graphdef, params, batch_stats, images, head),
+                score_threshold=config.score_threshold,
+                iou_threshold=config.iou_threshold,
+                classes=config.classes,
+                class_agnostic=config.class_agnostic,
+                max_detections=config.max_detections,
+            )
+
+        self._detect = detect
+
+    @classmethod
+    def from_weights(
+        cls,
+        path: str | os.PathLike[str],
+        config: DetectorConfig = DetectorConfig(),
+    ) -> Self:
+        """Makes a detector of a file of weights, or of the folder of a training run.
+
+        Args:
+          path: as for `weights.read_checkpoint`.
+          config: how to look, and what to tell.
+
+        Raises:
+          CheckpointError: the file cannot be read, or is of none of the models.
+          ImportError: the format needs an extra that is not installed.
+          ValueError: names every setting that does not fit the model.
+        """
+        checkpoint = read_checkpoint(path)
+        return cls(model_of(checkpoint, path), checkpoint.names, config)
+
+    def warm_up(self, sizes: Iterable[tuple[int, int]], batch_size: int = 1) -> None:
+        """Compiles what pictures of some sizes need, so that the first of them do not wait.
+
+        Args:
+          sizes: widths and heights, in pixels.
+          batch_size: pictures of a size that will come together.
+        """
+        for shape in {self._shape_of(*size) for size in sizes}:
+            images = np.zeros((self._padded(batch_size), *shape, 3), np.uint8)
+            jax.block_until_ready(self._detect(*self._numbers, images))
+
+    def __call__(self, images: Sequence[Image | str | os.PathLike[str]]) -> Detections:
+        """Finds the objects in pictures.
+
+        Args:
+          images: RGB pictures of any sizes, or files of pictures.
+
+        Returns:
+          `[b, max_detections]`, numpy, in the order of the pictures; boxes in pixels of each
+          picture as it was given, upright as its EXIF orientation says.
+
+        Raises:
+          UnreadableImageError: a file cannot be read; the message names it.
+          ValueError: an array is no picture.
+        """
+        if isinstance(images, str | os.PathLike | np.ndarray):
+            raise ValueError("images must be a list of pictures; put a single one into brackets")
+        opened = (_opened(image, place) for place, image in enumerate(images))
+        found = list(self.stream(map(self.letterbox, opened)))
+        if found:
+            return Detections(*(np.stack(field) for field in zip(*found, strict=True)))
+        rows = (0, self.config.max_detections)
+        boxes, scores = np.zeros((*rows, 4), np.float32), np.zeros(rows, np.float32)
+        return Detections(boxes, scores, np.zeros(rows, np.int32), np.zeros(rows, bool))
+
+    def letterbox(self, image: Image) -> Letterboxed:
+        """Prepares a picture for `stream`; safe to run in threads."""
+        height, width = image.shape[:2]
+        return Letterboxed(*letterbox(image, self._shape_of(width, height)))
+
+    def stream(self, pictures: Iterable[Letterboxed]) -> Iterator[Detections]:
+        """Yields what is in each picture, in order, while others are still being prepared.
+
+        Args:
+          pictures: from `letterbox`; read at most four batches ahead, and not ahead at all with a
+            batch size of 1.
+
+        Yields:
+          For each picture what the call returns, without the axis of the batch.
+        """
+        most = self.config.batch_size
+        pictures = iter(pictures)
+        while window := list(
+            itertools.islice(pictures, most if most == 1 else BATCHES_AHEAD * most)
+        ):
+            found: dict[int, Detections] = {}
+            for shape in dict.fromkeys(picture.image.shape for picture in window):
+                of_shape = [n for n, picture in enumerate(window) if picture.image.shape == shape]
+                for start in range(0, len(of_shape), most):
+                    places = of_shape[start : start + most]
+                    batch = self._detect_batch([window[place] for place in places])
+                    found |= zip(places, batch, strict=True)
+            yield from (found[place] for place in range(len(window)))
+
+    def _detect_batch(self, pictures: Sequence[Letterboxed]) -> list[Detections]:
+        """Finds the objects in pictures of one shape."""
+        images = np.zeros((self._padded(len(pictures)), *pictures[0].image.shape), np.uint8)
+        images[: len(pictures)] = [picture.image for picture in pictures]
+        found = jax.device_get(self._detect(*self._numbers, images))
+        return [
+            Detections(
+                np.where(valid[:, None], unletterbox(boxes_xyxy, picture.info), 0),
+                scores,
+                labels,
+                valid,
+            )
+            for picture, boxes_xyxy, scores, labels, valid in zip(pictures, *found, strict=False)
+        ]
+
+    def _shape_of(self, width: int, height: int) -> tuple[int, int]:
+        """Returns the smallest shape that holds a picture scaled to the image size."""
+        scale = max(self.shapes[0]) / max(width, height)
+        fitting = [
+            shape
+            for shape in self.shapes
+            if round(height * scale) <= shape[0] and round(width * scale) <= shape[1]
+        ]
+        return min(fitting, key=math.prod)
+
+    def _padded(self, count: int) -> int:
+        """Returns how many pictures a batch has room for: few numbers, so few compilations."""
+        return min(1 << (count - 1).bit_length(), self.config.batch_size)
+
+
+def _shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
+    """Returns heights and widths, all multiples of the stride."""
+    sides = [math.ceil(size * share / stride) * stride for share in SHARES]
+    return tuple(
+        dict.fromkeys([*((side, size) for side in sides), *((size, side) for side in sides)])
+    )
+
+
+def _opened(image: Image | str | os.PathLike[str], place: int) -> Image:
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"images[{place}] is a {type(image).__name__}, wanted an array or a file")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
+        raise ValueError(
+            f"images[{place}] is {image.dtype} of shape {image.shape}, wanted RGB: uint8 [h, w, 3]"
+        )
+    return image
+
+
+def _check(config: DetectorConfig, names: Sequence[str], head: HeadConfig) -> None:
+    stride = max(head.strides)
+    faults = [
+        f"{name} (={value}) must be at least 1"
+        for name in ("batch_size", "max_detections")
+        if (value := getattr(config, name)) < 1
+    ]
+    faults += [
+        f"{name} (={value}) must be at least 0 and at most 1"
+        for name in ("score_threshold", "iou_threshold")
+        if not 0 <= (value := getattr(config, name)) <= 1
+    ]
+    if config.image_size is None or config.image_size < 1 or config.image_size % stride:
+        faults.append(
+            f"image_size (={config.image_size}) must be a multiple of {stride}, the largest stride"
+        )
+    unknown = [label for label in config.classes or () if not 0 <= label < head.num_classes]
+    if unknown:
+        faults.append(f"classes {unknown} do not exist; there are 0 to {head.num_classes - 1}")
+    if len(names) != head.num_classes:
+        faults.append(f"names ({len(names)}) must be as many as the classes ({head.num_classes})")
+    if faults:
+        raise ValueError("; ".join(faults))

@@ -1,0 +1,270 @@
+"""Writes what was found: drawn pictures and videos, crops, and tables of several formats."""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import json
+import math
+import pathlib
+import re
+from typing import IO, Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale
+from yolov7_jax.frames import Frame, Image
+from yolov7_jax.types import Detections
+
+try:
+    import cv2
+except ImportError as error:
+    raise ImportError("yolov7_jax.save needs OpenCV: pip install 'yolov7-jax[images]'") from error
+
+LABELS, CROPS = "labels", "crops"
+COCO_FILE, CSV_FILE, JSON_LINES_FILE = "detections.json", "detections.csv", "detections.jsonl"
+MP4 = cv2.VideoWriter.fourcc(*"mp4v")
+CSV_COLUMNS = ("source", "frame", "label", "name", "score", "x0", "y0", "x1", "y1")
+# What OpenCV both reads and writes without loss of its kind; others become PNG.
+WRITTEN = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+
+
+class Found(NamedTuple):
+    """The objects in one picture, best first.
+
+    Attributes:
+      boxes_xyxy: corners in pixels of the picture.
+      scores: in [0, 1].
+      labels: class indices.
+    """
+
+    boxes_xyxy: Float32[np.ndarray, "k 4"]
+    scores: Float32[np.ndarray, " k"]
+    labels: Int32[np.ndarray, " k"]
+
+
+def found_in(detections: Detections) -> Found:
+    """Returns the detections of one picture without padding."""
+    valid = np.asarray(detections.valid)
+    return Found(*(np.asarray(field)[valid] for field in detections[:3]))
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveConfig:
+    """What is written.
+
+    Attributes:
+      pictures: each picture and video with boxes drawn into it.
+      txt: a YOLO txt file for each picture: rows `class cx cy w h score`, in shares of the sides.
+      coco: one COCO .json file, with pictures, categories and annotations that have a score.
+      csv: one .csv file with a row for each object.
+      json_lines: one .jsonl file with a line for each picture, those that cannot be read too.
+      crops: a picture of each object, in a folder for each class.
+    """
+
+    pictures: bool = True
+    txt: bool = False
+    coco: bool = False
+    csv: bool = False
+    json_lines: bool = False
+    crops: bool = False
+
+
+class Saver:
+    """Writes into a folder; a context manager.
+
+    Every picture has a place of its own: where two would have the same, the later is called
+    name-2, name-3 ...
+    """
+
+    def __init__(self, folder: pathlib.Path, names: tuple[str, ...], config: SaveConfig):
+        self.folder = folder
+        self._names, self._config = names, config
+        self._stack = contextlib.ExitStack()
+        self._taken: set[str] = set()
+        self._known: dict[str, pathlib.PurePath] = {}
+        self._video: tuple[str, Any] | None = None
+        self._coco: dict[str, list[dict[str, Any]]] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
+        }
+        self._rows: Any = None
+        self._lines: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._config.csv:
+            file = (self.folder / CSV_FILE).open("w", encoding="utf-8", newline="")
+            self._rows = csv.writer(self._stack.enter_context(file))
+            self._rows.writerow(CSV_COLUMNS)
+        if self._config.json_lines:
+            file = (self.folder / JSON_LINES_FILE).open("w", encoding="utf-8")
+            self._lines = self._stack.enter_context(file)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end_video()
+        self._stack.close()
+        if self._config.coco:
+            text = json.dumps(self._coco, ensure_ascii=False)
+            (self.folder / COCO_FILE).write_text(text, encoding="utf-8")
+
+    def write_fault(self, frame: Frame) -> None:
+        """Writes that a picture could not be read."""
+        if self._lines is not None:
+            self._write_line({"source": frame.source, "fault": frame.fault})
+
+    def write(self, frame: Frame, found: Found) -> None:
+        """Writes what was found in a picture that could be read.
+
+        Raises:
+          OSError: a file cannot be written.
+        """
+        of_source = self._name_of(frame)
+        name = of_source
+        if frame.number is not None:
+            name = of_source.with_name(f"{of_source.name}-{frame.number:06d}")
+        image = frame.image
+        if image is None:
+            raise ValueError(f"{frame.source} has no picture: {frame.fault}")
+        height, width = image.shape[:2]
+        boxes, scores, labels = found
+        rows = list(zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True))
+        if self._config.txt:
+            side = np.asarray((width, height) * 2)
+            corners = boxes / side
+            centres = (corners[:, :2] + corners[:, 2:]) / 2
+            shares = np.concatenate([centres, corners[:, 2:] - corners[:, :2]], 1).tolist()
+            lines = [
+                f"{label} {' '.join(f'{share:.6f}' for share in of_box)} {score:.6f}\n"
+                for of_box, (_, score, label) in zip(shares, rows, strict=True)
+            ]
+            self._file(LABELS, name, ".txt").write_text("".join(lines), encoding="ascii")
+        if self._rows is not None:
+            for (x0, y0, x1, y1), score, label in rows:
+                number = "" if frame.number is None else frame.number
+                start = frame.source, number, label, self._names[label], f"{score:.6f}"
+                self._rows.writerow((*start, *(f"{side:.3f}" for side in (x0, y0, x1, y1))))
+        if self._lines is not None:
+            objects = [
+                {
+                    "label": label,
+                    "name": self._names[label],
+                    "score": round(score, 6),
+                    "box_xyxy": [round(side, 3) for side in box],
+                }
+                for box, score, label in rows
+            ]
+            about = {"source": frame.source, "frame": frame.number}
+            self._write_line(about | {"width": width, "height": height, "objects": objects})
+        if self._config.coco:
+            self._add_to_coco(frame, (width, height), rows)
+        if self._config.crops:
+            self._write_crops(name, image, rows)
+        if self._config.pictures:
+            drawn = self._drawn(image, found)
+            if frame.number is None:
+                suffix = frame.place.suffix.lower()
+                path = self._file("", name, suffix if suffix in WRITTEN else ".png")
+                _write_picture(drawn, path)
+            else:
+                self._write_to_video(frame, of_source, drawn)
+
+    def _name_of(self, frame: Frame) -> pathlib.PurePath:
+        """Returns what the files of a picture or a video are called, without a suffix."""
+        if frame.number and frame.source in self._known:
+            return self._known[frame.source]
+        wanted = frame.place.with_name(frame.place.stem)
+        name, number = wanted, 2
+        while str(name).casefold() in self._taken:  # some file systems tell no A from a
+            name, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        self._taken.add(str(name).casefold())
+        self._known[frame.source] = name
+        return name
+
+    def _file(self, folder: str, name: pathlib.PurePath, suffix: str) -> pathlib.Path:
+        path = self.folder / folder / name.with_name(name.name + suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _write_line(self, values: dict[str, Any]) -> None:
+        if self._lines is not None:
+            self._lines.write(json.dumps(values, ensure_ascii=False) + "\n")
+            self._lines.flush()  # for who follows the file
+
+    def _add_to_coco(
+        self,
+        frame: Frame,
+        size: tuple[int, int],
+        rows: list[tuple[list[float], float, int]],
+    ) -> None:
+        images, annotations = self._coco["images"], self._coco["annotations"]
+        number = len(images) + 1
+        name = frame.source if frame.number is None else f"{frame.source}#{frame.number}"
+        images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
+        for (x0, y0, x1, y1), score, label in rows:
+            box = [round(side, 3) for side in (x0, y0, x1 - x0, y1 - y0)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label + 1,
+                    "bbox": box,
+                    "area": round(box[2] * box[3], 3),
+                    "iscrowd": 0,
+                    "score": round(score, 6),
+                }
+            )
+
+    def _write_crops(
+        self, name: pathlib.PurePath, image: Image, rows: list[tuple[list[float], float, int]]
+    ) -> None:
+        height, width = image.shape[:2]
+        for number, ((x0, y0, x1, y1), _, label) in enumerate(rows):
+            left, top = min(int(x0), width - 1), min(int(y0), height - 1)
+            right, bottom = max(left + 1, math.ceil(x1)), max(top + 1, math.ceil(y1))
+            folder = f"{CROPS}/{_as_folder(self._names[label], label)}"
+            path = self._file(folder, name, f"-{number}.jpg")
+            _write_picture(image[top:bottom, left:right], path)
+
+    def _drawn(self, image: Image, found: Found) -> Image:
+        """Returns a copy of a picture with boxes, the best in front."""
+        drawn = image.copy()
+        order = slice(None, None, -1)
+        captions = [
+            f"{self._names[label]} {score:.2f}"
+            for score, label in zip(found.scores.tolist(), found.labels.tolist(), strict=True)
+        ]
+        colours = [colour_of(label) for label in found.labels.tolist()]
+        scale = readable_scale(*image.shape[:2])
+        draw_boxes(drawn, found.boxes_xyxy[order], colours[order], captions[order], scale)
+        return drawn
+
+    def _write_to_video(self, frame: Frame, name: pathlib.PurePath, drawn: Image) -> None:
+        height, width = drawn.shape[:2]
+        if self._video is None or self._video[0] != frame.source:
+            self._end_video()
+            path = self._file("", name, ".mp4")
+            writer = cv2.VideoWriter(str(path), MP4, frame.rate, (width, height))
+            if not writer.isOpened():
+                raise OSError(errno.EIO, "OpenCV cannot write a video", str(path))
+            self._video = frame.source, writer
+        self._video[1].write(drawn[..., ::-1])
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            self._video[1].release()
+            self._video = None
+
+
+def _write_picture(image: Image, path: pathlib.Path) -> None:
+    _, encoded = cv2.imencode(path.suffix, image[..., ::-1])
+    path.write_bytes(encoded.tobytes())
+
+
+def _as_folder(name: str, label: int) -> str:
+    """Returns the name of a class as it can name a folder anywhere."""
+    kept = re.sub(r"[^\w\- ]", "_", name).strip()
+    return kept or str(label)
