@@ -1,6 +1,7 @@
 """Pictures of any sizes to the objects in them."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -25,7 +26,8 @@ Image = UInt8[np.ndarray, "h w 3"]
 # The shorter side of what the network sees, by the longer: each is a compilation for landscapes,
 # and one for portraits.
 SHARES = (1, 3 / 4, 9 / 16, 1 / 4)
-BATCHES_AHEAD = 4  # in which pictures of one shape are looked for, to be looked at together
+ROUNDING = 1e-6  # pixels
+BATCHES_AHEAD = 2  # in which pictures of one shape are looked for, to be looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,20 +101,8 @@ class Detector:
         self.config = dataclasses.replace(config, image_size=size)
         _check(self.config, self.names, head)
         self.shapes = _shapes(size, max(head.strides))
-        graphdef, *self._numbers = split(deploy(model))
-
-        @jax.jit
-        def detect(params: Any, batch_stats: Any, images: Any) -> Detections:
-            return nms(
-                predict(graphdef, params, batch_stats, images, head),
-                score_threshold=config.score_threshold,
-                iou_threshold=config.iou_threshold,
-                classes=config.classes,
-                class_agnostic=config.class_agnostic,
-                max_detections=config.max_detections,
-            )
-
-        self._detect = detect
+        self._head = head
+        self._graphdef, *self._numbers = split(deploy(model))
 
     @classmethod
     def from_weights(
@@ -132,6 +122,8 @@ class Detector:
           ValueError: names every setting that does not fit the model.
         """
         checkpoint = read_checkpoint(path)
+        size = config.image_size or checkpoint.image_size
+        config = dataclasses.replace(config, image_size=size)
         return cls(model_of(checkpoint, path), checkpoint.names, config)
 
     def warm_up(self, sizes: Iterable[tuple[int, int]], batch_size: int = 1) -> None:
@@ -143,7 +135,7 @@ class Detector:
         """
         for shape in {self._shape_of(*size) for size in sizes}:
             images = np.zeros((self._padded(batch_size), *shape, 3), np.uint8)
-            jax.block_until_ready(self._detect(*self._numbers, images))
+            jax.block_until_ready(self._detect(images))
 
     def __call__(self, images: Sequence[Image | str | os.PathLike[str]]) -> Detections:
         """Finds the objects in pictures.
@@ -178,7 +170,7 @@ class Detector:
         """Yields what is in each picture, in order, while others are still being prepared.
 
         Args:
-          pictures: from `letterbox`; read at most four batches ahead, and not ahead at all with a
+          pictures: from `letterbox`; read at most two batches ahead, and not ahead at all with a
             batch size of 1.
 
         Yields:
@@ -198,11 +190,16 @@ class Detector:
                     found |= zip(places, batch, strict=True)
             yield from (found[place] for place in range(len(window)))
 
+    def _detect(self, images: UInt8[np.ndarray, "b h w 3"]) -> Detections:
+        return _detect(
+            *self._numbers, images, graphdef=self._graphdef, head=self._head, config=self.config
+        )
+
     def _detect_batch(self, pictures: Sequence[Letterboxed]) -> list[Detections]:
         """Finds the objects in pictures of one shape."""
         images = np.zeros((self._padded(len(pictures)), *pictures[0].image.shape), np.uint8)
         images[: len(pictures)] = [picture.image for picture in pictures]
-        found = jax.device_get(self._detect(*self._numbers, images))
+        found = jax.device_get(self._detect(images))
         return [
             Detections(
                 np.where(valid[:, None], unletterbox(boxes_xyxy, picture.info), 0),
@@ -219,13 +216,34 @@ class Detector:
         fitting = [
             shape
             for shape in self.shapes
-            if round(height * scale) <= shape[0] and round(width * scale) <= shape[1]
+            if height * scale <= shape[0] + ROUNDING and width * scale <= shape[1] + ROUNDING
         ]
         return min(fitting, key=math.prod)
 
     def _padded(self, count: int) -> int:
         """Returns how many pictures a batch has room for: few numbers, so few compilations."""
         return min(1 << (count - 1).bit_length(), self.config.batch_size)
+
+
+# Of the module, so that equal detectors share what is compiled.
+@functools.partial(jax.jit, static_argnames=("graphdef", "head", "config"))
+def _detect(
+    params: Any,
+    batch_stats: Any,
+    images: Any,
+    *,
+    graphdef: Any,
+    head: HeadConfig,
+    config: DetectorConfig,
+) -> Detections:
+    return nms(
+        predict(graphdef, params, batch_stats, images, head),
+        score_threshold=config.score_threshold,
+        iou_threshold=config.iou_threshold,
+        classes=config.classes,
+        class_agnostic=config.class_agnostic,
+        max_detections=config.max_detections,
+    )
 
 
 def _shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,204 @@
+import base64
+import io
+import os
+import struct
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from yolov7_jax.data.decoder_messages import DecoderMessages
+from yolov7_jax.errors import UserError
+from yolov7_jax.frames import find_sources, read_still, read_video
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+
+
+def write(path, picture=PICTURE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture)
+    return path
+
+
+def write_video(path, count=5, rate=10.0):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (64, 48))
+    for number in range(count):
+        writer.write(np.full((48, 64, 3), 40 * number, np.uint8))
+    writer.release()
+    return path
+
+
+def read_one(path):
+    (still,) = find_sources([str(path)]).stills
+    with DecoderMessages():
+        return read_still(still)
+
+
+def test_files_folders_and_patterns_are_found_in_the_order_they_are_named(tmp_path):
+    one, two = write(tmp_path / "one.png"), write(tmp_path / "two.JPG")
+    inner = [write(tmp_path / "folder" / "b" / "x.png"), write(tmp_path / "folder" / "c.webp")]
+    (tmp_path / "folder" / "notes.txt").write_text("?")
+    video = write_video(tmp_path / "folder" / "film.mp4")
+    found = find_sources([str(two), str(tmp_path / "folder"), str(tmp_path / "o*.png")])
+    assert [still.source for still in found.stills] == [str(p) for p in (two, *inner, one)]
+    assert [str(still.place) for still in found.stills] == [
+        "two.JPG",
+        "b/x.png",
+        "c.webp",
+        "one.png",
+    ]
+    assert [film.opened for film in found.videos] == [str(video)]
+    assert found.ignored == (str(tmp_path / "folder" / "notes.txt"),)
+
+
+def test_cameras_and_streams_are_told_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = find_sources(["0", "rtsp://camera.example/live?x=1"])
+    assert [video.opened for video in found.videos] == [0, "rtsp://camera.example/live?x=1"]
+    assert [str(video.place) for video in found.videos] == [
+        "camera-0.mp4",
+        "camera.example_live_x_1.mp4",
+    ]
+    write(tmp_path / "0.png").rename(tmp_path / "0")  # a file of that name comes first
+    assert [still.source for still in find_sources(["0"]).stills] == ["0"]
+
+
+def test_everything_that_is_not_there_is_named_at_once(tmp_path):
+    (tmp_path / "empty").mkdir()
+    named = [str(tmp_path / name) for name in ("gone.jpg", "*.nothing", "empty")]
+    with pytest.raises(UserError) as fault:
+        find_sources(named)
+    assert "gone.jpg: no such file or folder" in str(fault.value)
+    assert "*.nothing: no file is called like that" in str(fault.value)
+    assert "empty: no pictures or videos in this folder" in str(fault.value)
+
+
+def test_standard_input_is_a_picture(monkeypatch):
+    class Stdin:
+        buffer = io.BytesIO(cv2.imencode(".png", PICTURE[..., ::-1])[1].tobytes())
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    (still,) = find_sources(["-"]).stills
+    frame = read_still(still)
+    assert frame.source == "standard input"
+    np.testing.assert_array_equal(frame.image, PICTURE)
+
+
+# 8 x 8 pixels of a purple, in four colour components as printers want them.
+CMYK_JPEG = base64.b64decode(
+    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwAQCwwODAoQDg0OEhEQExgoGhgWFhgxIyUdKDozPTw5Mzg3QEhcTkBEV0U3OF"
+    "BtUVdfYmdoZz5NcXlwZHhcZWdj/8AAFAgACAAIBEMRAE0RAFkRAEsRAP/EABQAAQAAAAAAAAAAAAAAAAAAAAb/xAAU"
+    "EAEAAAAAAAAAAAAAAAAAAAAA/9oADgRDAE0AWQBLAAA/AHY0Ylj/2Q=="
+)
+
+
+def animation():
+    frames = [np.full((8, 8, 3), 80 * number, np.uint8) for number in range(3)]
+    animation = cv2.Animation()
+    animation.frames, animation.durations = frames, [100] * 3
+    done, encoded = cv2.imencodeanimation(".gif", animation)
+    assert done
+    return encoded.tobytes()
+
+
+def test_pictures_of_every_kind_become_8_bit_rgb(tmp_path):
+    kinds = {
+        "grey.png": PICTURE[..., 0],
+        "alpha.png": np.dstack([PICTURE, PICTURE[..., 0]]),
+        "deep.png": PICTURE.astype(np.uint16) * 257,
+        "deep.tiff": PICTURE.astype(np.uint16) * 257,
+        "dot.png": PICTURE[:1, :1],
+        "line.png": np.zeros((3, 20000, 3), np.uint8),
+    }
+    for name, picture in kinds.items():
+        frame = read_one(write(tmp_path / name, picture))
+        assert frame.fault == ""
+        assert frame.image.shape == (*picture.shape[:2], 3)
+        assert frame.image.dtype == np.uint8
+
+
+def test_four_components_for_printing_become_three(tmp_path):
+    path = tmp_path / "print.jpg"
+    path.write_bytes(CMYK_JPEG)
+    red, green, blue = read_one(path).image[4, 4].tolist()
+    assert green < min(red, blue)  # 200 of 255 parts magenta, little of the rest
+
+
+def test_the_content_of_a_file_decides_not_its_name(tmp_path):
+    path = write(tmp_path / "a.png")
+    for name in ("b.jpg", "c", "d.doc"):
+        other = tmp_path / name
+        other.write_bytes(path.read_bytes())
+        np.testing.assert_array_equal(read_one(other).image, PICTURE[..., ::-1])
+
+
+def test_the_first_picture_of_an_animation_is_taken_and_that_is_said(tmp_path):
+    path = tmp_path / "moving.gif"
+    path.write_bytes(animation())
+    frame = read_one(path)
+    assert (frame.image == 0).all()
+    assert frame.note == "has 3 pictures, of which the first is looked at"
+    assert read_one(write(tmp_path / "still.png")).note == ""
+
+
+def huge_png():
+    """Says that it has 40,000 x 40,000 pixels, which nobody wants in memory."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.jpg", b"", "is empty, 0 bytes"),
+        ("text.jpg", b"no picture at all", "is not a picture that OpenCV can decode"),
+        ("cut.jpg", cv2.imencode(".jpg", PICTURE)[1].tobytes()[:-300], "is truncated or damaged"),
+        ("cut.png", cv2.imencode(".png", PICTURE)[1].tobytes()[:-300], "is truncated or damaged"),
+        ("cut.webp", cv2.imencode(".webp", PICTURE)[1].tobytes()[:-99], "OpenCV can decode"),
+        ("huge.png", huge_png(), ""),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    frame = read_one(path)
+    assert frame.image is None
+    assert frame.fault
+    assert reason in frame.fault
+    assert str(tmp_path) not in frame.fault  # the source says it already
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (still,) = find_sources([str(tmp_path / "pipe.jpg")]).stills
+    assert read_still(still).fault == "is not a regular file"
+
+
+def test_videos_give_their_pictures_in_order_and_their_rate(tmp_path):
+    (video,) = find_sources([str(write_video(tmp_path / "film.mp4"))]).videos
+    frames = list(read_video(video))
+    assert [frame.number for frame in frames] == [0, 1, 2, 3, 4]
+    assert {frame.rate for frame in frames} == {10}
+    assert {frame.total for frame in frames} == {5}
+    for frame in frames:
+        assert abs(frame.image.mean() - 40 * frame.number) < 6
+        assert frame.image.shape == (48, 64, 3)
+
+
+def test_a_video_that_is_none_or_ends_early_says_so(tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"nothing")
+    (frame,) = read_video(find_sources([str(bad)]).videos[0])
+    assert frame.fault == "cannot be opened as a video"
+    (frame,) = read_video(find_sources([f"file://{tmp_path}/gone.mp4"]).videos[0])
+    assert frame.fault == "cannot be opened as a video"
