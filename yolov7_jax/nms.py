@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from yolov7_jax.boxes import pairwise_iou
 from yolov7_jax.types import Detections, Predictions
 
+BLOCK = 1024  # candidates
+
 
 def nms(
     predictions: Predictions,
@@ -106,26 +108,52 @@ def _greedy(
 ) -> tuple[Int[Array, "d"], Bool[Array, "d"]]:
     """Returns the places of the kept boxes of one image, and which of these places are real.
 
-    A turn for each kept box, not for each candidate: it takes the first box that is left and
-    drops what overlaps it.
+    Candidates are looked at in blocks, best first. What is kept before a block drops of it in one
+    table; within it, each box that is kept drops what overlaps it, in a turn of its own. It ends
+    with the last box that is wanted, so most blocks are usually not looked at.
     """
-    num = boxes_xyxy.shape[0]
-    places = jnp.arange(num, dtype=jnp.int32)
+    block = min(BLOCK, boxes_xyxy.shape[0])
+    num_blocks = -(-boxes_xyxy.shape[0] // block)
+    missing = num_blocks * block - boxes_xyxy.shape[0]
+    boxes_xyxy, group, alive = (
+        jnp.pad(field, [(0, missing)] + [(0, 0)] * (field.ndim - 1))
+        for field in (boxes_xyxy, group, alive)
+    )
+    last = jnp.where(alive, jnp.arange(len(alive)), -1).max()
+    inside = jnp.arange(block, dtype=jnp.int32)
+    rows = jnp.arange(max_detections)
 
     def first_left(alive):
-        return jnp.where(alive, places, num).min()
+        return jnp.where(alive, inside, block).min()
 
-    def turn(state):
-        count, place, alive, kept = state
-        iou = pairwise_iou(lax.dynamic_slice_in_dim(boxes_xyxy, place, 1), boxes_xyxy)[0]
-        alive &= ~((iou > iou_threshold) & (group == group[place])) & (places != place)
-        return count + 1, first_left(alive), alive, kept.at[count].set(place)
+    def look_at(state):
+        number, count, kept = state
+        start = number * block
+        boxes = lax.dynamic_slice_in_dim(boxes_xyxy, start, block)
+        groups = lax.dynamic_slice_in_dim(group, start, block)
+        left = lax.dynamic_slice_in_dim(alive, start, block)
+        dropped = pairwise_iou(boxes_xyxy[kept], boxes) > iou_threshold  # [d, block]
+        dropped &= (group[kept][:, None] == groups) & (rows < count)[:, None]
 
-    def unfinished(state):
-        count, place, _, _ = state
-        return (place < num) & (count < max_detections)
+        def turn(state):
+            count, place, left, kept = state
+            iou = pairwise_iou(lax.dynamic_slice_in_dim(boxes, place, 1), boxes)[0]
+            left &= ~((iou > iou_threshold) & (groups == groups[place])) & (inside != place)
+            return count + 1, first_left(left), left, kept.at[count].set(start + place)
 
-    kept = jnp.zeros(max_detections, jnp.int32) + 0 * first_left(alive)
-    count = 0 * first_left(alive)
-    count, _, _, kept = lax.while_loop(unfinished, turn, (count, first_left(alive), alive, kept))
-    return kept, jnp.arange(max_detections) < count
+        def unfinished(state):
+            count, place, _, _ = state
+            return (place < block) & (count < max_detections)
+
+        left &= ~dropped.any(0)
+        count, _, _, kept = lax.while_loop(unfinished, turn, (count, first_left(left), left, kept))
+        return number + 1, count, kept
+
+    def more_wanted(state):
+        number, count, _ = state
+        return (number * block <= last) & (count < max_detections)
+
+    zero = 0 * first_left(alive[:block])  # varies as the boxes do, under shard_map
+    start = zero, zero, jnp.zeros(max_detections, jnp.int32) + zero
+    _, count, kept = lax.while_loop(more_wanted, look_at, start)
+    return kept, rows < count

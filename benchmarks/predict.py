@@ -1,0 +1,143 @@
+"""Pictures a second from files to drawn boxes, and where the time goes.
+
+    python -m benchmarks.predict PICTURE... [--models yolov7-tiny yolov7] [--repeats 3]
+
+Each model in its deploy form at its published size, with random weights whose biases are set so that a
+hundred or so boxes of a picture reach NMS; the pictures are used again until there are enough. The
+stages are measured alone, one after the other; end to end they overlap, since pictures are read in
+threads.
+"""
+
+import argparse
+import collections
+import itertools
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from yolov7_jax import create, decode, deploy, nms, split
+from yolov7_jax.data.ahead import map_ahead
+from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale
+from yolov7_jax.image import read_image
+from yolov7_jax.model import ARCHITECTURES, Yolov7, apply
+from yolov7_jax.predict import Detector, DetectorConfig
+from yolov7_jax.save import Found, found_in
+
+PICTURES = 16  # a measurement, at least
+OBJECTNESS, CLASS = -5.0, -1.0  # biases
+
+
+def make_model(name: str) -> Yolov7:
+    """A model that is sure of little, as a trained one is."""
+    model = create(name, num_classes=80)
+    for level in model.detect.levels:
+        bias = np.asarray(level.bias[...]).reshape(model.head.num_anchors, -1).copy()
+        bias[:, 4], bias[:, 5:] = OBJECTNESS, CLASS
+        level.bias[...] = jnp.asarray(bias.reshape(-1))
+    return deploy(model)
+
+
+def draw(image: np.ndarray, found: Found) -> np.ndarray:
+    """Draws boxes as the command does."""
+    drawn = image.copy()
+    labels = found.labels.tolist()
+    captions = [f"{label} {score:.2f}" for label, score in zip(labels, found.scores, strict=True)]
+    colours = [colour_of(label) for label in labels]
+    draw_boxes(drawn, found.boxes_xyxy, colours, captions, readable_scale(*image.shape[:2]))
+    return drawn
+
+
+def milliseconds(work: Callable[[], object], repeats: int) -> float:
+    """Median time of some work."""
+    jax.block_until_ready(work())
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(work())
+        times.append(time.perf_counter() - started)
+    return float(1000 * np.median(times))
+
+
+def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int) -> None:
+    """Prints the speed of a model at a batch size."""
+    model = make_model(name)
+    config = DetectorConfig(batch_size=batch_size)
+    detector = Detector(model, config=config)
+    files = list(itertools.islice(itertools.cycle(files), max(PICTURES, 2 * batch_size)))
+    images = [read_image(file) for file in files]
+    boxed = [detector.letterbox(image) for image in images]
+    shape = collections.Counter(one.image.shape for one in boxed).most_common(1)[0][0]
+    batch = np.stack([one.image for one in boxed if one.image.shape == shape])
+    batch = jnp.asarray(np.resize(batch, (batch_size, *shape)))
+    graphdef, params, batch_stats = split(model)
+
+    @jax.jit
+    def network(params, images):
+        return apply(graphdef, params, batch_stats, images / jnp.float32(255), train=False)[0].lead
+
+    @jax.jit
+    def after(lead):
+        return nms(
+            decode(lead, model.head),
+            score_threshold=config.score_threshold,
+            iou_threshold=config.iou_threshold,
+        )
+
+    lead = network(params, batch)
+    found = [found_in(one) for one in detector.stream(iter(boxed))]
+
+    def end_to_end() -> None:
+        read = map_ahead(read_image, files, workers=2, ahead=batch_size)
+        waiting: collections.deque[np.ndarray] = collections.deque()
+
+        def letterboxed():
+            for image in read:
+                waiting.append(image)
+                yield detector.letterbox(image)
+
+        for one in detector.stream(letterboxed()):
+            draw(waiting.popleft(), found_in(one))
+
+    count = len(files)
+    stages = {
+        "decode": milliseconds(lambda: [read_image(file) for file in files], repeats) / count,
+        "letterbox": milliseconds(lambda: [detector.letterbox(i) for i in images], repeats) / count,
+        "model": milliseconds(lambda: network(params, batch), repeats) / batch_size,
+        "NMS": milliseconds(lambda: after(lead), repeats) / batch_size,
+        "draw": milliseconds(
+            lambda: [draw(i, f) for i, f in zip(images, found, strict=True)], repeats
+        )
+        / count,
+    }
+    whole = milliseconds(end_to_end, repeats) / count
+    parts = ", ".join(f"{stage} {spent:.1f}" for stage, spent in stages.items())
+    boxes = np.mean([len(one.labels) for one in found])
+    print(
+        f"{name}, batch {batch_size}: {1000 / whole:.2f} pictures/s end to end; ms a picture: "
+        f"{parts}; {boxes:.0f} boxes drawn",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Times prediction.")
+    parser.add_argument("pictures", nargs="+", type=pathlib.Path)
+    parser.add_argument(
+        "--models", nargs="+", choices=ARCHITECTURES, default=["yolov7-tiny", "yolov7"]
+    )
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{jax.devices()[0].device_kind}, deploy form, float32")
+    for name in options.models:
+        for batch_size in options.batch_sizes:
+            measure(name, batch_size, options.pictures, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
