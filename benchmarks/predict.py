@@ -3,8 +3,8 @@
     python -m benchmarks.predict PICTURE... [--models yolov7-tiny yolov7] [--repeats 3]
 
 Each model in its deploy form at its published size, with random weights whose biases are those of
-a model that is sure of little; the pictures are used again until there are enough. The stages are measured alone, one after the other; end to end they overlap, since pictures are read in
-threads.
+a model that is sure of little; the pictures are used again until there are enough. The stages are
+measured alone, one after the other; end to end they overlap, since pictures are read in threads.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from yolov7_jax import Detections
 from yolov7_jax.data.dataset import Dataset
 
 SIZE, STRIDE = 64, 16
@@ -46,3 +47,14 @@ def seven_pictures(folder):
         image_ids=np.asarray([70, 7, 9, 1, 1000, 8, 3]),
         category_ids=np.asarray([5, 90]),
     )
+
+
+def find_bright(images):
+    """A detector: the bright rectangle of each picture, of the class that its brightness says."""
+    boxes, found = np.zeros((len(images), 1, 4), np.float32), np.zeros((len(images), 1), bool)
+    for row, image in enumerate(np.asarray(images)):
+        ys, xs = np.nonzero(image[..., 0] > 135)
+        if len(ys):
+            boxes[row, 0], found[row] = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), True
+    labels = np.asarray(images).max((1, 2, 3))[:, None] < 225
+    return Detections(boxes, boxes.sum(2) / 1000, labels.astype(np.int32), found)

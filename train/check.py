@@ -1,6 +1,5 @@
 """`python -m train check`: what a data set holds, and everything that is wrong with it."""
 
-import collections
 import dataclasses
 import json
 import os
@@ -10,13 +9,14 @@ from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import tyro
 
 from train.arguments import DATA_HELP, parse
+from train.data.between_splits import contradictions, identical_pictures
 from train.data.demo import make_demo
+from train.data.statistics import statistics
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.faults import Fault, Kind, plural, shown, summarize
+from yolov7_jax.data.faults import Fault, Kind, plural, summarize
 from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.scan_cache import kept_scan
 from yolov7_jax.data.sources import Source, data_notes, expected_splits, missing_labels, open_source
@@ -27,8 +27,6 @@ FAULTY = 1  # exit code of --strict
 BAR_WIDTH = 30
 MOST_CLASSES = 100  # on screen
 MOST_SIZES = 5
-SMALL, LARGE = 32**2, 96**2  # pixels; the borders of COCO's small, medium and large
-QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
 class SplitResult(NamedTuple):
@@ -39,12 +37,14 @@ class SplitResult(NamedTuple):
       looked_at: number of pictures.
       faults: what is wrong, gravest first.
       notes: what is no fault, but good to know.
+      from_cache: whether they were looked at before, and have not changed since.
     """
 
     dataset: Dataset
     looked_at: int
     faults: tuple[Fault, ...]
     notes: tuple[str, ...]
+    from_cache: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +91,34 @@ def check_command(arguments: list[str]) -> int:
         for name, (value, bound) in least.items()
         if value is not None and value < bound
     ]
-    if config.report is not None and config.report.is_dir():
-        faults.append(f"--report (={config.report}) must be a file, not a folder")
+    if config.report is not None:
+        report = Path(os.path.expanduser(config.report))
+        faults += _report_faults(report)
+        config = dataclasses.replace(config, report=report)
     if faults:
         raise UserError("; ".join(faults))
     return check(config)
 
 
+def _report_faults(report: Path) -> list[str]:
+    """Returns why a report could not be written; before the scan that it would tell of."""
+    if report.is_dir():
+        return [f"--report (={report}) must be a file, not a folder"]
+    existed = report.exists()
+    if existed and not report.is_file():
+        return []  # a pipe or a device, which trying may change
+    try:
+        report.open("ab").close()
+        if not existed:
+            report.unlink()
+    except OSError as error:
+        return [f"--report (={report}) cannot be written: {error.strerror or error}"]
+    return []
+
+
 def check(config: CheckConfig) -> int:
     """Scans the splits, prints the report and writes it; see `check_command`."""
-    data = str(make_demo()) if config.data == DEMO else config.data
+    data = str(make_demo()) if config.data == DEMO else os.path.expanduser(config.data)
     wanted = [config.split] if config.split else expected_splits(data)
     notes = data_notes(data)
     # What cannot be opened is told before the first scan takes its time.
@@ -128,16 +146,23 @@ def check(config: CheckConfig) -> int:
         missing = missing_labels(source, scan)
         faults = [Fault(Kind.NO_LABELS, data, None, missing)] if missing else []
         results[split] = SplitResult(
-            scan.dataset, len(scan.looked_at), (*faults, *scan.faults), source.notes + scan.notes
+            scan.dataset,
+            len(scan.looked_at),
+            (*faults, *scan.faults),
+            source.notes + scan.notes,
+            scan.from_cache,
         )
         seconds = time.perf_counter() - start
         _print_lines(_split_lines(split, results[split], seconds, _folder_of(data), config.show))
     _refuse_if_none(data, results, broken)
-    warnings = _between_splits({split: result.dataset for split, result in results.items()})
+    datasets = {split: result.dataset for split, result in results.items()}
+    warnings, same = contradictions(datasets), identical_pictures(datasets)
+    folder = _folder_of(data)
     _print_lines([f"\nwarning: {warning}" for warning in warnings])
+    _print_lines([f"\nnote: {note.replace(folder, '')}" for note in same])
     _print_lines(_index_lines(data, list(results)))
     if config.report is not None:
-        _write_report(config.report, data, results, broken, notes, warnings)
+        _write_report(config.report, data, results, broken, notes + same, warnings)
         print(f"the whole report is in {config.report}")
     faulty = broken or warnings or any(result.faults for result in results.values())
     if faulty and config.strict:
@@ -157,46 +182,18 @@ def _refuse_if_none(data: str, usable: Sized, broken: dict[str, Fault]) -> None:
     raise UserError("; ".join(reasons) or f"{data}: has no split; wanted train, val or test")
 
 
-def statistics(dataset: Dataset) -> dict[str, Any]:
-    """Returns the figures of a split, as the report has them."""
-    counts = np.diff(dataset.offsets)
-    label_counts = np.bincount(dataset.labels, minlength=len(dataset.names))
-    sizes = collections.Counter(map(tuple, dataset.sizes.tolist()))
-    side = np.sqrt(dataset.areas)  # of a square as large
-    bounds = [
-        int(np.count_nonzero(dataset.areas < SMALL)),
-        int(np.count_nonzero((dataset.areas >= SMALL) & (dataset.areas <= LARGE))),
-        int(np.count_nonzero(dataset.areas > LARGE)),
-    ]
-    return {
-        "pictures": len(dataset),
-        "pictures_without_objects": int(np.count_nonzero(counts == 0)),
-        "objects": len(dataset.labels),
-        "crowd_regions": int(dataset.crowd.sum()),
-        "objects_with_outline": int(np.count_nonzero(np.diff(dataset.polygons.part_offsets))),
-        "classes": dict(zip(dataset.names, label_counts.tolist(), strict=True)),
-        "box_sizes": dict(zip(("small", "medium", "large"), bounds, strict=True)),
-        "box_side_quantiles": _quantiles(side),
-        "objects_per_picture_quantiles": _quantiles(counts),
-        "picture_sizes": [[*size, count] for size, count in sizes.most_common()],
-    }
-
-
-def _quantiles(values: np.ndarray) -> dict[str, float]:
-    if not len(values):
-        return {}
-    found = np.percentile(values, QUANTILES).round(1).tolist()
-    return {f"{share} %": value for share, value in zip(QUANTILES, found, strict=True)}
-
-
 def _split_lines(
     split: str, result: SplitResult, seconds: float, folder: str, most: int
 ) -> list[str]:
     pictures = f"{result.looked_at} {plural('picture', result.looked_at)}"
-    lines = ["", f"{split}: looked at {pictures} in {seconds:.1f} s"]
+    if result.from_cache:
+        title = f"{pictures}, unchanged since the last check, which found:"
+    else:
+        title = f"looked at {pictures} in {seconds:.1f} s"
+    lines = ["", f"{split}: {title}"]
     absent = [fault for fault in result.faults if fault.kind is Kind.NO_LABELS]
     lines += [f"  NOT USABLE: {fault.reason.replace(folder, '')}" for fault in absent]
-    lines += [f"  note: {note}" for note in result.notes]
+    lines += [f"  note: {note.replace(folder, '')}" for note in result.notes]
     return lines + _dataset_lines(result.dataset) + _fault_lines(result.faults, folder, most)
 
 
@@ -207,7 +204,8 @@ def _broken_lines(split: str, fault: Fault) -> list[str]:
 def _index_lines(data: str, splits: list[str]) -> list[str]:
     kept = [path for split in splits if (path := kept_scan(data, split)) is not None]
     return [
-        f"\nthe index is kept in {folder}, so that training starts at once; it may be deleted"
+        f"\nthe index is kept in {folder}, so that training starts at once; without it every file "
+        "is looked at again"
         for folder in dict.fromkeys(path.parent for path in kept)
     ]
 
@@ -293,27 +291,6 @@ def _fault_lines(faults: Sequence[Fault], folder: str, most: int) -> list[str]:
     return lines
 
 
-def _between_splits(datasets: dict[str, Dataset]) -> list[str]:
-    """Returns what is wrong with the splits taken together."""
-    warnings = []
-    splits = list(datasets)
-    for at, first in enumerate(splits):
-        for second in splits[at + 1 :]:
-            ours, theirs = datasets[first], datasets[second]
-            if ours.names != theirs.names:
-                warnings.append(
-                    f"{first} has the classes {shown(', '.join(ours.names))} and {second} has "
-                    f"{shown(', '.join(theirs.names))}; 'names' in a data.yaml makes them the same"
-                )
-            common = len(set(ours.paths) & set(theirs.paths))
-            if common:
-                warnings.append(
-                    f"{common} {plural('picture', common)} of {first} "
-                    f"{'is' if common == 1 else 'are'} in {second} too"
-                )
-    return warnings
-
-
 def _write_report(
     path: Path,
     data: str,
@@ -355,7 +332,7 @@ def _as_json(fault: Fault) -> dict[str, Any]:
 
 
 def _folder_of(data: str) -> str:
-    path = Path(os.path.abspath(Path(data).expanduser()))
+    path = Path(os.path.abspath(data))
     return str(path if path.is_dir() else path.parent) + os.sep
 
 

@@ -1,24 +1,19 @@
 """report.html: what a finished run shows, in one file that needs nothing else."""
 
 import dataclasses
-import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float64
-
 from train.config import TrainConfig
 from train.epoch_charts import epoch_charts, finite_values
-from yolov7_jax.confusion import confusion_matrix
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.metrics import CocoAp, GroundTruth, ScoredBoxes
-from yolov7_jax.page.accuracy import accuracy_charts, class_table, confusion_parts, fault_tables
 from yolov7_jax.page.elements import Element, faint, node, number, section, table, write_page
 from yolov7_jax.page.pictures import picture_parts
 from yolov7_jax.page.results import Results, results_of
+from yolov7_jax.page.sections import accuracy_cards, accuracy_sections, page_head
 
 
 def write_report(
@@ -52,58 +47,16 @@ def write_report(
       ValueError: the boxes cannot be measured, as `metrics.coco_ap` tells.
     """
     results = results_of(dataset, truth, detections)
-    curves, names = results.curves, dataset.names
-    matrix = confusion_matrix(
-        truth,
-        detections,
-        results.matches,
-        num_classes=len(names),
-        score_threshold=curves.best_score,
-    )
     sections = [
         section("epochs", "Over the epochs", *_epochs(records)),
-        section(
-            "classes",
-            "Accuracy by class",
-            faint(
-                "AP over the IoUs 0.50 to 0.95 and at 0.50, by COCO's rules; precision, recall and "
-                f"F1 of detections with a score of at least {curves.best_score:.3f}, the threshold "
-                "with the highest mean F1, at IoU 0.50."
-            ),
-            class_table(names, accuracy, curves),
-        ),
-        section("curves", "Precision and recall", *_curves(results, accuracy)),
-        section(
-            "faults",
-            "Faults",
-            faint(
-                f"From a score of {curves.best_score:.3f}. Duplicate: on an object that a better "
-                "detection has found. Wrong class: on an object of another class. Badly placed: at "
-                "an IoU from 0.1 to below 0.5. False: nothing of the kind there."
-            ),
-            fault_tables(results),
-        ),
-        section(
-            "confusion",
-            "Confusion",
-            faint(
-                "Rows: what objects are; columns: what they were detected as, from a score of "
-                f"{curves.best_score:.3f}. Last column: missed objects; last row: detections that "
-                "found no object. Colours show shares of a row."
-            ),
-            *confusion_parts(names, matrix),
-        ),
+        *accuracy_sections(results, accuracy),
         section("pictures", "Worst and best pictures", *picture_parts(results)),
         section("settings", "Settings", *_settings(config)),
     ]
-    links = [node("a", {"href": f"#{part.get('id')}"}, part[0].text or "") for part in sections]
-    head = [
-        node("h1", {}, title),
-        node("p", {"class": "faint"}, _summary(config, results)),
-        node("nav", {}, *links),
-        node("div", {"class": "cards"}, *_cards(records, results, accuracy)),
-    ]
-    write_page(path, title, [*head, *sections])
+    cards = [*accuracy_cards(results, accuracy), *_cards(records)]
+    write_page(
+        path, title, [*page_head(title, _summary(config, results), cards, sections), *sections]
+    )
 
 
 def _summary(config: TrainConfig, results: Results) -> str:
@@ -114,23 +67,9 @@ def _summary(config: TrainConfig, results: Results) -> str:
     )
 
 
-def _cards(
-    records: Sequence[Mapping[str, Any]], results: Results, accuracy: CocoAp
-) -> list[Element]:
-    """Returns the headline numbers."""
-    curves, best = results.curves, results.curves.best
-    with_objects = curves.objects > 0
-    entries = [
-        ("AP", number(accuracy.ap)),
-        ("AP50", number(accuracy.ap50)),
-        ("AP75", number(accuracy.ap75)),
-        ("AP small", number(accuracy.ap_small)),
-        ("AP medium", number(accuracy.ap_medium)),
-        ("AP large", number(accuracy.ap_large)),
-        ("best mean F1", number(_mean(curves.f1[with_objects, best]))),
-        ("at score", number(curves.best_score)),
-        ("epochs", str(len(records))),
-    ]
+def _cards(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns the headline numbers of the run itself."""
+    entries = [("epochs", str(len(records)))]
     accurate = finite_values(records, "ap")
     if accurate:
         epoch, ap = max(accurate, key=lambda entry: entry[1])
@@ -141,14 +80,7 @@ def _cards(
     speeds = [value for _, value in finite_values(records, "images_per_second")]
     if speeds:
         entries.append(("images/s, median", f"{statistics.median(speeds):.4g}"))
-    return [
-        node("div", {"class": "card"}, node("b", {}, value), node("span", {}, name))
-        for name, value in entries
-    ]
-
-
-def _mean(values: Float64[np.ndarray, " c"]) -> float:
-    return float(values.mean()) if len(values) else math.nan
+    return entries
 
 
 def _duration(seconds: float) -> str:
@@ -161,13 +93,6 @@ def _duration(seconds: float) -> str:
 
 def _epochs(records: Sequence[Mapping[str, Any]]) -> list[Element]:
     return epoch_charts(records) or [faint("No epoch has ended yet.")]
-
-
-def _curves(results: Results, accuracy: CocoAp) -> list[Element]:
-    charts = accuracy_charts(results.dataset.names, accuracy, results.curves)
-    if not charts:
-        return [faint("There is no object to find, so neither is defined.")]
-    return [node("div", {"class": "grid wide"}, *charts)]
 
 
 def _settings(config: TrainConfig) -> list[Element]:

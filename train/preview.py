@@ -1,6 +1,7 @@
 """`python -m train preview`: what a run would be trained on, and which cells its objects get."""
 
 import functools
+import logging
 import pathlib
 from typing import NamedTuple
 
@@ -16,18 +17,22 @@ from train.data.pipeline import Batch, train_batches
 from yolov7_jax import Outputs, Targets, apply, assign_anchor, assign_ota, split
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.drawing import box_tile, colour_of, draw_boxes, grid, titled, write_png
+from yolov7_jax.data.faults import plural
+from yolov7_jax.drawing import GAP, box_tile, colour_of, draw_boxes, grid, titled, write_png
 from yolov7_jax.losses import AUXILIARY_REACH, AUXILIARY_TOP_K, Assigner
 from yolov7_jax.model import Yolov7
 from yolov7_jax.types import Assignment
 
 SHEET_FILE = "batches.png"
 SHEET_TILE, SHEET_COLUMNS = 320, 4
+MOST_PAGES = 8  # a page takes more than a second, and megabytes
 PAGE_TILE = 640  # pixels; a cell of stride 8 of a 640-pixel picture is then as large as there
 FADE = 0.45  # of the picture that remains under the cells
-MOST_LISTED = 8  # objects without a cell, in the title of a page
+MOST_LISTED = 40  # objects without a cell, in the title of a row
 
 Picture = UInt8[np.ndarray, "h w 3"]
+
+_log = logging.getLogger(__name__)
 
 
 class Choice(NamedTuple):
@@ -59,7 +64,9 @@ def choices(has_auxiliary: bool) -> list[Choice]:
 def write_preview(
     config: TrainConfig, dataset: Dataset, model: Yolov7, folder: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Writes one augmented batch as a sheet, and a page for each of its pictures.
+    """Writes one augmented batch as a sheet, and a page for each of its first 8 pictures.
+
+    That others have no page is a warning.
 
     Args:
       config: the run that would be started.
@@ -91,7 +98,13 @@ def write_preview(
     ways = choices(bool(len(model.detect.auxiliary)))
     assignments = _assign(config, model, batch, tuple(way.assigner for way in ways))
     written = [folder / SHEET_FILE]
-    for image in range(len(batch.images)):
+    pages = min(len(batch.images), MOST_PAGES)
+    if pages < len(batch.images):
+        _log.warning(
+            "the first %d of the %d pictures of the batch have pages; another --seed gives others",
+            *(pages, len(batch.images)),
+        )
+    for image in range(pages):
         path = folder / f"assignment-{image:03d}.png"
         names = [way.name for way in ways]
         write_png(assignment_page(batch, image, model.head, names, assignments), path)
@@ -105,7 +118,7 @@ def batch_sheet(batch: Batch, names: tuple[str, ...]) -> Picture:
     for image, picture in enumerate(batch.images):
         boxes, labels = _objects(batch.targets, image, SHEET_TILE)
         captions = [names[label] for label in labels]
-        title = f"{image:03d}: {len(labels)} objects"
+        title = f"{image:03d}: {len(labels)} {plural('object', len(labels))}"
         boxes *= len(picture) / SHEET_TILE
         tiles.append(box_tile(picture, boxes, labels, captions, title, SHEET_TILE))
     return grid(tiles, min(SHEET_COLUMNS, len(tiles)))
@@ -121,7 +134,8 @@ def assignment_page(
     """Draws which cells and anchors the objects of one picture get.
 
     A row for each way of choosing, a column for each level. A cell is divided into as many upright
-    strips as there are anchors; a strip that is given to an object has the object's colour.
+    strips as there are anchors; a strip that is given to an object has the object's colour. One
+    that is given to several is divided among them, from top to bottom.
 
     Args:
       batch: the pictures and their objects.
@@ -131,24 +145,27 @@ def assignment_page(
       assignments: one per way; numpy arrays.
     """
     boxes, labels = _objects(batch.targets, image, PAGE_TILE)
-    tiles = []
+    rows = []
     for name, assignment in zip(names, assignments, strict=True):
         matched, objects, level, anchor, row, column = _of_image(assignment, image)
-        unmatched = sorted(set(range(len(labels))) - set(objects[matched].tolist()))
+        tiles = []
         for number, stride in enumerate(head.strides):
             here = matched & (level == number)
             cells = np.stack([row[here], column[here], anchor[here], objects[here]], axis=1)
             picture = _cells_tile(
                 np.asarray(batch.images[image]), stride, head.num_anchors, cells, boxes
             )
+            shared = _count_shared(cells)
             shapes = "  ".join(f"{w:g}x{h:g}" for w, h in head.anchors[number])
-            title = f"stride {stride}: {len(cells)} matches; anchors {shapes}"
-            if number == 0:
-                title = f"{name}. {title}"
-            if number == head.num_levels - 1:
-                title += _without_cells(unmatched)
+            title = f"stride {stride}: {len(cells)} {'match' if len(cells) == 1 else 'matches'}"
+            title += f", {shared} {plural('cell', shared)} shared" * (shared > 0)
+            title += f"; anchors {shapes}"
             tiles.append(titled(picture, title, PAGE_TILE))
-    return grid(tiles, head.num_levels)
+        tiles = grid(tiles, head.num_levels)
+        unmatched = sorted(set(range(len(labels))) - set(objects[matched].tolist()))
+        title = name + _without_cells(unmatched)
+        rows += [titled(tiles[:0], title, tiles.shape[1] - GAP), tiles]
+    return np.vstack(rows)
 
 
 def _without_cells(unmatched: list[int]) -> str:
@@ -157,6 +174,12 @@ def _without_cells(unmatched: list[int]) -> str:
     listed = " ".join(map(str, unmatched[:MOST_LISTED]))
     more = " ..." if len(unmatched) > MOST_LISTED else ""
     return f"; objects without a match: {listed}{more}"
+
+
+def _count_shared(cells: Int[np.ndarray, "k 4"]) -> int:
+    """Returns how many strips of cells are given to more than one object."""
+    _, objects = np.unique(cells[:, :3], axis=0, return_counts=True)
+    return int(np.count_nonzero(objects > 1))
 
 
 def _cells_tile(
@@ -171,18 +194,21 @@ def _cells_tile(
     picture = cv2.resize(image, (PAGE_TILE, PAGE_TILE), interpolation=cv2.INTER_AREA)
     picture = np.asarray(255 * (1 - FADE) + FADE * picture, np.uint8)
     side = stride * scale
-    if side >= 8:  # a finer mesh would hide everything
+    objects_of: dict[tuple[int, int, int], list[int]] = {}
+    for row, column, anchor, number in sorted(cells.tolist()):
+        objects_of.setdefault((row, column, anchor), []).append(number)
+    for (row, column, anchor), numbers in objects_of.items():
+        left = (column + anchor / num_anchors) * side
+        x0, x1 = round(left), round(left + side / num_anchors)
+        for place, number in enumerate(numbers):
+            y0, y1 = (round((row + share / len(numbers)) * side) for share in (place, place + 1))
+            last = (max(x0, x1 - 1), max(y0, y1 - 1))
+            cv2.rectangle(picture, (x0, y0), last, colour_of(number), cv2.FILLED)
+    if side >= 8:  # a finer mesh would hide everything; above the strips it tells cells apart
         for line in range(round(PAGE_TILE / side) + 1):
             at = round(line * side)
             cv2.line(picture, (at, 0), (at, PAGE_TILE), (200, 200, 200), 1)
             cv2.line(picture, (0, at), (PAGE_TILE, at), (200, 200, 200), 1)
-    for row, column, anchor, number in cells.tolist():
-        left = (column + anchor / num_anchors) * side
-        corners = (left, row * side, left + side / num_anchors, (row + 1) * side)
-        x0, y0, x1, y1 = (round(value) for value in corners)
-        cv2.rectangle(
-            picture, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), colour_of(number), cv2.FILLED
-        )
     colours = [colour_of(number) for number in range(len(boxes_xyxy))]
     draw_boxes(picture, boxes_xyxy, colours, [str(number) for number in range(len(boxes_xyxy))])
     return picture

@@ -16,7 +16,7 @@ from train.data.picture_cache import PictureCache, cache_file, open_cache
 from train.data.picture_storage import Purpose
 from train.data.pipeline import epoch_end, train_batches
 from train.distributed import ProcessConfig, check_same
-from train.evaluate import Evaluation, evaluate, ground_truth
+from train.evaluate import Evaluation, evaluate
 from train.mesh import Prefetch, make_mesh, place, prefetch, state_shardings
 from train.optim import Schedule, is_trained, make_schedule
 from train.start import compute_dtype, create_model, data_file, load_splits, load_weights
@@ -26,10 +26,11 @@ from yolov7_jax import __version__, assign_anchor, assign_ota
 from yolov7_jax import model as networks
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.errors import UserError
+from yolov7_jax.evaluation import ground_truth
 from yolov7_jax.metrics import GroundTruth
 
 ASSIGNERS = {"ota": assign_ota, "anchor": assign_anchor}
-SCALE_STREAM = 3  # of random numbers; the input pipeline has those before
+SCALE_STREAM = 4  # of random numbers; the input pipeline has those before
 
 
 class Setup(NamedTuple):

@@ -1,6 +1,7 @@
 """What a run starts from: its data, its network, and the weights it is given."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from train.data.demo import make_demo
 from train.data.limits import check_batch_size
 from yolov7_jax import model as networks
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.data.sources import TRAINING_SPLITS, load_dataset
 from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import leaky_relu
 from yolov7_jax.weights.checkpoint import CheckpointError, FormatError
@@ -42,7 +43,21 @@ def data_file(data: str) -> pathlib.Path:
     Raises:
       UserError: the embedded data set cannot be made.
     """
-    return make_demo() if data == DEMO else pathlib.Path(data)
+    return make_demo() if data == DEMO else pathlib.Path(os.path.expanduser(data))
+
+
+def load_split(config: TrainConfig, split: str) -> Dataset:
+    """Returns a split as a run sees it.
+
+    Args:
+      config: says which data set, and whether all its objects are of one class.
+      split: `train` or `val`.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    dataset = load_dataset(data_file(config.data), split)
+    return as_one_class(dataset) if config.single_class else dataset
 
 
 def load_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
@@ -51,16 +66,13 @@ def load_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
     Raises:
       UserError: they cannot be read, have different classes, or are too small for a batch.
     """
-    data = data_file(config.data)
-    train_set, val_set = load_dataset(data, "train"), load_dataset(data, "val")
+    train_set, val_set = (load_split(config, split) for split in TRAINING_SPLITS)
     if train_set.names != val_set.names:
         raise UserError(
             f"{config.data}: 'train' has the classes {', '.join(train_set.names)} and 'val' has "
             f"{', '.join(val_set.names)}; they must be the same"
         )
     check_batch_size(config.batch_size, len(train_set), jax.device_count(), jax.process_count())
-    if config.single_class:
-        return as_one_class(train_set), as_one_class(val_set)
     return train_set, val_set
 
 

@@ -38,6 +38,10 @@ class Curves(NamedTuple):
         """The score threshold at `best`."""
         return float(SCORES[self.best])
 
+    def mean_at_best(self, values: Float64[np.ndarray, "c 1001"]) -> float:
+        """Returns the mean of one of the curves, at `best`, over the classes that define it."""
+        return float(class_mean(values[:, self.best, None])[0])
+
 
 def precision_recall(
     truth: GroundTruth, detections: ScoredBoxes, matches: Matches, *, num_classes: int
@@ -86,6 +90,12 @@ def precision_recall(
         f1=f1,
         best=int(best[len(best) // 2]),
     )
+
+
+def class_mean(values: Float64[np.ndarray, "c s"]) -> Float64[np.ndarray, " s"]:
+    """Returns the mean over the classes for which a number is defined; NaN where there is none."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0))
 
 
 def _interpolated(correct: Int64[np.ndarray, " k"], objects: int) -> Float64[np.ndarray, "101"]:

@@ -94,7 +94,6 @@ class Saver:
         self._lines: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self._config.csv:
             file = (self.folder / CSV_FILE).open("w", encoding="utf-8", newline="")
             self._rows = csv.writer(self._stack.enter_context(file))

@@ -66,25 +66,6 @@ def test_objects_of_several_parts_keep_all_of_them(tmp_path):
     np.testing.assert_allclose(polygons.points * [40, 20], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("counts", [[6, 4, 790], "b1`06h"])
-def test_crowds_and_masks_in_run_lengths_have_their_box_alone(tmp_path, counts):
-    def to_masks(content):
-        for annotation, crowd in zip(content["annotations"], (1, 0, 0), strict=True):
-            annotation["segmentation"] = {"counts": counts, "size": [20, 40]}
-            annotation["iscrowd"] = crowd
-
-    found = scan_with(tmp_path, to_masks)
-    assert not found.faults
-    assert found.dataset.crowd.tolist() == [True, False, False]
-    assert len(found.dataset.polygons.points) == 0
-    assert len(found.dataset.labels) == 3
-    assert found.notes == (
-        "2 objects have masks in run lengths (RLE), not polygons: boxes without outlines",
-    )
-    assert scan(tmp_path / "instances.json").notes == found.notes  # from the cache
-    assert not scan_with(tmp_path / "plain", lambda content: None).notes
-
-
 def test_ids_written_as_floats_of_whole_value_are_those_ids(tmp_path):
     def to_floats(content):
         for annotation in content["annotations"]:
@@ -376,3 +357,15 @@ def test_nulls_among_images_and_annotations_are_named(tmp_path, first):
 def test_a_list_without_elements_is_no_null(tmp_path):
     found = scan_with(tmp_path, lambda content: content.update(annotations=[]))
     assert not found.faults
+
+
+@pytest.mark.parametrize("key", ["images", "annotations"])
+def test_a_null_that_is_alone_is_named_too(tmp_path, key):
+    content = coco_content()
+    content[key] = [None]
+    path = write_coco(tmp_path, content)
+    if key == "images":
+        told = "names no pictures; instances.json:1: image: wanted a whole number as id and a file"
+        assert told in error_of(path)
+    else:
+        assert reasons(scan(path)) == ["annotation: wanted an object, got None"]

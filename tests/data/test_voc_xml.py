@@ -118,7 +118,7 @@ def test_a_class_that_a_data_yaml_does_not_name_is_left_out_and_named(tmp_path):
         ),
         ('<?xml version="1.0" encoding="klingon"?><a/>', ": unknown encoding: klingon"),
         ("<a>" * 100_000, ": has elements more than 50 deep"),
-        (None, ": is missing or cannot be read"),
+        (None, ": cannot be read: No such file or directory"),
         ("<html><body/></html>", ": has <html> outermost, wanted <annotation>"),
         ('<v:annotation xmlns:v="u"/>', ": has <v:annotation> outermost, wanted <annotation>"),
     ],
@@ -194,6 +194,48 @@ def test_a_name_that_exists_nowhere_is_told_without_its_mark(tmp_path):
     (fault,) = faults_of(tmp_path)
     assert fault.startswith("JPEGImages/gone away.jpg: cannot be read: No such file")
     assert fault.endswith(
-        f"nor can its labels be read: {tmp_path}/Annotations/gone away.xml: is missing or cannot "
-        "be read; its picture is left out".replace(f"{tmp_path}/", "")
+        "nor can its labels be read: Annotations/gone away.xml: cannot be read: No such file or "
+        "directory; its picture is left out"
     )
+
+
+@pytest.mark.parametrize(
+    ("plain", "strange", "line"),
+    [
+        ("object>", "x:object>", 4),
+        ("object>", "Object>", 4),
+        ("size>", "voc:size>", 3),
+        ("bndbox>", "x:bndbox>", 6),
+        ("xmin>", "x:xmin>", 6),
+        ("difficult>", "Difficult>", 5),
+    ],
+)
+def test_elements_with_a_prefix_or_capitals_are_named_and_not_passed_over(
+    tmp_path, plain, strange, line
+):
+    write_voc(tmp_path)
+    text = f"<size><width>40</width><height>20</height></size>\n{GOOD}".replace(
+        "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>\n", ""
+    )
+    annotate(tmp_path, text.replace(plain, strange), size='<y:creator xmlns:y="u"/>')
+    told = f"has <{strange}, wanted <{plain}; its picture is left out"
+    assert faults_of(tmp_path) == [f"Annotations/a.xml:{line}: {told}"]
+    assert len(load_dataset(tmp_path, "train")) == 2
+
+
+def test_a_picture_beside_one_of_the_same_name_is_noted_and_not_used(tmp_path):
+    write_voc(tmp_path)
+    assert not scan(tmp_path).notes
+    for name in ("c.webp", "a.png", "a.JPG"):
+        (tmp_path / "JPEGImages" / name).write_bytes(b"")
+    found = scan(tmp_path)
+    assert not found.faults
+    assert [path.rsplit("/", 1)[1] for path in found.looked_at] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert found.notes == (
+        "3 pictures not used, because one of the same name and another type is: "
+        f"{tmp_path}/JPEGImages/a.png, the first",
+    )
+    for name in ("c.webp", "a.JPG"):
+        (tmp_path / "JPEGImages" / name).unlink()
+    told = "1 picture not used, because one of the same name and another type is: "
+    assert scan(tmp_path).notes == (f"{told}{tmp_path}/JPEGImages/a.png",)

@@ -1,7 +1,7 @@
 """A data.yaml as other tools write it: what is theirs is told, what is misspelt is refused."""
 
 import pytest
-from data_sets import write_text, write_yolo
+from data_sets import write_coco, write_text, write_yolo
 
 from yolov7_jax.data.data_yaml import KEYS, read_data_yaml, unused_keys
 from yolov7_jax.data.sources import load_dataset
@@ -121,3 +121,41 @@ def test_label_files_with_keypoints_are_refused_and_coco_files_are_not(tmp_path)
         load_dataset(data, "train")
     data.write_text("train: a.json\nkpt_shape: [17, 3]\n")
     assert read_data_yaml(data, "train").entries == (tmp_path / "a.json",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: ~/set\ntrain: images/train\n",
+        "train: ~/set/images/train\n",
+        "train: [~/set/images/train]\n",
+        "train: ~/list.txt\n",
+    ],
+)
+def test_a_tilde_is_the_users_folder_in_every_path(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_yolo(tmp_path / "set")
+    write_text(tmp_path / "list.txt", "".join(f"~/set/images/train/{n}.jpg\n" for n in "abc"))
+    write_text(tmp_path / "elsewhere/data.yaml", text + "names: [cat, dog]\n")
+    dataset = load_dataset("~/elsewhere/data.yaml", "train")
+    assert [path.removeprefix(f"{tmp_path}/set/images/train/") for path in dataset.paths] == [
+        *("a.jpg", "b.jpg", "c.jpg")
+    ]
+    assert (tmp_path / "elsewhere/.yolov7_jax_cache").is_dir()
+
+
+def test_a_tilde_is_the_users_folder_where_the_pictures_of_a_coco_file_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_coco(tmp_path / "set")
+    (tmp_path / "set/images").rename(tmp_path / "pictures")
+    text = "train: ~/set/instances.json\nimages: ~/pictures\n"
+    data = write_text(tmp_path / "data.yaml", text)
+    assert len(load_dataset(data, "train")) == 3
+
+
+def test_the_folder_of_an_unknown_user_is_one_that_does_not_exist(tmp_path):
+    with pytest.raises(UserError, match="~nobody-of-that-name/x: there is no such file or folder"):
+        load_dataset("~nobody-of-that-name/x", "train")
+    data = write_text(tmp_path / "data.yaml", "train: ~nobody-of-that-name/x\nnames: [a]\n")
+    with pytest.raises(UserError, match=r"'train': there is no .*/~nobody-of-that-name/x"):
+        load_dataset(data, "train")

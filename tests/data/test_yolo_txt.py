@@ -166,6 +166,7 @@ def test_a_box_that_sticks_out_is_clipped_and_named(folder):
         ("2 0.5 0.5 0.1 0.1", "class 2 is not one of 0 to 1"),
         ("-1 0.5 0.5 0.1 0.1", "class -1 is not one of 0 to 1"),
         ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is not one of 0 to 1"),
+        ("0", f"{WANTED} 1 column"),
         ("0 0.5 0.5 0.1", f"{WANTED} 4 columns"),
         ("0 0.5 0.5 0.1 0.1 0.9", f"{WANTED} 6 columns"),
         ("0 0.5 0.5 0.1 0.1 0.9 0.9 0.8", f"{WANTED} 8 columns"),

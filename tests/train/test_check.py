@@ -11,7 +11,8 @@ from data_sets import (
     write_yolo,
 )
 
-from train.check import check_command, statistics
+from train.check import check_command
+from train.data.statistics import statistics
 from yolov7_jax.data.sources import load_dataset
 from yolov7_jax.errors import UserError
 
@@ -79,6 +80,77 @@ def test_the_report_has_every_fault_and_all_figures(faulty, capsys, tmp_path):
     assert split["classes"] == {"cat": 2, "dog": 1}
 
 
+def test_a_report_that_cannot_be_written_is_noticed_before_the_scan(faulty, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("nothing was to be scanned")
+
+    monkeypatch.setattr("train.check.scan_source", refuse)
+    kept = write_text(tmp_path / "kept.json", "old")
+    for report in (tmp_path / "gone/a.json", tmp_path / "data.yaml/a.json"):
+        with pytest.raises(UserError, match=r"--report .* cannot be written: "):
+            check_command(["--data", str(faulty), "--report", str(report)])
+    for report in (kept, tmp_path / "new.json"):
+        with pytest.raises(UserError, match="no/data: "):
+            check_command(["--data", "no/data", "--report", str(report)])
+    assert kept.read_text() == "old"
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_a_tilde_is_the_users_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_yolo(tmp_path / "set")
+    data = "~/set/data.yaml"
+    code, text = check(capsys, data, "--split", "train", "--report", "~/report.json")
+    assert (code, "train: looked at 3 pictures" in text) == (0, True)
+    assert f"the index is kept in {tmp_path}/set/.yolov7_jax_cache, " in text
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["data"] == f"{tmp_path}/set/data.yaml"
+
+
+def test_what_an_earlier_check_found_is_told_to_be_that(faulty, capsys):
+    first = check(capsys, faulty, "--split", "train")[1]
+    second = check(capsys, faulty, "--split", "train")[1]
+    told = "\ntrain: 3 pictures, unchanged since the last check, which found:\n"
+    assert (told in first, told in second) == (False, True)
+    assert second.count("\n") == first.count("\n")
+    (faulty.parent / "labels/train/a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    assert told not in check(capsys, faulty, "--split", "train")[1]
+
+
+def test_a_file_with_one_word_in_a_row_is_told_in_good_english(tmp_path, capsys):
+    data = write_yolo(tmp_path)
+    write_text(tmp_path / "labels/train/a.txt", "0\n")
+    assert "x3 y3), got 1 column\n" in check(capsys, data, "--split", "train")[1]
+
+
+def test_unused_label_files_are_told_without_the_folder_and_are_no_faults(tmp_path, capsys):
+    data = write_yolo(tmp_path)
+    write_text(tmp_path / "images/train/a.txt", "")
+    write_text(tmp_path / "images/train/z.txt", "")
+    code, text = check(capsys, data, "--split", "train", "--strict")
+    assert code == 0
+    assert "  note: 1 label file without a picture, not used: images/train/z.txt\n" in text
+    used = "labels/train/a.txt is used, images/train/a.txt is not"
+    assert f"  note: 1 picture has a second label file: {used}\n" in text
+
+
+def test_identical_pictures_of_two_splits_are_a_note_and_no_fault(tmp_path, capsys):
+    data = write_yolo(tmp_path)
+    copy_of = {"a.jpg": "y.jpg", "b.jpg": "x.jpg"}
+    for name, copy in copy_of.items():
+        content = (tmp_path / "images/train" / name).read_bytes()
+        write_picture(tmp_path / "images/val/z.jpg", 50, 60)
+        (tmp_path / "images/val" / copy).write_bytes(content)
+    write_text(tmp_path / "labels/val/y.txt", "0 0.5 0.5 0.1 0.1\n")
+    report = tmp_path / "report.json"
+    code, text = check(capsys, data, "--strict", "--report", report)
+    note = "2 pictures of val are in train too, byte for byte: {0}images/val/x.jpg is "
+    note += "{0}images/train/b.jpg, the first"
+    assert code == 0
+    assert f"\nnote: {note.format('')}\n" in text
+    assert json.loads(report.read_text())["notes"] == [note.format(f"{tmp_path}/")]
+
+
 def test_strict_makes_any_fault_fatal(faulty, capsys):
     assert check(capsys, faulty, "--split", "train")[0] == 0
     assert check(capsys, faulty, "--split", "train", "--strict")[0] == 1
@@ -139,6 +211,7 @@ def test_a_data_set_without_objects_or_pictures_is_reported_too(tmp_path, capsys
         ([], "--data"),
         (["--data", "x", "--workers", "-1"], "--workers (=-1) must be at least 0"),
         (["--data", "x", "--report", "."], "--report (=.) must be a file, not a folder"),
+        (["--data", "x", "--report", "no/a"], "--report (=no/a) cannot be written: No such file"),
         (["--data", "gone.yaml"], "gone.yaml: "),
     ],
 )
@@ -215,7 +288,7 @@ def test_the_folder_labels_is_explained_where_no_folder_is_named_images(tmp_path
 
 def test_notes_are_told_and_are_no_faults(tmp_path, capsys):
     content = coco_content()
-    content["annotations"][0]["segmentation"] = {"counts": "b1`06h", "size": [20, 40]}
+    content["annotations"][0]["segmentation"] = {"counts": [80, 400, 320], "size": [20, 40]}
     write_coco(tmp_path / "set", content)
     (tmp_path / "set/instances.json").rename(tmp_path / "instances.json")
     (tmp_path / "set").rename(tmp_path / "other")
@@ -225,7 +298,7 @@ def test_notes_are_told_and_are_no_faults(tmp_path, capsys):
     code, printed = check(capsys, data, "--split", "train", "--strict", "--report", report)
     assert code == 0
     assert "\nnote: keys of other tools, not used: license\n" in printed
-    masks = "1 object has a mask in run lengths (RLE), not polygons: boxes without outlines"
+    masks = "1 mask in run lengths (RLE): outlines are traced, without holes"
     assert f"\n  note: {masks}\n" in printed
     roboflow = "'train': there is no ../instances.json; instances.json is used"
     assert f"\n  note: {roboflow}\n" in printed

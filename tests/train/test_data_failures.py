@@ -149,9 +149,10 @@ def test_a_worker_process_that_is_killed_ends_the_run(dataset, monkeypatch, caps
     assert "terminated unexpectedly with exit code -9; if for lack of memory, fewer" in error
 
 
-def test_worker_processes_leave_no_shared_memory_behind(tmp_path):
+@pytest.mark.parametrize("lost", ["nothing", "3.png"])
+def test_worker_processes_leave_no_shared_memory_behind(tmp_path, lost):
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(TESTS), str(tmp_path)],
+        [sys.executable, "-c", PROGRAM, str(TESTS), str(tmp_path), lost],
         cwd=TESTS.parent,
         capture_output=True,
         text=True,
@@ -159,6 +160,7 @@ def test_worker_processes_leave_no_shared_memory_behind(tmp_path):
         timeout=LONGEST,
     )
     assert result.stderr == ""
+    assert ("3.png: cannot be read" in result.stdout) == (lost == "3.png")
 
 
 PROGRAM = """
@@ -174,5 +176,12 @@ if __name__ == "__main__":
         num_workers=2, worker_processes=True,
     )
     held = next(batches)  # as a device may, which does not copy what is in the host's memory
+    if sys.argv[3] != "nothing":
+        (folder / sys.argv[3]).unlink()
+        try:
+            for _ in range(200):
+                next(batches)
+        except ValueError as error:
+            print(error)
     batches.close()
 """

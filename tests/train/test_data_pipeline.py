@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from seven_pictures import EVERYTHING, NUM_IMAGES, SIZE, make_dataset
 
+from train import setup
 from train.data import pipeline
 from train.data.augment import AugmentConfig, train_sample, undrawn
-from train.data.limits import check_batch_size
 from train.data.object_bound import most_objects
 from train.data.picture_cache import open_cache
 from train.data.pictures import FilePictures
@@ -24,8 +24,6 @@ from train.data.pipeline import (
 )
 from train.data.shared_dataset import share
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.padding import stack_targets
-from yolov7_jax.errors import UserError
 
 PLAIN = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
 
@@ -219,30 +217,6 @@ def test_batches_longer_than_an_epoch_are_the_same_on_four_hosts(dataset, batch_
         np.testing.assert_array_equal(images, batch.images)
 
 
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        ((6, 100, 4), r"\(=6\) must be a multiple of 4, the number of devices; 4 would do"),
-        ((16, 7, 1), r"\(=16\) must be at most 7, the number of training pictures; 7 would do"),
-        (
-            (18, 15, 4, 4),
-            r"\(=18\) must be a multiple of 4, the number of devices on 4 hosts and at most 15, "
-            r"the number of training pictures; 12 would do",
-        ),
-        ((2, 100, 4), "4 would do"),
-        ((4, 3, 4, 4), "at most 3, .*; there are fewer pictures than devices"),
-    ],
-)
-def test_batches_that_cannot_be_shared_are_refused_in_one_message(numbers, message):
-    with pytest.raises(UserError, match=message):
-        check_batch_size(*numbers)
-
-
-def test_batches_that_can_be_shared_are_accepted():
-    check_batch_size(8, 8, 8, 4)
-    check_batch_size(1, 1, 1)
-
-
 def test_samples_depend_on_their_position_not_on_the_batch_size(dataset):
     small = np.concatenate([batch.images for batch in take(dataset, 6, batch_size=2)])
     large = np.concatenate([batch.images for batch in take(dataset, 2, batch_size=6)])
@@ -265,6 +239,39 @@ def test_another_seed_gives_other_pictures_in_another_order(dataset):
     assert digest(take(one, 2, seed=1)) != digest(take(one, 2, seed=2))
     plain = [pictures_shown(take(dataset, 2, seed=seed, augment=PLAIN)) for seed in (1, 2)]
     assert plain[0] != plain[1]
+
+
+def test_pictures_that_are_drawn_by_chance_share_no_random_numbers_with_their_order(
+    dataset, monkeypatch
+):
+    seeds = []
+
+    def watched(seed=None):
+        seeds.append(seed)
+        return default_rng(seed)
+
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", watched)
+    pipeline._permutation.cache_clear()
+    take(dataset, 4, augment=PLAIN)
+    orders = {seed for seed in seeds if isinstance(seed, tuple)}
+    seeds.clear()
+    chances = np.full(NUM_IMAGES, 1 / NUM_IMAGES)
+    take(dataset, 4, augment=PLAIN, chances=chances)
+    drawn = {seed for seed in seeds if isinstance(seed, tuple)}
+    samples = {seed for seed in drawn if seed[0] == pipeline.SAMPLE_STREAM}
+    assert orders & drawn == samples
+    assert len(drawn - samples) == len(samples) == 16
+
+
+def test_every_use_of_random_numbers_has_a_stream_of_its_own():
+    streams = [
+        getattr(module, name)
+        for module in (pipeline, setup)
+        for name in vars(module)
+        if name.endswith("_STREAM")
+    ]
+    assert sorted(streams) == [0, 1, 2, 3, 4]
 
 
 def test_a_picture_is_varied_anew_in_every_epoch(dataset):
@@ -303,30 +310,6 @@ def test_a_loaded_sample_has_its_objects_and_outlines_in_pixels(dataset):
     points = sample.polygons.points.reshape(2, 4, 2)
     np.testing.assert_allclose(points.mean(1), middle, rtol=1e-5)
     np.testing.assert_allclose(points.min(1), sample.boxes_xyxy[:, :2], rtol=1e-4)
-
-
-def test_targets_are_padded_to_a_short_ladder_and_keep_every_object():
-    for count, length in ((0, 8), (1, 8), (8, 8), (9, 16), (100, 128), (513, 1024)):
-        boxes = np.tile(np.asarray([[8, 16, 24, 64]], np.float32), (count, 1))
-        targets = stack_targets(
-            [boxes, boxes[:0]],
-            [np.arange(count, dtype=np.int32), np.zeros(0, np.int32)],
-            (64, 64),
-            0,
-        )
-        assert targets.boxes.shape == (2, length, 4)
-        assert targets.valid.sum(1).tolist() == [count, 0]
-        assert targets.labels[0][targets.valid[0]].tolist() == list(range(count))
-        np.testing.assert_allclose(
-            targets.boxes[targets.valid], np.tile([[0.25, 0.625, 0.25, 0.75]], (count, 1))
-        )
-
-
-def test_batches_with_few_objects_are_padded_like_usual_ones():
-    boxes = np.asarray([[8, 16, 24, 64]], np.float32)
-    targets = stack_targets([boxes], [np.zeros(1, np.int32)], (64, 64), 20)
-    assert targets.boxes.shape == (1, 32, 4)
-    assert targets.valid.sum() == 1
 
 
 def test_a_training_step_is_compiled_at_most_twice_in_ten_epochs(dataset):

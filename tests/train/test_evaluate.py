@@ -1,26 +1,31 @@
 import contextlib
 import dataclasses
-import io
+import functools
 import json
 
 import cv2
 import jax
 import numpy as np
 import pytest
-from bright_boxes import SIZE, STRIDE, make_dataset, seven_pictures
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from bright_boxes import SIZE, STRIDE, find_bright, seven_pictures
 
 from train.data.picture_cache import cached_reader, open_cache
-from train.evaluate import evaluate, ground_truth, write_detections
+from train.evaluate import evaluate
 from train.mesh import make_mesh, shard_batch
 from train.start import as_one_class
-from train.step import EvalLosses
-from yolov7_jax import Detections
+from train.step import EvalLosses, make_eval_step
+from yolov7_jax import LossConfig, assign_anchor, create, deploy, split
 from yolov7_jax.data import pictures
-from yolov7_jax.data.evaluation_batches import (
-    eval_batches,
-)
+from yolov7_jax.data.evaluation_batches import eval_batches
+from yolov7_jax.evaluation import detect_split, ground_truth, make_detector, write_detections
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
@@ -39,16 +44,9 @@ def losses_of(boxes, present):
     return EvalLosses(*(loss * objects.sum() for loss in (3.0, 2.0, 1.0)))
 
 
-def find_bright(images, targets, present):
-    """A detector: the bright rectangle of each picture, of the class that its brightness says."""
-    boxes, found = np.zeros((len(images), 1, 4), np.float32), np.zeros((len(images), 1), bool)
-    for row, image in enumerate(np.asarray(images)):
-        ys, xs = np.nonzero(image[..., 0] > 135)
-        if len(ys):
-            boxes[row, 0], found[row] = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), True
-    labels = np.asarray(images).max((1, 2, 3))[:, None] < 225
-    detections = Detections(boxes, boxes.sum(2) / 1000, labels.astype(np.int32), found)
-    return on_device(detections), losses_of(targets.boxes, present)
+def look(images, targets, present):
+    """An evaluation step of a detector that finds bright rectangles."""
+    return on_device(find_bright(images)), losses_of(targets.boxes, present)
 
 
 def on_device(detections):
@@ -58,7 +56,7 @@ def on_device(detections):
 
 def run(dataset, mesh, **options):
     options = {"image_size": SIZE, "batch_size": 3} | options
-    return evaluate(find_bright, dataset, ground_truth(dataset), mesh, **options)
+    return evaluate(look, dataset, ground_truth(dataset), mesh, **options)
 
 
 def in_order(detections):
@@ -138,8 +136,8 @@ def test_losses_are_means_over_the_pictures_that_are_there(dataset, mesh, batch_
 
 
 def test_the_step_is_given_the_objects_where_they_are_in_its_pictures(dataset, mesh):
-    def look(images, targets, present):
-        found = find_bright(images, targets, present)
+    def check(images, targets, present):
+        found = look(images, targets, present)
         for row in np.flatnonzero(present):
             (object_,) = np.flatnonzero(np.asarray(targets.valid)[row])
             cx, cy, w, h = np.asarray(targets.boxes)[row, object_] * SIZE
@@ -147,7 +145,7 @@ def test_the_step_is_given_the_objects_where_they_are_in_its_pictures(dataset, m
             assert np.abs(box - np.asarray(found[0].boxes_xyxy)[row, 0]).max() <= 1
         return found
 
-    evaluate(look, dataset, ground_truth(dataset), mesh, image_size=SIZE, batch_size=3)
+    evaluate(check, dataset, ground_truth(dataset), mesh, image_size=SIZE, batch_size=3)
 
 
 def test_taken_for_one_class_results_have_the_first_id_of_the_source(dataset, mesh, tmp_path):
@@ -156,7 +154,7 @@ def test_taken_for_one_class_results_have_the_first_id_of_the_source(dataset, me
     assert not one.labels.any()
 
     def find_one_class(images, targets, present):
-        found, losses = find_bright(images, targets, present)
+        found, losses = look(images, targets, present)
         return found._replace(labels=found.labels * 0), losses
 
     truth = ground_truth(one)
@@ -169,88 +167,30 @@ def test_taken_for_one_class_results_have_the_first_id_of_the_source(dataset, me
     assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
 
 
-def test_detections_in_crowd_regions_are_no_faults(tmp_path, mesh):
-    boxes = [[(10, 10, 40, 40)], [(4, 4, 60, 60)]]
-    crowd = np.asarray([False, True])
-    sizes = [(64, 64), (64, 64)]
-    plain = make_dataset(tmp_path, sizes, boxes, [0, 0])
-    marked = make_dataset(tmp_path, sizes, boxes, [0, 0], crowd=crowd)
-
-    def find(images, targets, present):
-        # In the picture of the crowd, a part of it, with the higher score.
-        found = np.asarray([[[10, 10, 40, 40]]] * len(images), np.float32)
-        surface = (np.asarray(images)[..., 0] > 135).sum((1, 2))
-        shape = (len(images), 1)
-        scores = (surface / 64**2).reshape(shape).astype(np.float32)
-        detections = Detections(found, scores, np.zeros(shape, np.int32), np.ones(shape, bool))
-        return on_device(detections), EvalLosses(0, 0, 0)
-
-    options = {"image_size": 64, "batch_size": 2}
-    accuracy = [
-        evaluate(find, data, ground_truth(data), mesh, **options).accuracy.ap
-        for data in (plain, marked)
-    ]
-    assert accuracy[0] < 0.3
-    assert accuracy[1] == pytest.approx(1)
-
-
-def test_areas_of_the_source_tell_small_objects_from_large(dataset, tmp_path, mesh):
-    boxes = [[(10, 10, 60, 60)]]
-    sizes = [(64, 64)]
-    box_area = make_dataset(tmp_path, sizes, boxes, [0])
-    outlined = make_dataset(tmp_path, sizes, boxes, [0], areas=np.asarray([900], np.float32))
-    assert run(box_area, mesh).accuracy.ap_medium == pytest.approx(1)
-    assert np.isnan(run(box_area, mesh).accuracy.ap_small)
-    assert run(outlined, mesh).accuracy.ap_small == pytest.approx(1)
-    assert np.isnan(run(outlined, mesh).accuracy.ap_medium)
-
-
-def test_written_detections_have_the_ids_of_the_source_and_the_same_accuracy(
-    dataset, tmp_path, mesh
-):
-    evaluation = run(dataset, mesh)
-    path = tmp_path / "detections.json"
-    write_detections(dataset, evaluation.detections, path)
-    rows = json.loads(path.read_text())
-    assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
-    assert {row["category_id"] for row in rows} == {5, 90}
-    truth = ground_truth(dataset)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [{"id": image} for image in dataset.image_ids.tolist()],
-            "categories": [{"id": 5, "name": "a"}, {"id": 90, "name": "b"}],
-            "annotations": [
-                {
-                    "id": row + 1,
-                    "image_id": int(dataset.image_ids[truth.image[row]]),
-                    "category_id": int(dataset.category_ids[truth.labels[row]]),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": float(truth.area[row]),
-                    "iscrowd": int(truth.crowd[row]),
-                }
-                for row, (x0, y0, x1, y1) in enumerate(truth.boxes_xyxy.tolist())
-            ],
-        }
-        coco.createIndex()
-        measured = COCOeval(coco, coco.loadRes(str(path)), "bbox")
-        measured.evaluate()
-        measured.accumulate()
-        measured.summarize()
-    accuracy = np.nan_to_num(np.asarray(evaluation.accuracy[:12], float), nan=-1)
-    assert 0.1 < accuracy[0] < 1
-    np.testing.assert_allclose(measured.stats, accuracy, atol=1e-12)
-
-
-def test_no_detections_can_be_measured_and_written(dataset, tmp_path, mesh):
-    def find_nothing(images, targets, present):
-        empty = Detections(*(np.zeros((len(images), 3, *more)) for more in ((4,), (), (), ())))
-        nothing = empty._replace(labels=empty.labels.astype(int), valid=empty.valid.astype(bool))
-        return on_device(nothing), EvalLosses(0, 0, 0)
-
+def test_a_detector_finds_what_training_measures(dataset, mesh):
+    model = create("yolov7-tiny", 2, width=0.125, key=jax.random.key(3))
+    for level in model.detect.levels:  # fresh heads are sure of nothing
+        level.bias[...] += 4
     options = {"image_size": SIZE, "batch_size": 4}
-    evaluation = evaluate(find_nothing, dataset, ground_truth(dataset), mesh, **options)
-    assert evaluation.accuracy.ap == 0
-    write_detections(dataset, evaluation.detections, tmp_path / "none.json")
-    assert json.loads((tmp_path / "none.json").read_text()) == []
+    with quick_compilation():
+        # Folding rounds, and a fresh network has scores that are all but equal.
+        model = deploy(model)
+        graphdef, params, batch_stats = split(model)
+        step = jax.jit(make_eval_step(graphdef, model.head, LossConfig(), assigner=assign_anchor))
+        trained = evaluate(
+            functools.partial(step, params, batch_stats),
+            dataset,
+            ground_truth(dataset),
+            mesh,
+            **options,
+        ).detections
+        detect = make_detector(
+            model, mesh.devices.ravel(), score_threshold=0.001, iou_threshold=0.65
+        )
+        found, unreadable = detect_split(detect, dataset, **options)
+    assert not unreadable
+    assert len(found.labels) > 100
+    np.testing.assert_array_equal(found.image, trained.image)
+    np.testing.assert_array_equal(found.labels, trained.labels)
+    np.testing.assert_allclose(found.scores, trained.scores, rtol=1e-5)
+    np.testing.assert_allclose(found.boxes_xyxy, trained.boxes_xyxy, atol=1e-3)

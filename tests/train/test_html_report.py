@@ -249,7 +249,7 @@ def test_class_table_has_accuracy_the_best_class_first(tmp_path):
     cat, dog = (f"{accuracy.class_ap[label]:.3f}" for label in (0, 1))
     assert [row[:3] for row in table[1:3]] == [["cat", "2", cat], ["dog", "2", dog]]
     assert [row[4:6] for row in table[1:3]] == [["1.000", "0.500"], ["0.500", "1.000"]]
-    assert table[3] == ["none", "0", "–", "–", "–", "–", "–"]  # noqa: RUF001
+    assert table[3] == ["none", "0", "–", "–", "–", "–", "–"]  # noqa: RUF001 - a dash is meant
 
 
 def test_faults_are_counted_by_kind(tmp_path):

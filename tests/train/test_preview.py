@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from train import preview
 from train.config import TrainConfig
 from train.data.augment import AugmentConfig
 from train.data.pipeline import Batch
@@ -12,7 +13,9 @@ from train.preview import PAGE_TILE, assignment_page, choices, write_preview
 from yolov7_jax import LossConfig, assign_anchor, create, pad_targets
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.drawing import COLOURS, HEADER
+from yolov7_jax.drawing import COLOURS, GAP, HEADER
+
+TOP = HEADER + GAP + HEADER  # of the first row's pictures: below a title of the row and their own
 
 HEAD = HeadConfig(1, (8, 16), [[(16, 16), (32, 32)], [(48, 48), (96, 96)]])
 
@@ -28,10 +31,10 @@ def page(boxes):
 
 
 def strip(picture, stride, level, row, column, anchor):
-    """The middle of a strip of a cell."""
+    """A place in a strip of a cell, where no caption covers it."""
     side = PAGE_TILE / 64 * stride
     x = (column + (anchor + 0.5) / 2) * side + level * (PAGE_TILE + 8)
-    return picture[HEADER + round((row + 0.5) * side), round(x)]
+    return picture[TOP + round((row + 0.25) * side), round(x)]
 
 
 def test_the_strips_of_an_objects_cells_have_its_colour_and_no_others():
@@ -54,6 +57,24 @@ def test_the_strips_of_an_objects_cells_have_its_colour_and_no_others():
         if tuple(strip(picture, 16, 1, row, column, anchor)) == COLOURS[0]
     }
     assert coarse == {(1, 1, 0), (1, 0, 0), (0, 1, 0)}
+
+
+def test_a_strip_that_several_objects_get_is_divided_among_them():
+    # The middles of all three are in the same cell, two of them in the same place.
+    boxes = [(0.325, 0.325, 0.25, 0.25), (0.325, 0.325, 0.2, 0.2), (0.34, 0.34, 0.25, 0.25)]
+    picture = page(boxes)
+    side = PAGE_TILE / 64 * 8
+    x = round(2.25 * side)  # of the first anchor
+    heights = [round((2 + share) * side) for share in (1 / 6, 3 / 6, 5 / 6)]
+    assert [tuple(picture[TOP + y, x]) for y in heights] == list(COLOURS[:3])
+    assert tuple(strip(page(boxes[:1]), 8, 0, 2, 2, 0)) == COLOURS[0]
+
+
+def test_the_title_counts_the_strips_that_several_objects_get():
+    cells = np.array([(2, 2, 0, 0), (2, 2, 0, 1), (2, 2, 1, 0), (2, 3, 0, 1), (2, 2, 0, 2)])
+    assert preview._count_shared(cells) == 1
+    assert preview._count_shared(cells[:1]) == 0
+    assert preview._count_shared(cells[:0]) == 0
 
 
 def test_a_page_without_objects_has_no_colours():
@@ -102,4 +123,20 @@ def test_a_preview_is_a_sheet_and_a_page_for_every_picture(quick_programs, name,
     assert sorted(folder.iterdir()) == sorted(written)
     levels, ways = len(model.head.strides), 3 if name == "yolov7-w6" else 2
     shape = cv2.imread(str(written[1])).shape
-    assert shape == (ways * (PAGE_TILE + HEADER + 8), levels * (PAGE_TILE + 8), 3)
+    assert shape == (ways * (TOP + PAGE_TILE + GAP), levels * (PAGE_TILE + GAP), 3)
+
+
+def test_of_a_large_batch_only_the_first_pictures_have_pages_and_that_is_said(
+    quick_programs, data, tmp_path, monkeypatch, caplog
+):
+    config = TrainConfig(
+        image_size=64, batch_size=3, augment=AugmentConfig(mosaic=0.0), num_workers=0
+    )
+    monkeypatch.setattr(preview, "MOST_PAGES", 2)
+    folder = tmp_path / "preview"
+    folder.mkdir()
+    written = write_preview(config, data, create("yolov7-tiny", 2, width=0.05), folder)
+    assert [path.name for path in written] == [
+        *("batches.png", "assignment-000.png", "assignment-001.png")
+    ]
+    assert "the first 2 of the 3 pictures of the batch have pages" in caplog.text

@@ -12,7 +12,14 @@ import pytest
 from train import __main__ as cli
 from train.checkpoint import Checkpoints
 from train.config import write_yaml
-from train.start import as_one_class, compute_dtype, load_splits, load_weights
+from train.start import (
+    as_one_class,
+    compute_dtype,
+    data_file,
+    load_split,
+    load_splits,
+    load_weights,
+)
 from yolov7_jax import create, deploy, split
 from yolov7_jax.deploy import fold_head
 from yolov7_jax.weights import class_keys, load_model, save_safetensors, to_official
@@ -171,6 +178,20 @@ def test_one_class_stands_for_all(small):
     assert one.category_ids.tolist() == dataset.category_ids[:1].tolist()
     assert set(one.labels.tolist()) == {0}
     np.testing.assert_array_equal(one.boxes, dataset.boxes)
+
+
+def test_every_split_of_a_run_with_one_class_has_that_class(small):
+    one = dataclasses.replace(small, single_class=True)
+    for name, dataset in zip(("train", "val"), load_splits(one), strict=True):
+        assert dataset.names == ("object",)
+        assert load_split(one, name).fingerprint() == dataset.fingerprint()
+        assert load_split(small, name).names == NAMES
+
+
+def test_a_tilde_in_the_place_of_the_data_is_the_users_folder(small, monkeypatch):
+    place = pathlib.Path(small.data)
+    monkeypatch.setenv("HOME", str(place.parent))
+    assert data_file(f"~/{place.name}") == place
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class _Pickler(pickle._Pickler):
         self.memoize(value)
 
     # The parent's functions would look the class up.
-    dispatch = {**pickle._Pickler.dispatch, type: save_global}  # noqa: RUF012
+    dispatch = {**pickle._Pickler.dispatch, type: save_global}  # noqa: RUF012 - as in its parent
 
 
 def _storage_keys(value_keys):

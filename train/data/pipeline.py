@@ -9,7 +9,6 @@ threads, processes or hosts take part.
 import contextlib
 import dataclasses
 import functools
-import gc
 import pathlib
 import tempfile
 from collections.abc import Generator, Sequence
@@ -26,7 +25,7 @@ from train.data.picture_cache import CachedPictures, PictureCache
 from train.data.pictures import FilePictures
 from train.data.sample import Pictures, Pixels
 from train.data.shared_dataset import share
-from train.data.streams import closing, in_processes, in_threads
+from train.data.streams import closing, free_shared_memory, in_processes, in_threads
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.limits import below_least
@@ -40,7 +39,7 @@ WORKER_DIED = "terminated unexpectedly"  # what grain says then
 END_OF_STREAM = 2**62  # positions; a range must end somewhere
 
 # The first word of every seed, so that no two uses share a stream.
-SHUFFLE_STREAM, SAMPLE_STREAM, COUNT_STREAM = 0, 1, 2
+SHUFFLE_STREAM, SAMPLE_STREAM, COUNT_STREAM, CHANCE_STREAM = 0, 1, 2, 3
 
 
 def epoch_end(epoch: int, num_images: int, batch_size: int) -> int:
@@ -164,21 +163,21 @@ def _from_processes(
         cache = cache and cache.of(shared)
         samples = _samples(stream._replace(pictures=_pictures(shared, cache)), first_step)
         batches = samples.batch(own, batch_fn=functools.partial(_collate, stream.usual))
-        with contextlib.closing(closing(in_processes(batches, num_workers))) as received:
-            try:
+        try:
+            with contextlib.closing(closing(in_processes(batches, num_workers))) as received:
                 yield from map(_owned, received)
                 return
-            except (UserError, UnreadableImageError) as error:
-                failure = error.with_traceback(None)  # the message alone is enough
-            except RuntimeError as error:
-                if WORKER_DIED not in str(error):
-                    raise
-                failure = UserError(
-                    f"{str(error).split('. ')[0]}; if for lack of memory, fewer --num-workers "
-                    "would need less"
-                )
-    # What the failure leaves behind is in circles, and holds shared memory until the program ends.
-    gc.collect()
+        except (UserError, UnreadableImageError) as error:
+            failure = error.with_traceback(None)  # the message alone is enough
+        except RuntimeError as error:
+            if WORKER_DIED not in str(error):
+                raise
+            failure = UserError(
+                f"{str(error).split('. ')[0]}; if for lack of memory, fewer --num-workers "
+                "would need less"
+            )
+        finally:
+            free_shared_memory()
     raise failure
 
 
@@ -291,7 +290,7 @@ def _seeded(stream: _Stream, position: int) -> tuple[int, np.random.Generator]:
     rng = np.random.default_rng((SAMPLE_STREAM, stream.seed, position))
     if stream.cumulated is None:
         return int(_permutation(stream.seed, epoch, length)[place]), rng
-    drawn = np.random.default_rng((SHUFFLE_STREAM, stream.seed, position)).random()
+    drawn = np.random.default_rng((CHANCE_STREAM, stream.seed, position)).random()
     index = np.searchsorted(stream.cumulated, drawn * stream.cumulated[-1], side="right")
     return min(int(index), length - 1), rng
 

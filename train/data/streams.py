@@ -1,13 +1,17 @@
 """How grain reads: in threads or in worker processes, and closed when nobody reads on."""
 
+import gc
 from collections.abc import Generator
 from typing import Any
 
 import cv2
 import grain
 from absl import flags
+from grain.multiprocessing import SharedMemoryArray
 
 from train.data.memory import keep_freed_memory
+
+FREEING_SECONDS = 10  # that freeing shared memory may take; normally milliseconds
 
 
 def in_threads(samples: grain.MapDataset, num_threads: int, ahead: int) -> grain.IterDataset:
@@ -46,6 +50,18 @@ def _start_worker(worker: int, workers: int) -> None:
 def _prepare_process() -> None:
     cv2.setNumThreads(1)  # OpenCV's own threads and ours would compete for the same cores
     keep_freed_memory()
+
+
+def free_shared_memory() -> None:
+    """Frees the memory in which worker processes have sent what nobody holds any more.
+
+    What a failure leaves behind is in circles, and grain frees in a thread of its own, which the
+    end of the program may overtake. Then Python tells of leaks.
+    """
+    gc.collect()
+    thread = getattr(SharedMemoryArray, "_del_thread_pool", None)  # has no public name
+    if thread is not None:
+        thread.apply_async(int).wait(FREEING_SECONDS)  # done when all before it is
 
 
 def closing(batches: grain.IterDataset) -> Generator[Any, None, None]:

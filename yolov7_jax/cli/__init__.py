@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 from yolov7_jax import __version__
 from yolov7_jax.cli.convert import add_convert
+from yolov7_jax.cli.export import add_export
 from yolov7_jax.cli.info import add_info
+from yolov7_jax.cli.predict import add_predict
+from yolov7_jax.cli.val import add_val
 
 WRONG_USE = 2
 
@@ -20,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: what follows the program's name; those of the process if not given.
 
     Returns:
-      The exit code: 0, 2 for wrong use and files that cannot be read or written, or 128 + n for
-      signal n.
+      The exit code: 0; 1 if all was done but some pictures could not be read; 2 for wrong use and
+      files that cannot be read or written; or 128 + n for signal n.
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        code = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has seen enough; the interpreter must not complain at its end.
@@ -37,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,8 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    add_predict(commands)
     add_info(commands)
     add_convert(commands)
+    add_export(commands)
+    add_val(commands)
     return parser
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from yolov7_jax.errors import UserError
 from yolov7_jax.model import Yolov7
 
 FORMS = {
@@ -13,6 +14,8 @@ FORMS = {
     "released": "plain head, no auxiliary heads",
     "deployed": "deployed",
 }
+
+UNREADABLE = 1  # exit code: some pictures could not be read, all else was done
 
 Commands = Any  # what argparse's add_subparsers returns, a class without a public name
 
@@ -25,6 +28,29 @@ def described(model: Yolov7) -> str:
 def printable(text: str) -> str:
     """Returns a text from a file with whatever could move a terminal's cursor written out."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def new_folder(wanted: str | None, usual: pathlib.Path) -> pathlib.Path:
+    """Makes the folder that a command writes to, so that no file of another is replaced.
+
+    Args:
+      wanted: must not exist, or be empty. None: the usual one, or the first of usual-2, usual-3 ...
+        that does not exist.
+      usual: see there.
+
+    Raises:
+      UserError: the folder that is wanted has something in it.
+      OSError: it cannot be made.
+    """
+    folder, number = usual if wanted is None else pathlib.Path(wanted).expanduser(), 2
+    while wanted is None and folder.exists():
+        folder, number = usual.with_name(f"{usual.name}-{number}"), number + 1
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output (={wanted}) is a file; it must be a new folder, or an empty one")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"--output (={wanted}) exists; it must be a new folder, or an empty one")
+    return folder
 
 
 def keep_compiled() -> None:

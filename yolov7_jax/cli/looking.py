@@ -9,9 +9,7 @@ import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from tqdm import tqdm
-
-from yolov7_jax.cli.commands import keep_compiled, printable
+from yolov7_jax.cli.commands import UNREADABLE, keep_compiled, new_folder, printable
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.errors import UserError
@@ -20,7 +18,11 @@ from yolov7_jax.predict import Detector, DetectorConfig, Letterboxed
 from yolov7_jax.save import Found, SaveConfig, Saver, found_in
 from yolov7_jax.weights.files import model_of, read_checkpoint
 
-UNREADABLE = 1  # exit code
+try:
+    from tqdm import tqdm
+except ImportError as error:
+    raise ImportError("predicting needs tqdm: pip install 'yolov7-jax[images]'") from error
+
 OUTPUT = pathlib.Path("runs/predict")
 READERS = 2  # threads
 MOST_NAMED = 5  # ignored files
@@ -31,7 +33,6 @@ def run(options: argparse.Namespace) -> int:
     if options.max_frames is not None and options.max_frames < 1:
         raise UserError(f"--max-frames (={options.max_frames}) must be at least 1")
     sources = find_sources(options.sources)
-    folder = _free_folder(options.output)
     keep_compiled()
     checkpoint = read_checkpoint(options.weights)
     model = model_of(checkpoint, options.weights)
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         shown = ", ".join(sources.ignored[:MOST_NAMED])
         more = ", ..." if len(sources.ignored) > MOST_NAMED else ""
         print(f"ignored, no pictures or videos by their suffix: {shown}{more}", file=sys.stderr)
+    folder = new_folder(options.output, OUTPUT)
     with DecoderMessages(), Saver(folder, names, saved) as saver:
         run = _Run(detector, saver)
         run.stills(sources.stills)
@@ -149,23 +151,6 @@ class _Run:
             told += f"; {self._unreadable} could not be read"
         _print(f"{told}; written to {self._saver.folder}")
         return UNREADABLE if self._unreadable else 0
-
-
-def _free_folder(wanted: str | None) -> pathlib.Path:
-    """Returns a folder to write to, in which nothing is.
-
-    Raises:
-      UserError: the one that is wanted has something in it.
-    """
-    if wanted is None:
-        folder, number = OUTPUT, 2
-        while folder.exists():
-            folder, number = OUTPUT.with_name(f"{OUTPUT.name}-{number}"), number + 1
-        return folder
-    folder = pathlib.Path(wanted).expanduser()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"--output (={wanted}) exists; it must be a new folder, or an empty one")
-    return folder
 
 
 def _labels(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:

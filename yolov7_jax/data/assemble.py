@@ -77,6 +77,7 @@ class Scan(NamedTuple):
       notes: what is no fault, but good to know.
       looked_at: every picture that the source names, those left out included.
       decoded: whether the pictures were decoded, not only their headers read.
+      from_cache: whether that was an earlier look, since which nothing has changed.
     """
 
     dataset: Dataset
@@ -84,6 +85,7 @@ class Scan(NamedTuple):
     notes: tuple[str, ...]
     looked_at: tuple[str, ...]
     decoded: bool
+    from_cache: bool = False
 
 
 def assemble(found: Found, *, decoded: bool) -> Scan:

@@ -1,6 +1,7 @@
 """Reads a data.yaml, which names the classes and where each split of a data set is."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +38,9 @@ def read_data_yaml(file: Path, split: str) -> DataYaml:
     """Reads one split of a data.yaml.
 
     `path` is relative to the file and is its folder by default; all other paths are relative to
-    `path`. Where `../train/images` does not exist, as in what Roboflow exports, `train/images` is
-    taken. `names` is a list, or a map from 0, 1, 2 ... Keys of other tools are not used, but
-    `kpt_shape` tells label files with keypoints, which are not read.
+    `path`. In all, `~` is the user's folder. Where `../train/images` does not exist, as in what
+    Roboflow exports, `train/images` is taken. `names` is a list, or a map from 0, 1, 2 ... Keys of
+    other tools are not used, but `kpt_shape` tells label files with keypoints, which are not read.
 
     Raises:
       UserError: it cannot be read, or something is missing or malformed.
@@ -70,13 +71,13 @@ def read_data_yaml(file: Path, split: str) -> DataYaml:
         images = images.get(split)
     if images is not None and not isinstance(images, str):
         raise UserError(f"{file}: 'images' must be a folder, or map splits to one; got {images!r}")
-    folder = file.parent / Path(root).expanduser()
+    folder = file.parent / os.path.expanduser(root)
     notes: list[str] = []
     return DataYaml(
         file=file,
         names=_names(config, file),
         entries=tuple(_find(folder, entry, split, notes) for entry in entries),
-        images=None if images is None else folder / images,
+        images=None if images is None else folder / os.path.expanduser(images),
         notes=tuple(notes),
     )
 
@@ -102,6 +103,7 @@ def unused_keys(file: Path) -> list[str]:
 
 def _find(folder: Path, entry: str, split: str, notes: list[str]) -> Path:
     """Returns the path of an entry, which other tools may count from a folder further down."""
+    entry = os.path.expanduser(entry)
     path, (first, *rest) = folder / entry, Path(entry).parts or (".",)
     nearer = folder.joinpath(*rest)
     if first != ".." or not rest or path.exists() or not nearer.exists():

@@ -43,7 +43,7 @@ class Kind(enum.Enum):
     ZERO_AREA = ("zero area", Effect.OBJECT)
     DUPLICATE = ("duplicate box", Effect.OBJECT)
     UNKNOWN_DIFFICULT = ("'difficult' neither 0 nor 1", Effect.DOUBTFUL_OBJECT)
-    BAD_OUTLINE = ("bad polygon", Effect.OUTLINE)
+    BAD_OUTLINE = ("bad outline", Effect.OUTLINE)
     STICKS_OUT = ("box sticks out of the picture", Effect.CLIPPED)
     NO_PICTURE = ("labels without a picture", Effect.NOTHING)
 

@@ -9,12 +9,13 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from tqdm import tqdm
 
 from yolov7_jax.errors import UserError
 
+NO_ELEMENT: Final = object()  # stands for a list without elements; None is an element, null
 _CHUNK = 4 << 20  # characters
 _SPACE = re.compile(r"[ \t\n\r]*")
 # An error this close to the end of what was read may be because the rest is missing.
@@ -30,7 +31,7 @@ def iterate_lists(path: Path, keys: Collection[str]) -> Iterator[tuple[str, Any,
 
     Yields:
       The key, an element of its list and the line where it starts. A list without elements
-      yields the key, None and the line once.
+      yields the key, `NO_ELEMENT` and the line once.
 
     Raises:
       UserError: the file cannot be read or is no such JSON.
@@ -89,7 +90,7 @@ class _Reader:
             raise self.error(f"'{key}' must be a list")
         self.at += 1
         if self.peek() == "]":
-            yield key, None, self.line_here()
+            yield key, NO_ELEMENT, self.line_here()
         else:
             while True:
                 yield key, *self.value()

@@ -22,7 +22,7 @@ from yolov7_jax.data.faults import Fault, Kind
 
 CACHE_FOLDER = ".yolov7_jax_cache"
 # The last figure is to change with the format, and with what a scan finds.
-MAGIC = b"yolov7_jax scan 3\n"
+MAGIC = b"yolov7_jax scan 4\n"
 _ARRAYS = ("sizes", "offsets", "labels", "boxes", "crowd", "image_ids", "category_ids", "areas")
 _ALIGNMENT = 64
 _DAMAGED = (Kind.UNREADABLE_PICTURE.name, Kind.DOUBTFUL_PICTURE.name)
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 def cache_files(data: str | Path, split: str) -> list[Path]:
     """Returns where the scan of a split may be kept: beside the data, or in the user's cache."""
-    path = Path(os.path.abspath(Path(data).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(data)))
     name = f"{path.name}.{split}.scan"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     where = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
@@ -176,4 +176,5 @@ def _decode(content: np.ndarray, digest: str) -> Scan:
         **{name: arrays[name] for name in _ARRAYS},
     )
     faults = tuple(Fault(Kind[kind], *rest) for kind, *rest in header["faults"])
-    return Scan(dataset, faults, tuple(header["notes"]), looked_at, header["decoded"])
+    notes = tuple(header["notes"])
+    return Scan(dataset, faults, notes, looked_at, header["decoded"], from_cache=True)

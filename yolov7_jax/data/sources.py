@@ -107,7 +107,8 @@ def open_source(data: str | Path, split: str) -> Source:
         return _open_coco(_json_of_split(path, split), names=None, images=None)
     if path.suffix.lower() in (".yaml", ".yml"):
         config = read_data_yaml(path, split)
-        return dataclasses.replace(_open_yaml(config, split), notes=config.notes)
+        source = _open_yaml(config, split)
+        return dataclasses.replace(source, notes=config.notes + source.notes)
     raise UserError(
         f"{data}: wanted a data.yaml, a COCO .json file or a Pascal VOC folder "
         "(Annotations/ and ImageSets/Main/)"
@@ -146,7 +147,7 @@ def expected_splits(data: str | Path) -> list[str]:
 
 def _resolve(data: str | Path) -> Path:
     """Returns the absolute path of what the user names, the data.yaml where a folder has one."""
-    path = Path(os.path.abspath(Path(data).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(data)))
     inside = path / "data.yaml"
     return inside if not is_voc_folder(path) and inside.is_file() else path
 

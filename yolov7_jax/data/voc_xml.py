@@ -3,64 +3,23 @@
 import dataclasses
 import functools
 import hashlib
-import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from xml.parsers import expat
 
 import numpy as np
 
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, Kind, of_picture, shown
+from yolov7_jax.data.faults import Fault, Kind, of_picture, plural, shown
 from yolov7_jax.data.parallel import map_files
 from yolov7_jax.data.picture_size import examine_picture
+from yolov7_jax.data.voc_annotation import VocLabels, annotation_bytes, read_annotation
 from yolov7_jax.errors import UserError
 
 ANNOTATIONS, PICTURES, SETS = "Annotations", "JPEGImages", "ImageSets/Main"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp")
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-OUTERMOST = "annotation"
-# What `difficult` may say, in lower case; VOC's first years have "Unspecified".
-DIFFICULT, NOT_DIFFICULT = ("1", "true"), ("", "0", "false", "unspecified")
-DEEPEST = 50  # elements within elements; VOC's own have 4
-
-
-@dataclasses.dataclass
-class Element:
-    """An element of an XML file: its tag, the line where it starts, its text and children."""
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list["Element"] = dataclasses.field(default_factory=list)
-
-    def child(self, tag: str) -> "Element | None":
-        """Returns the first child of this tag."""
-        return next((child for child in self.children if child.tag == tag), None)
-
-    def text_of(self, tag: str) -> str | None:
-        """Returns the text of the first child of this tag."""
-        found = self.child(tag)
-        return None if found is None else found.text.strip()
-
-
-class _Object(NamedTuple):
-    name: str
-    box: tuple[float, float, float, float]  # corners in pixels, 0 the border of the first
-    difficult: bool
-    line: int
-
-
-class _Labels(NamedTuple):
-    """What the XML file of a picture says."""
-
-    size: tuple[int, int]  # zeros where it doesn't say
-    objects: list[_Object]
-    faults: list[Fault]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +38,7 @@ class VocXml:
       annotations: the XML file of each.
       others: XML files of other splits, which only name classes.
       faults: of lists of pictures.
+      twins: pictures that are not used, because one of the same name and another type is.
       notes: what there is to tell about how the split was found.
     """
 
@@ -87,19 +47,21 @@ class VocXml:
     annotations: tuple[str, ...]
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
+    twins: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the pictures' contents."""
         digest = hashlib.blake2b(digest_size=32)
-        digest.update(repr(("voc_xml", self.names, self.pictures)).encode("utf-8", "replace"))
+        fields = ("voc_xml", self.names, self.pictures, self.twins)
+        digest.update(repr(fields).encode("utf-8", "replace"))
         digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
         files = (*self.annotations, *self.others)
-        contents = map_files(_content, files, workers=workers, title="labels")
-        for file, content in zip(files, contents, strict=True):
-            size = -1 if content is None else len(content)
-            digest.update(f"{file}\0{size}\0".encode("utf-8", "surrogatepass"))
-            digest.update(content or b"")
+        contents = map_files(annotation_bytes, files, workers=workers, title="labels")
+        for file, (content, problem) in zip(files, contents, strict=True):
+            head = f"{file}\0{problem}\0{len(content)}\0"
+            digest.update(head.encode("utf-8", "surrogatepass"))
+            digest.update(content)
         return digest.hexdigest()
 
     def without_labels(self) -> str:
@@ -152,9 +114,19 @@ class VocXml:
             polygons=Polygons.none(len(rows)),
             place_of=lambda row: Place(self.annotations[picture[row]], lines[row]),
             faults=faults,
+            notes=self._notes(),
         )
 
-    def _all_names(self, read: list[_Labels], workers: int) -> tuple[str, ...]:
+    def _notes(self) -> tuple[str, ...]:
+        if not self.twins:
+            return ()
+        count = len(self.twins)
+        return (
+            f"{count} {plural('picture', count)} not used, because one of the same name and "
+            f"another type is: {shown(self.twins[0], 300)}" + ", the first" * (count > 1),
+        )
+
+    def _all_names(self, read: list[VocLabels], workers: int) -> tuple[str, ...]:
         others = map_files(read_annotation, self.others, workers=workers, title="classes")
         names = {item.name for labels in (*read, *others) for item in labels.objects}
         if not names:
@@ -179,6 +151,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
     pictures: dict[str, str] = {}
     faults: list[Fault] = []
     others: set[str] = set()
+    twins: dict[str, None] = {}
     lists = [entry if entry.is_file() else _image_set(entry, split) for entry in entries]
     for source in lists:
         root = source.parents[2]
@@ -186,8 +159,11 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
         stems = _names_in(root / PICTURES)
         others |= {str(root / ANNOTATIONS / name) for name in present if name.endswith(".xml")}
         for identity, line in _identities(source, stems, present):
-            suffix = next((end for end in SUFFIXES if identity + end in stems), SUFFIXES[0])
-            picture = str(root / PICTURES / (identity + suffix))
+            there = [identity + end for end in SUFFIXES if identity + end in stems]
+            picture, *unused = (
+                str(root / PICTURES / name) for name in there or [identity + SUFFIXES[0]]
+            )
+            twins |= dict.fromkeys(unused)
             if picture in pictures:
                 reason = f"{shown(identity)} is listed more than once"
                 faults.append(Fault(Kind.REPEATED_PICTURE, str(source), line, reason))
@@ -202,6 +178,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
         # Only needed where they name classes.
         () if names else tuple(sorted(others)),
         tuple(faults),
+        tuple(twins),
     )
 
 
@@ -219,38 +196,6 @@ def voc_splits(folder: Path) -> list[str]:
     """Returns the splits that a VOC folder has; lists of one class are none."""
     lists = (path.stem for path in (folder / SETS).glob("*.txt"))
     return sorted(name for name in lists if "_" not in name)
-
-
-def read_annotation(file: str) -> _Labels:
-    """Reads the XML file of one picture."""
-    content = _content(file)
-    try:
-        if content is None:
-            raise ValueError("is missing or cannot be read")
-        root = _parse(content)
-        if root.tag != OUTERMOST:
-            raise ValueError(f"has <{shown(root.tag)}> outermost, wanted <{OUTERMOST}>")
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        line = error.lineno if isinstance(error, expat.ExpatError) else None
-        reason = f"{error}; its picture is left out"
-        if isinstance(error, expat.ExpatError):
-            reason = f"is not XML: {reason}"
-        return _Labels((0, 0), [], [Fault(Kind.UNREADABLE_LABELS, file, line, reason)])
-    faults: list[Fault] = []
-    objects = []
-    for element in root.children:
-        if element.tag != "object":
-            continue
-        try:
-            objects.append(_object(element))
-        except ValueError as error:
-            faults.append(Fault(Kind.MALFORMED, file, element.line, str(error)))
-            continue
-        difficult = element.text_of("difficult") or ""
-        if difficult.lower() not in (*DIFFICULT, *NOT_DIFFICULT):
-            reason = f"difficult must be 0 or 1, got {shown(difficult)}; it is taken for 0"
-            faults.append(Fault(Kind.UNKNOWN_DIFFICULT, file, element.line, reason))
-    return _Labels(_size(root), objects, faults)
 
 
 def _image_set(folder: Path, split: str) -> Path:
@@ -297,15 +242,7 @@ def _names_in(folder: Path) -> frozenset[str]:
     return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
 
 
-def _content(file: str) -> bytes | None:
-    try:
-        with open(file, "rb", buffering=0) as opened:
-            return opened.read()
-    except OSError:
-        return None
-
-
-def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], _Labels]:
+def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], VocLabels]:
     picture, annotation = pair
     size, fault = examine_picture(picture, decode=decode)
     labels = read_annotation(annotation)
@@ -316,62 +253,3 @@ def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], _Lab
     if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
         size = (0, 0)
     return size, labels._replace(faults=of_picture(fault, labels.faults))
-
-
-def _parse(content: bytes) -> Element:
-    """Parses XML; a ValueError, LookupError (encoding) or ExpatError says what is wrong with it."""
-    parser = expat.ParserCreate()
-    outermost = Element("", 0)
-    path = [outermost]
-
-    def start(tag: str, _attributes: dict[str, str]) -> None:
-        if len(path) > DEEPEST:
-            raise ValueError(f"has elements more than {DEEPEST} deep")
-        element = Element(tag, parser.CurrentLineNumber)
-        path[-1].children.append(element)
-        path.append(element)
-
-    def end(_tag: str) -> None:
-        path.pop()
-
-    def text(data: str) -> None:
-        path[-1].text += data
-
-    def entity(*_declaration: object) -> None:
-        # Entities can make a small file grow without end, and labels have no use for them.
-        raise ValueError("declares entities, which are not allowed")
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.EntityDeclHandler = text, entity
-    parser.buffer_text = True
-    parser.Parse(content, True)
-    return outermost.children[0]
-
-
-def _object(element: Element) -> _Object:
-    name = element.text_of("name")
-    if not name:
-        raise ValueError("the object has no name")
-    box = element.child("bndbox")
-    if box is None:
-        raise ValueError(f"{shown(name)}: the object has no bndbox")
-    texts = [box.text_of(corner) or "" for corner in CORNERS]
-    try:
-        left, top, right, bottom = map(float, texts)
-    except ValueError:
-        reason = f"{shown(name)}: {' '.join(CORNERS)} must be numbers, got {shown(texts)}"
-        raise ValueError(reason) from None
-    difficult = (element.text_of("difficult") or "").lower() in DIFFICULT
-    return _Object(name, (left - 1, top - 1, right, bottom), difficult, element.line)
-
-
-def _size(root: Element) -> tuple[int, int]:
-    """Returns width and height, zeros where the file gives none that could be right."""
-    size = root.child("size")
-    try:
-        sides = [float((size and size.text_of(side)) or 0) for side in ("width", "height")]
-    except ValueError:
-        return 0, 0
-    if not all(math.isfinite(side) and side > 0 for side in sides):
-        return 0, 0
-    return int(sides[0]), int(sides[1])

@@ -4,11 +4,9 @@ import array
 import dataclasses
 import functools
 import hashlib
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +15,14 @@ from yolov7_jax.data.dataset import Polygons
 from yolov7_jax.data.faults import Fault, Kind, of_picture, plural, shown
 from yolov7_jax.data.parallel import map_files
 from yolov7_jax.data.picture_size import examine_picture
+from yolov7_jax.data.yolo_labels import (
+    LABEL_SUFFIXES,
+    PictureLabels,
+    label_bytes,
+    label_paths,
+    labels_path,
+    read_labels,
+)
 from yolov7_jax.errors import UserError
 
 PICTURE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
@@ -28,35 +34,12 @@ OTHER_SUFFIXES = frozenset(
     )
 )
 # What stands in folders of labels without being labels.
-OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "readme.txt", "predefined_classes.txt"))
-LABEL_SUFFIXES = (".txt", ".TXT")  # the first choice first
-ROUNDING = 1e-3  # label files carry few digits, so a side may lie this far outside [0, 1]
-BOX_COLUMNS = 5
-LEAST_POLYGON_COLUMNS = 7
-WANTED = "5 columns (class cx cy w h) or a class and at least 3 corners (class x1 y1 x2 y2 x3 y3)"
-
-
-class _Row(NamedTuple):
-    label: int
-    box: tuple[float, float, float, float]  # cx cy w h
-    outline: list[float]  # x1 y1 x2 y2 ..., or empty
-
-
-class _Labels(NamedTuple):
-    """What the label file of one picture says."""
-
-    file: str
-    rows: list[_Row]
-    lines: list[int]
-    faults: list[Fault]
-
-
-class _RowError(ValueError):
-    """A row is wrong."""
-
-    def __init__(self, kind: Kind, reason: str):
-        super().__init__(reason)
-        self.kind = kind
+OTHER_TEXTS = frozenset(
+    (
+        *("classes.txt", "notes.txt", "readme.txt", "predefined_classes.txt"),
+        *("train.txt", "val.txt", "test.txt"),  # lists of pictures
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +55,9 @@ class YoloTxt:
       pictures: files that exist or were listed.
       faults: of lists of pictures.
       orphans: label files that no picture uses, in the folders of labels that belong to the split.
+      strays: likewise those beside pictures, and in the folders of labels of listed pictures, which
+        other splits may share.
+      doubled: second label files of pictures, and those that are used instead.
       notes: what there is to tell about how the split was found.
     """
 
@@ -79,14 +65,17 @@ class YoloTxt:
     pictures: tuple[str, ...]
     faults: tuple[Fault, ...]
     orphans: tuple[str, ...]
+    strays: tuple[str, ...] = ()
+    doubled: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the pictures' contents."""
         digest = hashlib.blake2b(digest_size=32)
-        digest.update(repr(("yolo_txt", self.names, self.orphans)).encode())
+        fields = ("yolo_txt", self.names, self.orphans, self.strays, self.doubled)
+        digest.update(repr(fields).encode())
         digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
-        texts = map_files(_label_bytes, self.pictures, workers=workers, title="labels")
+        texts = map_files(label_bytes, self.pictures, workers=workers, title="labels")
         for picture, (file, content, problem) in zip(self.pictures, texts, strict=True):
             head = f"{picture}\0{file}\0{problem}\0{len(content)}\0"
             digest.update(head.encode("utf-8", "surrogatepass"))
@@ -95,15 +84,13 @@ class YoloTxt:
 
     def without_labels(self) -> str:
         """Says where labels were looked for, where there are none."""
-        empty = sum(os.path.isfile(path) for name in self.pictures for path in _label_paths(name))
+        empty = sum(os.path.isfile(path) for name in self.pictures for path in label_paths(name))
         if empty:
             return f"{empty} label {plural('file', empty)}, without a row"
         first = self.pictures[0]
         text = f"there is no label file; that of {first}, the first, would be "
-        text += " or ".join(
-            path for path in _label_paths(first) if path.endswith(LABEL_SUFFIXES[0])
-        )
-        if _labels_path(first) is None:
+        text += " or ".join(path for path in label_paths(first) if path.endswith(LABEL_SUFFIXES[0]))
+        if labels_path(first) is None:
             text += ", or in a folder 'labels' if its pictures were in one beside it named 'images'"
         return text
 
@@ -158,7 +145,26 @@ class YoloTxt:
             polygons=polygons,
             place_of=lambda row: Place(files[picture[row]], lines[row]),
             faults=faults,
+            notes=self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = []
+        if self.strays:
+            count = len(self.strays)
+            notes.append(
+                f"{count} label {plural('file', count)} without a picture, not used: "
+                + shown(self.strays[0], 300)
+                + ", the first" * (count > 1)
+            )
+        if self.doubled:
+            count, (unused, used) = len(self.doubled), self.doubled[0]
+            have = "pictures have" if count > 1 else "picture has"
+            notes.append(
+                f"{count} {have} a second label file: {shown(used, 300)} is used, "
+                f"{shown(unused, 300)} is not" + ", the first" * (count > 1)
+            )
+        return tuple(notes)
 
 
 def open_yolo_txt(
@@ -214,7 +220,8 @@ def open_yolo_txt(
             f"{file}: '{split}': no pictures ({suffixes}) in {where}"
             + (f"; {faults[0]}" if faults else "")
         )
-    return YoloTxt(names, tuple(once), tuple(faults), tuple(sorted(orphans)))
+    strays, doubled = _unused_texts(once, {*orphans, *map(str, entries)})
+    return YoloTxt(names, tuple(once), tuple(faults), tuple(sorted(orphans)), strays, doubled)
 
 
 def _files_below(
@@ -252,7 +259,7 @@ def _listed(source: Path, missing: set[str], faults: list[Fault]) -> list[str]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        path = os.path.normpath(os.path.join(source.parent, line.strip()))
+        path = os.path.normpath(source.parent / os.path.expanduser(line.strip()))
         if os.path.isfile(path):
             paths.append(path)
         else:
@@ -265,10 +272,10 @@ def _listed(source: Path, missing: set[str], faults: list[Fault]) -> list[str]:
 
 def _orphans(folder: str, pictures: list[str]) -> list[str]:
     """Returns the label files below the folder of labels that no picture uses."""
-    twin = _labels_path(os.path.join(folder, ""))
+    twin = labels_path(os.path.join(folder, ""))
     if twin is None or not os.path.isdir(twin):
         return []
-    known = {os.path.splitext(path)[0] for path in map(_labels_path, pictures) if path}
+    known = {os.path.splitext(path)[0] for path in map(labels_path, pictures) if path}
     texts = _files_below(twin.rstrip(os.sep), frozenset((".txt",)))
     first, second = LABEL_SUFFIXES
     listed = set(texts)
@@ -282,98 +289,57 @@ def _orphans(folder: str, pictures: list[str]) -> list[str]:
     return orphans
 
 
-def _labels_path(picture: str) -> str | None:
-    """Returns the path with the last folder `images` replaced by `labels`; None without one."""
-    folder, name = os.path.split(picture)
-    head, images, tail = (os.sep + folder + os.sep).rpartition(f"{os.sep}images{os.sep}")
-    if not images:
-        return None
-    return os.path.join(f"{head}{os.sep}labels{os.sep}"[1:] + tail, name)
+def _unused_texts(
+    pictures: Iterable[str], known: Set[str]
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Finds label files that are not read, among pictures and in the folders of their labels.
 
+    Args:
+      pictures: those of the split.
+      known: files that are told of elsewhere, or are no labels.
 
-def _label_paths(picture: str) -> list[str]:
-    """Returns where the labels of a picture may be, the first choice first."""
-    beside = os.path.splitext(picture)[0]
-    twin = _labels_path(beside)
-    stems = [twin, beside] if twin else [beside]
-    return [stem + suffix for stem in stems for suffix in LABEL_SUFFIXES]
-
-
-def _label_bytes(picture: str) -> tuple[str, bytes, str]:
-    """Returns the label file of a picture, its content and why it cannot be read.
-
-    All are empty where the picture has none.
+    Returns:
+      Those of which there is no picture; and second ones of a picture, each with the one that is
+      read.
     """
-    for path in _label_paths(picture):
-        try:
-            with open(path, "rb", buffering=0) as file:
-                return path, file.read(), ""
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            return path, b"", error.strerror or str(error)
-    return "", b"", ""
+    strays, doubled = [], []
+    for folder in dict.fromkeys(map(os.path.dirname, pictures)):
+        names = _names_in(folder)
+        twin = labels_path(os.path.join(folder, ""))
+        texts = [os.path.join(folder, name) for name in names if _is_text(name)]
+        if twin is not None:
+            texts += [os.path.join(twin, name) for name in _names_in(twin) if _is_text(name)]
+        there = set(texts)
+        split = map(os.path.splitext, names)
+        stems = {stem for stem, end in split if end.lower() in PICTURE_SUFFIXES | OTHER_SUFFIXES}
+        for text in texts:
+            stem = os.path.splitext(os.path.basename(text))[0]
+            of_picture = label_paths(os.path.join(folder, f"{stem}.jpg"))
+            used = next((path for path in of_picture if path in there), None)
+            if text in known:
+                continue
+            if stem not in stems or used is None:
+                strays.append(text)
+            elif used != text:
+                doubled.append((text, used))
+    return tuple(strays), tuple(doubled)
 
 
-def _examine(num_classes: int, decode: bool, picture: str) -> tuple[tuple[int, int], _Labels]:
+def _names_in(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []  # who opens its files tells
+
+
+def _is_text(name: str) -> bool:
+    hidden_or_other = name.startswith(".") or name.lower() in OTHER_TEXTS
+    return name.lower().endswith(LABEL_SUFFIXES[0]) and not hidden_or_other
+
+
+def _examine(num_classes: int, decode: bool, picture: str) -> tuple[tuple[int, int], PictureLabels]:
     size, fault = examine_picture(picture, decode=decode)
-    labels = _read_labels(*_label_bytes(picture), num_classes)
+    labels = read_labels(*label_bytes(picture), num_classes)
     if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
         size = (0, 0)  # an unlabelled picture would teach that there is nothing in it
     return size, labels._replace(faults=of_picture(fault, labels.faults))
-
-
-def _read_labels(file: str, content: bytes, problem: str, num_classes: int) -> _Labels:
-    rows, lines, faults = [], [], []
-    reason = f"cannot be read: {problem}" if problem else ""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text, reason = "", "cannot be read as text in UTF-8"
-    if reason:
-        reason += "; its picture is left out"
-        faults.append(Fault(Kind.UNREADABLE_LABELS, file, None, reason))
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            rows.append(_parse(words, num_classes))
-            lines.append(number)
-        except _RowError as error:
-            faults.append(Fault(error.kind, file, number, str(error)))
-    return _Labels(file, rows, lines, faults)
-
-
-def _parse(words: list[str], num_classes: int) -> _Row:
-    """Parses the words of one line; a _RowError says what is wrong with them."""
-    is_box = len(words) == BOX_COLUMNS
-    if not is_box and (len(words) < LEAST_POLYGON_COLUMNS or len(words) % 2 == 0):
-        raise _RowError(Kind.COLUMNS, f"wanted {WANTED}, got {len(words)} columns")
-    try:
-        label, *values = map(float, words)
-    except ValueError:
-        reason = f"wanted numbers, got {shown(' '.join(words))}"
-        raise _RowError(Kind.NO_NUMBER, reason) from None
-    if not all(map(math.isfinite, (label, *values))):
-        raise _RowError(Kind.NOT_FINITE, f"wanted finite numbers, got {shown(' '.join(words))}")
-    if label != int(label) or not 0 <= label < num_classes:
-        reason = f"class {shown(words[0])} is not one of 0 to {num_classes - 1}"
-        raise _RowError(Kind.UNKNOWN_CLASS, reason)
-    if min(values) < -ROUNDING or max(values) > 1 + ROUNDING:
-        at = next(at for at, v in enumerate(values) if not -ROUNDING <= v <= 1 + ROUNDING)
-        name = ("cx", "cy", "w", "h")[at] if is_box else f"{'xy'[at % 2]}{at // 2 + 1}"
-        reason = f"{name} is {shown(words[at + 1])}, wanted between 0 and 1 (normalised)"
-        raise _RowError(Kind.OUT_OF_RANGE, reason)
-    if is_box:
-        cx, cy, w, h = values
-        outline = []
-    else:
-        outline = [min(max(value, 0.0), 1.0) for value in values]
-        left, right = min(outline[::2]), max(outline[::2])
-        top, bottom = min(outline[1::2]), max(outline[1::2])
-        cx, cy, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-    if w <= 0 or h <= 0:
-        what = "w and h are" if is_box else "the outline's width and height are"
-        raise _RowError(Kind.ZERO_AREA, f"{what} {w:g} and {h:g}, wanted more than 0")
-    return _Row(int(label), (cx, cy, w, h), outline)

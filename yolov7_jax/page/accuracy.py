@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
-from yolov7_jax.curves import RECALLS, SCORES, Curves
+from yolov7_jax.curves import RECALLS, SCORES, Curves, class_mean
 from yolov7_jax.matching import Kind
 from yolov7_jax.metrics import CocoAp
 from yolov7_jax.page.charts import UNIT, Line, line_chart
@@ -47,16 +47,38 @@ def by_ap50(accuracy: CocoAp) -> list[int]:
     return np.argsort(-accuracy.class_ap50, kind="stable").tolist()  # NaN comes last
 
 
-def accuracy_charts(names: Sequence[str], accuracy: CocoAp, curves: Curves) -> list[Element]:
-    """Returns precision over recall, and precision, recall and F1 over the score threshold."""
+def recall_lines(names: Sequence[str], accuracy: CocoAp, curves: Curves) -> list[Line]:
+    """Returns precision over recall: the mean, and the classes if they are few.
+
+    Of many, those are the three best and the three worst; none where there is no object to find.
+    """
     defined = [label for label in by_ap50(accuracy) if curves.objects[label]]
     if not defined:
         return []
-    few = len(defined) <= MOST_LINES - 1
-    chosen = defined if few else [*defined[:3], *defined[-3:]]
+    chosen = defined if len(defined) < MOST_LINES else [*defined[:3], *defined[-3:]]
     mean = curves.precision_at_recall[defined].mean(0)
     lines = [_line(f"mean of {len(defined)} classes", RECALLS, mean, bold=True)]
-    lines += [_line(names[label], RECALLS, curves.precision_at_recall[label]) for label in chosen]
+    return lines + [
+        _line(names[label], RECALLS, curves.precision_at_recall[label]) for label in chosen
+    ]
+
+
+def score_lines(curves: Curves) -> list[Line]:
+    """Returns the means of F1, precision and recall over the score threshold."""
+    scores = SCORES[::SCORE_STEP]
+    return [
+        _line("F1", scores, class_mean(curves.f1[:, ::SCORE_STEP]), bold=True),
+        _line("precision", scores, class_mean(curves.precision[:, ::SCORE_STEP])),
+        _line("recall", scores, class_mean(curves.recall[:, ::SCORE_STEP])),
+    ]
+
+
+def accuracy_charts(names: Sequence[str], accuracy: CocoAp, curves: Curves) -> list[Element]:
+    """Returns precision over recall, and precision, recall and F1 over the score threshold."""
+    lines = recall_lines(names, accuracy, curves)
+    if not lines:
+        return []
+    few = (curves.objects > 0).sum() < MOST_LINES
     over_recall = line_chart(
         "Precision over recall" + ("" if few else ": the three best and the three worst classes"),
         lines,
@@ -64,14 +86,9 @@ def accuracy_charts(names: Sequence[str], accuracy: CocoAp, curves: Curves) -> l
         x_range=UNIT,
         y_range=UNIT,
     )
-    scores = SCORES[::SCORE_STEP]
     over_score = line_chart(
         f"Means over the score threshold; best F1 at {curves.best_score:.3f}",
-        [
-            _line("F1", scores, _mean(curves.f1[:, ::SCORE_STEP]), bold=True),
-            _line("precision", scores, _mean(curves.precision[:, ::SCORE_STEP])),
-            _line("recall", scores, _mean(curves.recall[:, ::SCORE_STEP])),
-        ],
+        score_lines(curves),
         x_name="score",
         x_range=UNIT,
         y_range=UNIT,
@@ -83,14 +100,6 @@ def accuracy_charts(names: Sequence[str], accuracy: CocoAp, curves: Curves) -> l
 def _line(name: str, x: np.ndarray, y: np.ndarray, *, bold: bool = False) -> Line:
     points = zip(x.tolist(), y.tolist(), strict=True)
     return Line(name, [point for point in points if math.isfinite(point[1])], bold)
-
-
-def _mean(values: Float64[np.ndarray, "c s"]) -> Float64[np.ndarray, " s"]:
-    """Returns the mean over the classes that are defined; NaN where none is."""
-    defined = ~np.isnan(values)
-    count = defined.sum(0)
-    total = np.where(defined, values, 0).sum(0)
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def fault_tables(results: Results) -> Element:
@@ -108,6 +117,27 @@ def _shares(name: str, counts: list[tuple[str, int]]) -> Element:
     return table([name, "count", "share"], rows)
 
 
+def confused_classes(matrix: Int64[np.ndarray, "c+1 c+1"]) -> Int64[np.ndarray, " k"]:
+    """Returns which rows of a matrix are shown: of more than 100 classes the most confused ones.
+
+    The background, which is the last, is always among them.
+    """
+    background = len(matrix) - 1
+    if background <= MOST_IN_MATRIX:
+        return np.arange(background + 1)
+    mistakes = _mistakes(matrix)
+    confused = np.argsort(-(mistakes.sum(0) + mistakes.sum(1)), kind="stable")
+    return np.append(np.sort(confused[confused != background][:MOST_IN_MATRIX]), background)
+
+
+def _mistakes(matrix: Int64[np.ndarray, "c+1 c+1"]) -> Int64[np.ndarray, "c+1 c+1"]:
+    """Returns how often classes were taken for one another."""
+    mistakes = matrix.copy()
+    np.fill_diagonal(mistakes, 0)
+    mistakes[-1], mistakes[:, -1] = 0, 0
+    return mistakes
+
+
 def confusion_parts(names: Sequence[str], matrix: Int64[np.ndarray, "c+1 c+1"]) -> list[Element]:
     """Returns the matrix as a table that is coloured by shares, and the most frequent confusions.
 
@@ -115,9 +145,7 @@ def confusion_parts(names: Sequence[str], matrix: Int64[np.ndarray, "c+1 c+1"]) 
     """
     background = len(names)
     labels = [*names, BACKGROUND]
-    mistakes = matrix.copy()
-    np.fill_diagonal(mistakes, 0)
-    mistakes[background], mistakes[:, background] = 0, 0
+    mistakes = _mistakes(matrix)
     rows, columns = np.unravel_index(np.argsort(-mistakes, axis=None, kind="stable"), matrix.shape)
     pairs = [
         [
@@ -129,10 +157,8 @@ def confusion_parts(names: Sequence[str], matrix: Int64[np.ndarray, "c+1 c+1"]) 
         if mistakes[row, column]
     ]
     parts = []
-    shown = np.arange(background + 1)
-    if background > MOST_IN_MATRIX:
-        confused = np.argsort(-(mistakes.sum(0) + mistakes.sum(1)), kind="stable")
-        shown = np.append(np.sort(confused[confused != background][:MOST_IN_MATRIX]), background)
+    shown = confused_classes(matrix)
+    if len(shown) < background + 1:
         text = f"The {MOST_IN_MATRIX} classes with the most confusions, of {background}."
         parts.append(faint(text))
     parts.append(node("div", {"class": "scroll"}, _matrix_table(labels, matrix, shown)))

@@ -7,6 +7,12 @@ from xml.etree import ElementTree
 
 Element = ElementTree.Element
 
+# What is in the page itself, and nothing from anywhere else.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
 STYLE = """
 :root {
   color-scheme: light dark;
@@ -64,6 +70,7 @@ th, td { padding: 2px 10px; text-align: left; border-bottom: 1px solid var(--rul
   overflow-wrap: anywhere; }
 thead th { color: var(--faint); font-weight: 600; vertical-align: bottom; }
 th { font-weight: 500; }
+.scroll > table:not(.matrix) th:first-child { min-width: 7em; }
 .number { text-align: right; white-space: nowrap; }
 .wrapped { white-space: normal; }
 .bar { background: linear-gradient(90deg, rgb(var(--heat) / 0.35) calc(var(--v) * 100%),
@@ -181,8 +188,18 @@ def number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"  # noqa: RUF001 - a dash is meant
 
 
-def write_page(path: pathlib.Path, title: str, children: Sequence[Element]) -> None:
+def write_page(
+    path: pathlib.Path, title: str, children: Sequence[Element], *, style: str = ""
+) -> None:
     """Writes a page whole or not at all.
+
+    Browsers are told to fetch nothing for it, whatever it holds.
+
+    Args:
+      path: where to write.
+      title: of the page.
+      children: what is in it.
+      style: what it needs beside the style of all pages.
 
     Raises:
       OSError: the file cannot be written.
@@ -192,8 +209,9 @@ def write_page(path: pathlib.Path, title: str, children: Sequence[Element]) -> N
         {},
         node("meta", {"charset": "utf-8"}),
         node("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        node("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
         node("title", {}, title),
-        node("style", {}, STYLE),
+        node("style", {}, STYLE + style),
     )
     html = node("html", {"lang": "en"}, head, node("body", {}, *children))
     text = "<!DOCTYPE html>\n" + ElementTree.tostring(html, encoding="unicode", method="html")

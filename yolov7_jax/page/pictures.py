@@ -2,10 +2,11 @@
 
 import base64
 import pathlib
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from yolov7_jax.image import UnreadableImageError, read_image, resize
 from yolov7_jax.matching import Kind
@@ -33,11 +34,35 @@ def kind_name(kind: int) -> str:
     return Kind(kind).name.lower().replace("_", " ")
 
 
-def picture_parts(results: Results) -> list[Element]:
-    """Returns the pictures with the lowest and with the highest F1, and what their boxes mean.
+class Ranking(NamedTuple):
+    """Pictures by how well their objects were found, at the score threshold of the results.
 
-    Pictures that cannot be read are left out and named.
+    Attributes:
+      objects: per picture, those to find.
+      found: of these.
+      wrong: detections that found none.
+      f1: of both; 0 where there is neither object nor detection.
+      worst: pictures with faults, the lowest F1 first; of equals, more faults are worse.
+      best: pictures with found objects, the highest F1 first; of equals, more of them are better.
     """
+
+    objects: Int[np.ndarray, " n"]
+    found: Int[np.ndarray, " n"]
+    wrong: Int[np.ndarray, " n"]
+    f1: Float[np.ndarray, " n"]
+    worst: list[int]
+    best: list[int]
+
+    def caption(self, image: int) -> str:
+        """Returns the numbers of a picture in words."""
+        return (
+            f"F1 {self.f1[image]:.2f}: {self.found[image]} of {self.objects[image]} objects found, "
+            f"{self.wrong[image]} wrong"
+        )
+
+
+def rank_pictures(results: Results) -> Ranking:
+    """Counts what was found in each picture."""
     num_images = len(results.dataset)
 
     def count(images: np.ndarray, which: np.ndarray) -> Int[np.ndarray, " n"]:
@@ -45,28 +70,34 @@ def picture_parts(results: Results) -> list[Element]:
 
     objects = count(results.truth.image, results.real)
     found = count(results.truth.image, results.found)
-    shown = count(results.detections.image, results.shown)
-    faults = objects + shown - 2 * found
-    f1 = 2 * found / np.maximum(objects + shown, 1)
-    # Of equals, more faults are worse, and more found objects better.
-    worst = [int(image) for image in np.lexsort((-faults, f1)) if faults[image]]
-    best = [int(image) for image in np.lexsort((-found, -f1)) if found[image]]
+    wrong = count(results.detections.image, results.shown) - found
+    faults = objects - found + wrong
+    f1 = 2 * found / np.maximum(objects + found + wrong, 1)
+    return Ranking(
+        objects,
+        found,
+        wrong,
+        f1,
+        worst=[int(image) for image in np.lexsort((-faults, f1)) if faults[image]],
+        best=[int(image) for image in np.lexsort((-found, -f1)) if found[image]],
+    )
 
-    def caption(image: int) -> str:
-        wrong = shown[image] - found[image]
-        return (
-            f"F1 {f1[image]:.2f}: {found[image]} of {objects[image]} objects found, {wrong} wrong"
-        )
 
+def picture_parts(results: Results) -> list[Element]:
+    """Returns the pictures with the lowest and with the highest F1, and what their boxes mean.
+
+    Pictures that cannot be read are left out and named.
+    """
+    ranking = rank_pictures(results)
     used: set[int] = set()
     children = [
         faint(
             f"By the F1 of their detections from a score of {results.curves.best_score:.3f}. "
             "A box tells its class, score and overlap where the pointer rests on it."
         ),
-        _legend(),
+        kind_legend(),
     ]
-    for heading, images in (("Worst", worst), ("Best", best)):
+    for heading, images in (("Worst", ranking.worst), ("Best", ranking.best)):
         figures, unreadable = [], []
         for image in images:
             if len(figures) == PICTURES or len(unreadable) == MOST_UNREADABLE:
@@ -74,7 +105,7 @@ def picture_parts(results: Results) -> list[Element]:
             if image in used:
                 continue
             try:
-                figures.append(_figure(results, image, caption(image)))
+                figures.append(_figure(results, image, ranking.caption(image)))
                 used.add(image)
             except UnreadableImageError as error:
                 unreadable.append(str(error))
@@ -86,7 +117,8 @@ def picture_parts(results: Results) -> list[Element]:
     return children
 
 
-def _legend() -> Element:
+def kind_legend() -> Element:
+    """Returns what the colours of boxes mean."""
     kinds = [kind for kind in Kind if kind != Kind.IGNORED]
     return legend(
         [
@@ -108,7 +140,7 @@ def _figure(results: Results, image: int, caption: str) -> Element:
     pixels = read_image(path)
     scale = min(1.0, SIDE / max(pixels.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    address = _jpeg_address(resize(pixels, width, height))
+    address = jpeg_address(resize(pixels, width, height), MOST_BYTES)
     objects = np.flatnonzero(np.asarray(results.truth.image) == image)
     rows = np.flatnonzero(results.shown & (np.asarray(results.detections.image) == image))
     rows = rows[np.argsort(-np.asarray(results.detections.scores)[rows], kind="stable")]
@@ -132,8 +164,8 @@ def _figure(results: Results, image: int, caption: str) -> Element:
     )
 
 
-def _jpeg_address(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Returns a picture as text, of lower quality where it would be large."""
+def jpeg_address(picture: UInt8[np.ndarray, "h w 3"], most_bytes: int) -> str:
+    """Returns a picture as text, of lower quality where it would be larger than that."""
     colours = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     jpeg = b""
     for quality in QUALITIES:
@@ -141,7 +173,7 @@ def _jpeg_address(picture: UInt8[np.ndarray, "h w 3"]) -> str:
         if not encoded:
             raise RuntimeError("OpenCV could not encode a picture")
         jpeg = data.tobytes()
-        if len(jpeg) <= MOST_BYTES:
+        if len(jpeg) <= most_bytes:
             break
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
+from yolov7_jax.confusion import confusion_matrix
 from yolov7_jax.curves import Curves, precision_recall
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.matching import Kind, Matches, match
@@ -32,6 +33,16 @@ class Results(NamedTuple):
     shown: Bool[np.ndarray, " n"]
     found: Bool[np.ndarray, " objects"]
     real: Bool[np.ndarray, " objects"]
+
+    def confusion(self) -> Int64[np.ndarray, "c+1 c+1"]:
+        """Returns the confusion matrix of the detections that are shown."""
+        return confusion_matrix(
+            self.truth,
+            self.detections,
+            self.matches,
+            num_classes=len(self.dataset.names),
+            score_threshold=self.curves.best_score,
+        )
 
 
 def results_of(dataset: Dataset, truth: GroundTruth, detections: ScoredBoxes) -> Results:

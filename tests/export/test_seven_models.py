@@ -1,0 +1,64 @@
+"""All models at full width, as StableHLO and as ONNX."""
+
+import gc
+
+import jax
+import pytest
+from golden_model import golden_model
+
+from yolov7_jax import deploy
+from yolov7_jax.export import stablehlo
+from yolov7_jax.export.metadata import describe_model
+from yolov7_jax.export.onnx_model import file as onnx_file
+from yolov7_jax.export.program import program_of
+from yolov7_jax.export.settings import Settings
+from yolov7_jax.export.verify import (
+    compare_detections,
+    compare_outputs,
+    lower_threshold,
+    pictures,
+)
+from yolov7_jax.model import ARCHITECTURES
+
+SIZE = (64, 128)
+# ONNX is written model by model. StableHLO is traced, whatever the model, and takes long to compile.
+IN_BOTH_FORMATS = ("yolov7-tiny", "yolov7", "yolov7-e6e")
+DECODED, DETECTIONS = (Settings(SIZE, contents=contents) for contents in ("decoded", "detections"))
+
+
+@pytest.fixture(autouse=True)
+def leave_no_gigabytes_behind():
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "yolov7-tiny" else pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+)
+def test_a_model_of_full_width_computes_the_same_everywhere(name, tmp_path):
+    model = golden_model(name)
+    model.eval()
+    images = pictures(2, SIZE)
+    program, arguments = program_of(model, DECODED)
+    wanted = jax.device_get(jax.jit(program)(arguments, images))
+    threshold = lower_threshold(wanted)
+    deployed, facts = deploy(model), describe_model(model, None, max(SIZE))
+
+    def run(form, settings, score_threshold=None):
+        path = tmp_path / "exported"
+        form.write(deployed, settings, facts, path)
+        found = form.load(path, settings)(images, score_threshold)
+        path.unlink()
+        return found
+
+    assert compare_outputs(run(onnx_file, DECODED), wanted).difference < 1e-3
+    for form in (onnx_file, *((stablehlo,) if name in IN_BOTH_FORMATS else ())):
+        found = run(form, DETECTIONS, threshold)
+        compared = compare_detections(found, wanted, DETECTIONS, threshold)
+        assert compared.difference < 1e-3
+        assert compared.detections > 20

@@ -1,0 +1,184 @@
+"""`yolov7-jax val` as its users meet it."""
+
+import json
+import pathlib
+import shutil
+import struct
+import zlib
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from data_sets import coco_content, write_coco, write_text, write_yolo
+
+from yolov7_jax.cli import main
+from yolov7_jax.weights import load_model, save_safetensors
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "checkpoint"
+TINY = str(GOLDEN / "yolov7-tiny-narrow.pt")  # of the classes cat and dog
+FILES = {
+    "detections.json",
+    "metrics.json",
+    "precision_recall.png",
+    "f1.png",
+    "confusion.png",
+    "worst.png",
+    "report.html",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # Programs compiled with less care are not for the user's next start.
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def val(data, *more):
+    options = ["--split", "train", "--image-size", "64", "--batch-size", "3"]
+    return main(["val", "--weights", TINY, "--data", str(data), *options, *map(str, more)])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The folder of an evaluation, and what it printed."""
+    folder = tmp_path_factory.mktemp("base")
+    data = write_coco(folder / "data")
+    out = folder / "out"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        printed = []
+        monkeypatch.setattr("builtins.print", lambda *texts, **_: printed.extend(texts))
+        assert val(data, "--output", out, "--report") == 0
+    return out, "\n".join(printed).splitlines()
+
+
+def test_all_files_are_written(base):
+    folder, printed = base
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert all(name in printed[-1] for name in FILES)
+    for path in folder.glob("*.png"):
+        assert cv2.imread(str(path)).shape[1] >= 300
+
+
+def test_printed_numbers_are_those_of_the_file(base):
+    folder, printed = base
+    numbers = json.loads((folder / "metrics.json").read_text())
+    rows = {line[:10].strip(): line.split()[-1] for line in printed if line}
+    titles = {"AP": "ap", "AP50": "ap50", "AP small": "ap_small", "AR100": "ar100"}
+    for title, name in titles.items():
+        value = numbers[name]
+        assert rows[title] == ("-" if value is None else f"{value:.3f}")
+    assert (numbers["pictures"], numbers["objects"], numbers["left_out"]) == (3, 3, [])
+    assert [entry["name"] for entry in numbers["classes"]] == ["cat", "dog"]
+    assert [entry["objects"] for entry in numbers["classes"]] == [2, 1]
+    assert np.shape(numbers["confusion"]) == (3, 3)
+    assert numbers["settings"]["batch_size"] == 8  # for eight devices to share
+    best = f"from a score of {numbers['best_score']:.3f}"
+    assert any(best in line for line in printed)
+
+
+def rows_of(folder, names):
+    """Detections as sorted rows, with the names of classes instead of their ids."""
+    rows = json.loads((folder / "detections.json").read_text())
+    return sorted(
+        (row["image_id"], *row["bbox"], row["score"], names[row["category_id"]]) for row in rows
+    )
+
+
+def test_detections_have_the_ids_of_the_source(base):
+    rows = json.loads((base[0] / "detections.json").read_text())
+    assert len(rows) > 20
+    assert {row["image_id"] for row in rows} == {100, 101, 102}
+    assert {row["category_id"] for row in rows} == {3, 18}
+
+
+def test_classes_in_another_order_are_taken_by_their_names(base, tmp_path):
+    content = coco_content()
+    content["categories"] = [{"id": 3, "name": "dog"}, {"id": 18, "name": "cat"}]
+    for item in content["annotations"]:
+        item["category_id"] = 21 - item["category_id"]
+    data = write_coco(tmp_path / "data", content)
+    assert val(data, "--output", tmp_path / "out") == 0
+    mine = rows_of(tmp_path / "out", {3: "dog", 18: "cat"})
+    usual = rows_of(base[0], {3: "cat", 18: "dog"})
+    assert [row[-1] for row in mine] == [row[-1] for row in usual]
+    np.testing.assert_allclose([row[:-1] for row in mine], [row[:-1] for row in usual], atol=1e-3)
+    numbers, before = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "out", base[0])
+    )
+    assert numbers["ap"] == pytest.approx(before["ap"], abs=1e-6)
+    assert [entry["name"] for entry in numbers["classes"]] == ["dog", "cat"]
+
+
+def damaged_png(width, height):
+    """A PNG whose header and end are sound."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", b"no pixels" * 20), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_damaged_pictures_are_named_counted_and_change_the_exit_code(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = write_yolo(tmp_path / "data")
+    images = tmp_path / "data" / "images" / "train"
+    (images / "b.jpg").write_bytes(damaged_png(30, 30))
+    (images / "c.jpg").write_bytes((images / "c.jpg").read_bytes()[:-30])  # truncated
+    (tmp_path / "runs" / "val").mkdir(parents=True)
+    assert val(data) == 1
+    printed = capsys.readouterr()
+    assert "train: 1 picture (2 left out)" in printed.out
+    named = [line for line in printed.err.splitlines() if line.startswith("left out: ")]
+    assert ["c.jpg" in named[0], "b.jpg: is not a picture" in named[1]] == [True, True]
+    assert "libpng" not in printed.err
+    numbers = json.loads((tmp_path / "runs" / "val-2" / "metrics.json").read_text())
+    assert (numbers["pictures"], numbers["objects"], len(numbers["left_out"])) == (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image-size", "100"], "--image-size (=100) must be a positive multiple of 32"),
+        (["--batch-size", "0"], "--batch-size (=0) must be at least 1"),
+        (["--score-threshold", "2"], "--score-threshold (=2) must be in [0, 1]"),
+        (["--iou-threshold", "nan"], "--iou-threshold (=nan) must be in [0, 1]"),
+        (["--split", "test"], "test"),
+        (["--data", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["--weights", "nowhere.pt"], "nowhere.pt: cannot be read"),
+        (["--output", "full"], "--output (=full) exists; it must be a new folder"),
+        (["--output", "full/file"], "--output (=full/file) is a file"),
+        (["--data", "other/data.yaml"], "only in the data: 'horse'"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_yolo(tmp_path / "data")
+    shutil.copytree(tmp_path / "data", tmp_path / "other")
+    text = (tmp_path / "other" / "data.yaml").read_text().replace("dog", "horse")
+    write_text(tmp_path / "other" / "data.yaml", text)
+    write_text(tmp_path / "full" / "file", "precious")
+    assert val("data/data.yaml", *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_weights_without_names_need_as_many_classes(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_safetensors(load_model(TINY), "nameless.safetensors")
+    data = write_yolo(tmp_path / "data")
+    text = data.read_text().replace("cat, dog", "cat, dog, horse")
+    write_text(data, text)
+    assert val(data, "--weights", "nameless.safetensors") == 2
+    assert "2 classes without names, the data 3: 'cat', 'dog', 'horse'" in capsys.readouterr().err

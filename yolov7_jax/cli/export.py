@@ -1,0 +1,197 @@
+"""`yolov7-jax export`: models for programs that know nothing of this one."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import get_args
+
+from yolov7_jax import weights
+from yolov7_jax.cli.commands import Commands, described, keep_compiled
+from yolov7_jax.errors import UserError
+from yolov7_jax.export import stablehlo, weights_file
+from yolov7_jax.export.settings import Contents, Settings
+from yolov7_jax.export.written import Load, Write, export_model
+from yolov7_jax.model import ARCHITECTURES
+from yolov7_jax.weights.files import model_of
+
+ENDINGS = {
+    "stablehlo": ".stablehlo",
+    "onnx": ".onnx",
+    "safetensors": ".safetensors",
+    "saved-pt": ".pt",
+}
+WEIGHTS_ONLY = ("safetensors", "saved-pt")
+# What can be set of programs alone, by the field of `Settings`.
+PROGRAM_OPTIONS = {
+    "contents": "--contents",
+    "batch": "--batch",
+    "score_threshold": "--score-threshold",
+    "iou_threshold": "--iou-threshold",
+    "max_detections": "--max-detections",
+    "class_agnostic": "--class-agnostic",
+}
+
+
+def add_export(commands: Commands) -> None:
+    """Adds the command."""
+    export = commands.add_parser(
+        "export",
+        help="models as StableHLO, ONNX, safetensors or for PyTorch",
+        description="Writes the model of a file in its deploy form, the moving average where there "
+        "is one; then loads what was written as its users would, and compares it with the model.",
+    )
+    export.add_argument(
+        "--weights",
+        metavar="FILE",
+        required=True,
+        help="a .pt or .safetensors file, or a training run's folder",
+    )
+    export.add_argument(
+        "--format",
+        choices=ENDINGS,
+        required=True,
+        help="stablehlo for JAX without this library, onnx, or weights under the official names: "
+        "safetensors, saved-pt for PyTorch",
+    )
+    export.add_argument("--output", metavar="OUT", help="default: beside FILE, after its name")
+    export.add_argument(
+        "--image-size",
+        type=_image_size,
+        metavar="PIXELS",
+        help="side of the pictures, or height,width; default: that of training",
+    )
+    export.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    program = export.add_argument_group("stablehlo and onnx")
+    program.add_argument(
+        "--contents",
+        choices=get_args(Contents),
+        help="raw logits of each level, decoded boxes and scores, or detections, with NMS inside; "
+        "default: detections",
+    )
+    program.add_argument(
+        "--batch",
+        type=_batch,
+        metavar="N",
+        help="how many pictures at once, or dynamic; default: dynamic",
+    )
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for name, kind, meaning in (
+        ("score_threshold", float, "objectness and score must both be more"),
+        ("iou_threshold", float, "boxes of a class that overlap more are dropped"),
+        ("max_detections", int, "rows given for each picture"),
+    ):
+        program.add_argument(
+            PROGRAM_OPTIONS[name],
+            type=kind,
+            metavar="N" if kind is int else "X",
+            help=f"{meaning}; default: {fields[name]}",
+        )
+    program.add_argument(
+        "--class-agnostic",
+        action="store_const",
+        const=True,
+        help="boxes drop those of other classes too",
+    )
+    export.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> None:
+    given = {
+        name: getattr(options, name)
+        for name in PROGRAM_OPTIONS
+        if getattr(options, name) is not None
+    }
+    if options.format in WEIGHTS_ONLY and given:
+        needless = ", ".join(PROGRAM_OPTIONS[name] for name in given)
+        raise UserError(f"{options.format} holds weights alone and has no use for {needless}")
+    _check_thresholds_are_used(given)
+    target = _target(options)
+    write, load = _functions(options.format)
+    checkpoint = weights.read_checkpoint(options.weights)
+    model = model_of(checkpoint, options.weights)
+    side = checkpoint.image_size or ARCHITECTURES[model.name].image_size
+    size = options.image_size or (side, side)
+    if options.format in WEIGHTS_ONLY:
+        # What to compare; the file holds nothing of it but the size.
+        settings = Settings(size, batch=2, contents="raw")
+    else:
+        settings = dataclasses.replace(Settings(size), **given)
+    keep_compiled()
+    comparison = export_model(
+        model, target, settings, write=write, load=load, names=checkpoint.names
+    )
+    print(f"{target}: {described(model)}, written in deploy form, {_size(target)}")
+    compared = f", {comparison.detections} detections compared" if comparison.detections else ""
+    print(
+        f"loaded back: largest difference {comparison.difference:.1e} of the largest output"
+        f"{compared}"
+    )
+
+
+def _check_thresholds_are_used(given: dict[str, object]) -> None:
+    contents = given.get("contents", "detections")
+    needless = [PROGRAM_OPTIONS[name] for name in given if name not in ("contents", "batch")]
+    if contents != "detections" and needless:
+        raise UserError(f"--contents {contents} has no NMS and no use for {', '.join(needless)}")
+
+
+def _functions(name: str) -> tuple[Write, Load]:
+    """Returns what writes and what loads a format."""
+    match name:
+        case "stablehlo":
+            return stablehlo.write, stablehlo.load
+        case "safetensors":
+            return weights_file.write_as_safetensors, weights_file.load
+        case "saved-pt":
+            return weights_file.write_as_saved_pt, weights_file.load
+    # Only now, since it needs an extra.
+    from yolov7_jax.export.onnx_model import file
+
+    return file.write, file.load
+
+
+def _target(options: argparse.Namespace) -> Path:
+    """Returns the path to write to, if it can be written."""
+    source, ending = Path(options.weights), ENDINGS[options.format]
+    if options.output is not None:
+        target = Path(options.output)
+        if target.suffix != ending:
+            raise UserError(f"OUT (={options.output}) must end in {ending}")
+    else:
+        # The folder of a run may be given as a dot; a file of weights must not be replaced.
+        source = source.absolute() if source.name else source.resolve()
+        stem = source.name if source.is_dir() else source.stem
+        deployed = "-deployed" if options.format in WEIGHTS_ONLY else ""
+        target = source.parent / f"{stem}{deployed}{ending}"
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder, wanted the name of a file")
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise UserError(f"{target}: is the file of weights itself; give another --output")
+        if not options.force:
+            raise UserError(f"{target} exists; --force replaces it")
+    return target
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    try:
+        sides = [int(side) for side in text.split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of pixels, or height,width")
+    return sides[0], sides[-1]
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of pictures, or dynamic")
+    return int(text)
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"

@@ -1,0 +1,88 @@
+"""`yolov7-jax val`: how accurate weights are on a data set."""
+
+import argparse
+
+from yolov7_jax.cli.commands import Commands
+
+BATCH_SIZE = 16
+# COCO AP counts detections of every score, so nearly all of them are kept.
+SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
+
+
+def add_val(commands: Commands) -> None:
+    """Adds the command."""
+    val = commands.add_parser(
+        "val",
+        help="how accurate weights are on a data set",
+        description="Detects in all pictures of a split and measures it as COCO does. Prints the "
+        "numbers, and writes them, the detections, curves, confusions and the worst pictures. Exit "
+        "code 1 if any picture could not be read.",
+    )
+    val.add_argument(
+        "--weights", metavar="FILE", required=True, help="a file of weights, or a run's folder"
+    )
+    val.add_argument(
+        "--data",
+        metavar="DATA",
+        required=True,
+        help="a data.yaml, a COCO .json file or a Pascal VOC folder",
+    )
+    val.add_argument("--split", default="val", help="train, val or test; default: %(default)s")
+    val.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="longer side that larger pictures are shrunk to; default: what the weights were "
+        "trained with, or the model's published size",
+    )
+    val.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        default=BATCH_SIZE,
+        help="pictures at a time, rounded up for the devices to share; default: %(default)s",
+    )
+    val.add_argument(
+        "--augment",
+        action="store_true",
+        help="test-time augmentation: look at each picture in three sizes; finds more, takes twice "
+        "the time",
+    )
+    val.add_argument(
+        "--square",
+        action="store_true",
+        help="pad pictures to squares, as in training, instead of to a few rectangles",
+    )
+    val.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="where to write, empty or new; default: runs/val, or the first of runs/val-2, "
+        "runs/val-3 ... that does not exist",
+    )
+    val.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html, a page to look through the pictures by class, score and "
+        "kind of fault",
+    )
+    val.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="SCORE",
+        default=SCORE_THRESHOLD,
+        help="detections with more are kept; default: %(default)s",
+    )
+    val.add_argument(
+        "--iou-threshold",
+        type=float,
+        metavar="IOU",
+        default=IOU_THRESHOLD,
+        help="of two boxes of a class that overlap more, one is dropped; default: %(default)s",
+    )
+    val.set_defaults(run=_val)
+
+
+def _val(options: argparse.Namespace) -> int:
+    from yolov7_jax.cli import measuring  # needs the extra `images`, which other commands do not
+
+    return measuring.run(options)

@@ -1,0 +1,78 @@
+"""The facts about a model that travel with every exported file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from yolov7_jax import __version__
+from yolov7_jax.config import PAD_VALUE
+from yolov7_jax.errors import UserError
+from yolov7_jax.export.settings import Settings
+from yolov7_jax.model import Yolov7
+from yolov7_jax.weights.identify import activation_name
+
+Metadata = dict[str, Any]  # what JSON can hold
+
+
+def describe_model(model: Yolov7, names: Sequence[str] | None, image_size: int) -> Metadata:
+    """Returns what is true of a model in any file.
+
+    Args:
+      model: any model.
+      names: of its classes, where they are known.
+      image_size: the longer side of the pictures that it is meant for, in pixels.
+
+    Raises:
+      UserError: there are not as many names as classes.
+    """
+    if names is not None and len(names) != model.head.num_classes:
+        raise UserError(f"{len(names)} class names were given for {model.head.num_classes} classes")
+    facts = {
+        "yolov7_jax": __version__,
+        "model": model.name,
+        "width": model.width,
+        "activation": activation_name(model),
+        "num_classes": model.head.num_classes,
+        "strides": model.head.strides,
+        "anchors": model.head.anchors,
+        "image_size": image_size,
+        "padding": PAD_VALUE,
+    }
+    return facts if names is None else facts | {"names": list(names)}
+
+
+def describe_program(settings: Settings, pictures: Metadata) -> Metadata:
+    """Returns what is true of a program.
+
+    Args:
+      settings: what was asked of it.
+      pictures: layout, type and range of its input.
+    """
+    height, width = settings.image_size
+    facts = {
+        "input": {
+            "name": "images",
+            "channels": "RGB",
+            **pictures,
+            "height": height,
+            "width": width,
+        },
+        "batch": "dynamic" if settings.batch is None else settings.batch,
+        "contents": settings.contents,
+    }
+    if settings.contents == "detections":
+        facts |= {
+            "score_threshold": settings.score_threshold,
+            "iou_threshold": settings.iou_threshold,
+            "max_detections": settings.max_detections,
+            "class_agnostic": settings.class_agnostic,
+        }
+    return facts
+
+
+def as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns metadata for formats that hold texts only: whatever is no text becomes JSON."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in metadata.items()
+    }

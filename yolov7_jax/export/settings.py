@@ -1,0 +1,63 @@
+"""What is asked of an exported program."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from yolov7_jax.errors import UserError
+
+Contents = Literal["raw", "decoded", "detections"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an exported program takes and gives.
+
+    Attributes:
+      image_size: height and width of the pictures in pixels, which are fixed.
+      batch: how many pictures at once; None for any number.
+      contents: "raw" gives the logits of each level, "decoded" boxes and scores, "detections" what
+        NMS keeps of them.
+      score_threshold: as for `nms`, like all that follow; without a meaning but for detections.
+      iou_threshold: at most so much may kept boxes overlap.
+      max_detections: the number of rows given for each picture.
+      class_agnostic: boxes suppress those of other classes too.
+
+    Raises:
+      UserError: names everything that is out of its range.
+    """
+
+    image_size: tuple[int, int]
+    batch: int | None = None
+    contents: Contents = "detections"
+    score_threshold: float = 0.25
+    iou_threshold: float = 0.45
+    max_detections: int = 300
+    class_agnostic: bool = False
+
+    def __post_init__(self):
+        faults = []
+        if min(self.image_size) < 1:
+            faults.append(f"image_size (={self.image_size}) must be positive")
+        if self.batch is not None and self.batch < 1:
+            faults.append(f"batch (={self.batch}) must be at least 1, or dynamic")
+        if self.contents not in get_args(Contents):
+            wanted = ", ".join(get_args(Contents))
+            faults.append(f"contents (={self.contents!r}) must be one of {wanted}")
+        if not 0 <= self.score_threshold < 1:
+            faults.append(f"score_threshold (={self.score_threshold}) must be from 0 to below 1")
+        if not 0 <= self.iou_threshold <= 1:
+            faults.append(f"iou_threshold (={self.iou_threshold}) must be from 0 to 1")
+        if self.max_detections < 1:
+            faults.append(f"max_detections (={self.max_detections}) must be at least 1")
+        if faults:
+            raise UserError("; ".join(faults))
+
+    def check_strides(self, strides: tuple[int, ...]) -> None:
+        """Raises a UserError if a model with these strides cannot take such pictures."""
+        faults = [
+            f"{side} (={length}) must be a multiple of {max(strides)}, the largest stride"
+            for side, length in zip(("height", "width"), self.image_size, strict=True)
+            if length % max(strides)
+        ]
+        if faults:
+            raise UserError(f"image_size: {'; '.join(faults)}")

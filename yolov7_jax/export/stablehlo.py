@@ -1,0 +1,79 @@
+"""StableHLO: one file that JAX runs on processors, GPUs and TPUs, without this library.
+
+The file is a zip archive: `program.bin` is what `jax.export` wrote, `arguments/*.npy` the weights
+and thresholds that it takes, and `metadata.json` the facts about it. docs/export.md has a loader.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export
+
+from yolov7_jax.export.metadata import Metadata, describe_program
+from yolov7_jax.export.program import program_of
+from yolov7_jax.export.settings import Settings
+from yolov7_jax.export.verify import Results, Run
+from yolov7_jax.model import Yolov7
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PICTURES: Metadata = {"layout": "NHWC", "dtype": "uint8", "range": [0, 255]}
+
+
+def write(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
+    """Writes a model as StableHLO.
+
+    Args:
+      model: deployed.
+      settings: what to write.
+      facts: about the model, to be kept in the file.
+      path: of the file.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    program, arguments = program_of(model, settings)
+    batch = export.symbolic_shape("batch")[0] if settings.batch is None else settings.batch
+    images = jax.ShapeDtypeStruct((batch, *settings.image_size, 3), np.uint8)
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in arguments.items()}
+    exported = export.export(jax.jit(program), platforms=PLATFORMS)(shapes, images)
+    metadata = {
+        **facts,
+        **describe_program(settings, PICTURES),
+        "jax": jax.__version__,
+        "platforms": PLATFORMS,
+        "arguments": list(arguments),
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps(metadata, ensure_ascii=False, indent=1))
+        archive.writestr("program.bin", bytes(exported.serialize()))
+        for name, array in arguments.items():
+            with archive.open(f"arguments/{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+
+
+def load(path: Path, settings: Settings) -> Run:
+    """Returns what a file computes.
+
+    Args:
+      path: of the file.
+      settings: what it was written with.
+    """
+    with zipfile.ZipFile(path) as archive:
+        metadata = json.loads(archive.read("metadata.json"))
+        program = export.deserialize(bytearray(archive.read("program.bin")))
+        arguments = {}
+        for name in metadata["arguments"]:
+            with archive.open(f"arguments/{name}.npy") as file:
+                arguments[name] = np.lib.format.read_array(file, allow_pickle=False)
+    call = jax.jit(program.call)
+
+    def run(images: np.ndarray, score_threshold: float | None) -> Results:
+        changed = {}
+        if score_threshold is not None:
+            changed["score_threshold"] = np.float32(score_threshold)
+        return jax.device_get(call(arguments | changed, images))
+
+    return run

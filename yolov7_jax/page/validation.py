@@ -1,0 +1,73 @@
+"""The files about an evaluation: numbers, detections, pictures and the page."""
+
+import json
+import pathlib
+
+from yolov7_jax.drawing import write_png
+from yolov7_jax.evaluation import write_detections
+from yolov7_jax.page.browser import browser_parts, browser_style
+from yolov7_jax.page.elements import section, write_page
+from yolov7_jax.page.measured import (
+    Measured,
+    as_numbers,
+    curve_pictures,
+    summary,
+    worst_pictures,
+)
+from yolov7_jax.page.sections import accuracy_cards, accuracy_sections, page_head
+
+DETECTIONS_FILE = "detections.json"
+METRICS_FILE = "metrics.json"
+WORST_FILE = "worst.png"
+REPORT_FILE = "report.html"
+
+
+def write_files(folder: pathlib.Path, measured: Measured, *, report: bool) -> list[str]:
+    """Writes all that there is to tell about an evaluation.
+
+    Args:
+      folder: where to write; it exists.
+      measured: the evaluation.
+      report: whether a page is among the files.
+
+    Returns:
+      The names of the files.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    results = measured.results
+    write_detections(results.dataset, results.detections, folder / DETECTIONS_FILE)
+    numbers = json.dumps(as_numbers(measured), indent=1, ensure_ascii=False) + "\n"
+    (folder / METRICS_FILE).write_text(numbers, encoding="utf-8", errors="backslashreplace")
+    written = [DETECTIONS_FILE, METRICS_FILE]
+    pictures = curve_pictures(measured)
+    worst = worst_pictures(measured)
+    if worst is not None:
+        pictures[WORST_FILE] = worst
+    for name, picture in pictures.items():
+        write_png(picture, folder / name)
+        written.append(name)
+    if report:
+        write_report(folder / REPORT_FILE, measured)
+        written.append(REPORT_FILE)
+    return written
+
+
+def write_report(path: pathlib.Path, measured: Measured) -> None:
+    """Writes a page: numbers, curves, faults and confusions, and a browser of the pictures.
+
+    It is one file that needs no network and no server. At most 200 pictures are in it.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    results, accuracy = measured.results, measured.accuracy
+    sections = [
+        *accuracy_sections(results, accuracy),
+        section("browser", "Pictures", *browser_parts(results)),
+    ]
+    weights = pathlib.PurePath(str(measured.settings["weights"])).name
+    title = f"{weights} on {measured.settings['split']}"
+    head = page_head(title, summary(measured), accuracy_cards(results, accuracy), sections)
+    write_page(path, title, [*head, *sections], style=browser_style())
