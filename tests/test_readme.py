@@ -1,13 +1,17 @@
 """What the README says is so."""
 
+import functools
 import pathlib
 import re
+import shlex
 
 import cv2
 import jax
 import numpy as np
+import pytest
 
-from yolov7_jax import apply, create, decode, nms, split, weights
+from yolov7_jax import create, weights
+from yolov7_jax.cli import main
 from yolov7_jax.deploy import fold_head
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -15,11 +19,41 @@ README = (ROOT / "README.md").read_text()
 
 
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^yolov7-jax (.*?)(?:  +#.*)?$", README, re.MULTILINE)
+DETECTOR, LOSS, MODEL, WEIGHTS = BLOCKS
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What the README speaks of: a picture and weights, here random, and a data set."""
+    monkeypatch.chdir(tmp_path)
+    # Stands for the official file, in another format: the content decides, not the name.
+    official = create("yolov7", key=jax.random.key(1), width=0.125)
+    weights.save_safetensors(fold_head(official), "yolov7.pt", names=[f"c{i}" for i in range(80)])
+    weights.save_safetensors(official, "yolov7_training.pt")
+    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    assert cv2.imwrite("street.jpg", picture)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for number in range(2):
+        assert cv2.imwrite(f"images/{number}.jpg", picture)
+        (tmp_path / f"labels/{number}.txt").write_text(f"{number} 0.5 0.5 0.4 0.4\n")
+    names = "".join(f"  {i}: c{i}\n" for i in range(80))
+    (tmp_path / "DATA.yaml").write_text(f"train: images\nval: images\nnames:\n{names}")
+    return tmp_path
+
+
+@pytest.fixture
+def quick_compiler():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_the_loops_of_the_readme_run_and_its_detector_finds_most_objects(capsys):
     names = {}
-    for block in BLOCKS[:2]:
+    for block in (LOSS, MODEL):
         exec(block, names)
     loss, found = re.search(
         r"loss ([\d.]+); found (\d+) objects in 8", capsys.readouterr().out
@@ -29,22 +63,37 @@ def test_the_loops_of_the_readme_run_and_its_detector_finds_most_objects(capsys)
     assert names["outputs"].lead[0].shape == (1, 8, 8, 3, 25)
 
 
-def test_the_weights_of_the_readme_load_and_save(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    # Stands for the official file, in another format: the content decides, not the name.
-    official = create("yolov7", key=jax.random.key(1))
-    weights.save_safetensors(fold_head(official), "yolov7.pt")
-    weights.save_safetensors(official, "yolov7_training.pt")
-    assert cv2.imwrite("street.jpg", np.full((480, 640, 3), 114, np.uint8))
-    earlier = {"apply": apply, "split": split, "decode": decode, "nms": nms}
-    names = {"jax": jax, "np": np, **earlier}
-    exec(BLOCKS[2], names)
-    assert len(BLOCKS) == 3
-    assert names["boxes_xyxy"].shape[1] == 4
+def test_the_weights_of_the_readme_load_and_save(folder, monkeypatch):
+    # The README's model has its full width, this one an eighth of it.
+    narrow = functools.partial(create, width=0.125)
+    monkeypatch.setattr("yolov7_jax.create", narrow)
+    names = {}
+    exec(WEIGHTS, names)
     assert weights.load_model("yolov7-deployed.safetensors").form == "deployed"
-    mine, given = weights.to_official(names["mine"]), weights.to_official(official)
+    given = weights.read_checkpoint("yolov7_training.pt").tensors
+    mine = weights.to_official(names["mine"])
     np.testing.assert_array_equal(mine["model.0.conv.weight"], given["model.0.conv.weight"])
     assert mine["model.105.m.0.bias"].shape == (21,)
+
+
+def test_the_detector_of_the_readme_detects(folder, quick_compiler):
+    names = {"np": np}
+    exec(DETECTOR, names)
+    assert names["found"].valid.shape == (2, 300)
+    assert names["boxes_xyxy"].shape[1] == 4
+
+
+def test_there_is_a_command_for_each_thing_that_people_do():
+    assert {command.split()[0] for command in COMMANDS} == {
+        *("predict", "val", "export", "info", "convert"),
+    }
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "info"])
+def test_the_commands_of_the_readme_run(command, folder, quick_compiler, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # tests leave nothing at home
+    assert main(shlex.split(command)) == 0
+    assert capsys.readouterr().out
 
 
 def test_every_file_that_the_readme_names_is_there():
