@@ -21,7 +21,7 @@ from yolov7_jax.export.verify import (
 from yolov7_jax.model import ARCHITECTURES
 
 SIZE = (64, 128)
-# ONNX is written model by model. StableHLO is traced, whatever the model, and takes long to compile.
+# ONNX is written model by model; StableHLO is traced, whatever the model, and slow to compile.
 IN_BOTH_FORMATS = ("yolov7-tiny", "yolov7", "yolov7-e6e")
 DECODED, DETECTIONS = (Settings(SIZE, contents=contents) for contents in ("decoded", "detections"))
 

@@ -93,7 +93,7 @@ def add_detections(
     if num > MAX_CANDIDATES:
         num = MAX_CANDIDATES
         best, places = graph.add_split("TopK", [best, graph.constant([num], np.int64)], 2)
-        boxes, labels = (_take(graph, value, places) for value in (boxes, labels))
+        boxes, labels = _take(graph, (boxes, labels), places)
 
     by_class = graph.reshape(best, [0, 1, -1])  # [b, 1, n]
     if not settings.class_agnostic and head.num_classes > 1:
@@ -111,19 +111,16 @@ def add_detections(
     rows = min(settings.max_detections, num)
     scores, places = graph.add_split("TopK", [table, graph.constant([rows], np.int64)], 2)
     valid = graph.add("Greater", [scores, zero])
-    boxes, labels = (_take(graph, value, places) for value in (boxes, labels))
+    boxes, labels = _take(graph, (boxes, labels), places)
     boxes = graph.add("Where", [graph.reshape(valid, [0, -1, 1]), boxes, zero])
     labels = graph.add("Where", [valid, labels, graph.constant(0, np.int64)])
-    labels, valid = (
-        graph.add("Cast", [value], {"to": TensorProto.INT32}) for value in (labels, valid)
-    )
+    labels = graph.add("Cast", [labels], {"to": TensorProto.INT32})
     missing = settings.max_detections - rows
     if missing:
         boxes = _padded(graph, boxes, [0, 0, 0, 0, missing, 0])
-        scores, labels, valid = (
-            _padded(graph, value, [0, 0, 0, missing]) for value in (scores, labels, valid)
-        )
-    return [boxes, scores, labels, graph.add("Cast", [valid], {"to": TensorProto.BOOL})]
+        scores, labels = (_padded(graph, value, [0, 0, 0, missing]) for value in (scores, labels))
+        valid = graph.add("Greater", [scores, zero])
+    return [boxes, scores, labels, valid]
 
 
 def _by_anchor(graph: Graph, x: str, level: int, head: HeadConfig, settings: Settings) -> str:
@@ -132,10 +129,10 @@ def _by_anchor(graph: Graph, x: str, level: int, head: HeadConfig, settings: Set
     return graph.reshape(x, [0, head.num_anchors, head.num_fields, height, width])
 
 
-def _take(graph: Graph, value: str, places: str) -> str:
-    """Takes the rows of each picture that stand at its places `[b, k]`."""
+def _take(graph: Graph, values: Sequence[str], places: str) -> list[str]:
+    """Takes from each value the rows of each picture that stand at its places `[b, k]`."""
     places = graph.add("Unsqueeze", [places, graph.constant([2], np.int64)])
-    return graph.add("GatherND", [value, places], {"batch_dims": 1})
+    return [graph.add("GatherND", [value, places], {"batch_dims": 1}) for value in values]
 
 
 def _padded(graph: Graph, value: str, pads: Sequence[int]) -> str:
