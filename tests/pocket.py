@@ -21,7 +21,7 @@ POCKET = "pocket"
 
 class PocketBackbone(nnx.Module):
     def __init__(self, build):
-        c2, c3, c4 = (build.scaled(channels) for channels in (64, 128, 192))
+        c2, c3, c4 = (build.scaled(channels) for channels in (64, 256, 384))
         self.stem = ConvBnAct(build, 3, c2, 3, 2)
         self.down = ConvBnAct(build, c2, c3, 3, 2)
         self.stage3 = Elan(build, c3, c3, branch=c2, link=c2, depth=1, keep_every=1)
@@ -35,7 +35,7 @@ class PocketBackbone(nnx.Module):
 
 class PocketNeck(nnx.Module):
     def __init__(self, build):
-        c3, c4 = (build.scaled(channels) for channels in (128, 192))
+        c3, c4 = (build.scaled(channels) for channels in (256, 384))
         self.out3 = ConvBnAct(build, c3 + c4, c3, 1)
         self.widths = (c3, c4, c4)
         self.auxiliary_widths = ()

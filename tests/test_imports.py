@@ -31,7 +31,7 @@ GUARDED_PACKAGES = {  # behind an extra: imported inside a function, or inside t
     "predict": {"cv2"},
     "weights": {"orbax"},
     "export": {"onnx", "onnxruntime"},
-    "data": {"cv2", "tqdm", "yaml"},
+    "data": {"cv2", "hotcoco", "tqdm", "yaml"},
     "evaluation": {"tqdm"},
     "frames": {"cv2"},
     "save": {"cv2"},

@@ -44,10 +44,9 @@ from train.folder import (
 from train.loop import Summary, fit
 from train.preview import write_preview
 from train.records import METRICS_FILE
-from train.start import DEMO, create_model, data_file
+from train.start import DEMO, create_model, data_file, load_split
 from train.watch import highest_ap
 from yolov7_jax.data.decoder_messages import quiet_decoders
-from yolov7_jax.data.sources import load_dataset
 from yolov7_jax.errors import UserError
 from yolov7_jax.image import UnreadableImageError
 
@@ -86,6 +85,7 @@ FLAGS = {
         "data",
         "model",
         "image_size",
+        "single_class",
         "seed",
         "autoanchor",
         "loss.anchor_threshold",
@@ -99,6 +99,7 @@ FLAGS = {
         "dtype",
         "output",
         "image_size",
+        "single_class",
         "batch_size",
         "seed",
         "autoanchor",
@@ -108,6 +109,7 @@ FLAGS = {
     ),
 }
 RUNS = pathlib.Path("runs")
+LOGGERS = ("train", "yolov7_jax")
 FAILED, WRONG_USE = 1, 2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -190,7 +192,8 @@ def join(processes: ProcessConfig) -> None:
     """Connects this process with the others, of which the first alone talks to people."""
     join_processes(processes)
     if not is_first():
-        logging.getLogger("train").setLevel(logging.ERROR)
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def fit_command(arguments: list[str]) -> Summary:
@@ -199,7 +202,7 @@ def fit_command(arguments: list[str]) -> Summary:
     join(config.processes)
     if config.data != DEMO:
         # The run can then be resumed from any folder.
-        config = dataclasses.replace(config, data=str(pathlib.Path(config.data).absolute()))
+        config = dataclasses.replace(config, data=str(data_file(config.data).absolute()))
     if config.output is None:
         names = dict.fromkeys((data_name(config.data), pathlib.Path(config.recipe).stem))
         run = pathlib.Path(from_first(lambda: str(free_folder(RUNS / "-".join(names)))))
@@ -212,7 +215,7 @@ def fit_command(arguments: list[str]) -> Summary:
 def anchors_command(arguments: list[str]) -> int:
     """Tells how well the anchors suit the data that the settings name."""
     config = parse_settings(arguments, "anchors")
-    dataset = load_dataset(data_file(config.data), "train")
+    dataset = load_split(config, "train")
     print(describe_anchors(config, dataset, create_model(config, len(dataset.names)).head))
     return 0
 
@@ -220,7 +223,7 @@ def anchors_command(arguments: list[str]) -> int:
 def preview_command(arguments: list[str]) -> int:
     """Draws what the settings would train on."""
     config = parse_settings(arguments, "preview")
-    dataset = load_dataset(data_file(config.data), "train")
+    dataset = load_split(config, "train")
     model = create_model(config, len(dataset.names))
     if config.output is None:
         folder = free_folder(RUNS / f"{data_name(config.data)}-preview")
@@ -230,7 +233,7 @@ def preview_command(arguments: list[str]) -> int:
     written = write_preview(config, dataset, model, folder)
     print("look at:")
     print(f"  {written[0]}   a batch as the network sees it")
-    print(f"  {written[1]} ...   which cells and anchors each object gets, a page per picture")
+    print(f"  {written[1]} ...   which cells and anchors each object gets, picture by picture")
     return 0
 
 
@@ -297,9 +300,10 @@ def show_warnings() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     handler.setLevel(logging.WARNING)
-    logger = logging.getLogger("train")
-    logger.addHandler(handler)
-    logger.propagate = False
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
 
 
 def finish(summary: Summary) -> int:

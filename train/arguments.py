@@ -118,5 +118,7 @@ def first_message(box: str) -> str:
         elif row:
             sections[-1].append(row)
     message, *others = sections if framed else sections[1:]
-    meant = [rows[1].split()[0] for rows in others if rows[0].startswith("Perhaps you meant")]
+    meant = [
+        rows[1].split()[0].rstrip(",") for rows in others if rows[0].startswith("Perhaps you meant")
+    ]
     return " ".join(message) + (f" (did you mean {meant[0]}?)" if meant else "")

@@ -1,10 +1,12 @@
 """What whole runs in tests share: a few small pictures, settings, and programs compiled once."""
 
 import functools
+import os
 
 import jax
 import pytest
 from pocket import POCKET, pocket_known
+from training_processes import EPOCH, Workshop
 
 from benchmarks.rectangles import write_rectangles
 from train import setup
@@ -37,6 +39,13 @@ def quick_programs():
 
 
 @pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The folder in which all processes of a test session keep what they have compiled."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "programs"
+
+
+@pytest.fixture(scope="session")
 def rectangles(tmp_path_factory):
     """The data.yaml of 24 + 3 pictures of two kinds of rectangles."""
     return write_rectangles(tmp_path_factory.mktemp("rectangles"), train=24, val=3)
@@ -60,3 +69,20 @@ def small(rectangles):
         optim=OptimConfig(nominal_batch=16, warmup_epochs=0.3, warmup_min_steps=0),
         augment=AugmentConfig(mosaic=0.5),
     )
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, programs):
+    """Starts runs in processes of their own."""
+    folder = tmp_path_factory.mktemp("workshop")
+    data = write_rectangles(folder / "data", train=8 * EPOCH, val=6)
+    return Workshop(folder, data, programs)
+
+
+@pytest.fixture(scope="module")
+def alone(workshop, tmp_path_factory):
+    """A whole run in one process on one device."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    ended = workshop.fit(run, (1,))
+    assert ended.codes == [0], ended.errors
+    return run, ended

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32, UInt8
 
 from yolov7_jax.data.faults import quoted
 
-MOST_PIXELS = 1 << 26  # of a mask, which is decoded whole: more than cameras have
+MOST_PIXELS = 1 << 25  # of a mask; tracing one takes a dozen times as many bytes
 MOST_PARTS = 100  # of an outline; a mask of more is noise
 TOLERANCE = 0.75  # pixels between an outline and the border of its mask
 
