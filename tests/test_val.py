@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from data_sets import coco_content, write_coco, write_text, write_yolo
 
+from yolov7_jax import create
 from yolov7_jax.cli import main
 from yolov7_jax.weights import load_model, save_safetensors
 
@@ -182,3 +183,14 @@ def test_weights_without_names_need_as_many_classes(tmp_path, capsys, monkeypatc
     write_text(data, text)
     assert val(data, "--weights", "nameless.safetensors") == 2
     assert "2 classes without names, the data 3: 'cat', 'dog', 'horse'" in capsys.readouterr().err
+
+
+def test_weights_of_one_class_measure_all_objects_as_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = create("yolov7-tiny", 1, key=jax.random.key(0), width=0.125)
+    save_safetensors(model, "one.safetensors", names=["object"])
+    data = write_yolo(tmp_path / "data")
+    assert val(data, "--weights", "one.safetensors") == 2
+    assert "not the same ones" in capsys.readouterr().err
+    assert val(data, "--weights", "one.safetensors", "--single-class", "--output", "out") == 0
+    assert "of 1 class" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """What a run starts from: its data, its network, and the weights it is given."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from train.config import TrainConfig, check_image_size
 from train.data.demo import make_demo
 from train.data.limits import check_batch_size
 from yolov7_jax import model as networks
-from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.dataset import Dataset, as_one_class
 from yolov7_jax.data.sources import TRAINING_SPLITS, load_dataset
 from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import leaky_relu
@@ -25,7 +24,6 @@ from yolov7_jax.weights.identify import activation_name, identify
 from yolov7_jax.weights.names import entries, head_layer, head_prefix
 
 DEMO = "demo"
-ONE_CLASS = "object"
 
 ACTIVATIONS: dict[str | None, Callable[[jax.Array], jax.Array] | None] = {
     None: None,
@@ -74,16 +72,6 @@ def load_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
         )
     check_batch_size(config.batch_size, len(train_set), jax.device_count(), jax.process_count())
     return train_set, val_set
-
-
-def as_one_class(dataset: Dataset) -> Dataset:
-    """Returns a data set whose objects are all of one class, called "object"."""
-    return dataclasses.replace(
-        dataset,
-        names=(ONE_CLASS,),
-        labels=np.zeros_like(dataset.labels),
-        category_ids=dataset.category_ids[:1],
-    )
 
 
 def create_model(config: TrainConfig, num_classes: int) -> networks.Yolov7:

@@ -12,10 +12,10 @@ from bright_boxes import SIZE, STRIDE, find_bright, seven_pictures
 from train.data.picture_cache import cached_reader, open_cache
 from train.evaluate import evaluate
 from train.mesh import make_mesh, shard_batch
-from train.start import as_one_class
 from train.step import EvalLosses, make_eval_step
 from yolov7_jax import LossConfig, assign_anchor, create, deploy, split
 from yolov7_jax.data import pictures
+from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.data.evaluation_batches import eval_batches
 from yolov7_jax.evaluation import detect_split, ground_truth, make_detector, write_detections
 

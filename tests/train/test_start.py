@@ -13,7 +13,6 @@ from train import __main__ as cli
 from train.checkpoint import Checkpoints
 from train.config import write_yaml
 from train.start import (
-    as_one_class,
     compute_dtype,
     data_file,
     load_split,
@@ -21,6 +20,7 @@ from train.start import (
     load_weights,
 )
 from yolov7_jax import create, deploy, split
+from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.deploy import fold_head
 from yolov7_jax.weights import class_keys, load_model, save_safetensors, to_official
 from yolov7_jax.weights.training_run import description

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 
 from yolov7_jax.cli.commands import UNREADABLE, described, keep_compiled, new_folder, printable
+from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.data.sources import load_dataset
 from yolov7_jax.errors import UserError
@@ -41,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
         image_size = checkpoint.image_size or ARCHITECTURES[model.name].image_size
     _check(options, model, image_size)
     dataset = load_dataset(options.data, options.split)
+    if options.single_class:
+        dataset = as_one_class(dataset)
     order = class_order(checkpoint.names, model.head.num_classes, dataset)
     folder = new_folder(options.output, OUTPUT)
 
@@ -78,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
             "split": options.split,
             "image_size": image_size,
             "batch_size": batch_size,
+            "single_class": options.single_class,
             "square": options.square,
             "augment": options.augment,
             "score_threshold": options.score_threshold,

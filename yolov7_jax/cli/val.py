@@ -49,6 +49,11 @@ def add_val(commands: Commands) -> None:
         "the time",
     )
     val.add_argument(
+        "--single-class",
+        action="store_true",
+        help="take all objects for one class, as weights want it that were trained so",
+    )
+    val.add_argument(
         "--square",
         action="store_true",
         help="pad pictures to squares, as in training, instead of to a few rectangles",

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
+ONE_CLASS = "object"
 _PARTS_AT_ONCE = 50_000
 
 
@@ -213,3 +214,13 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns `[*range(start, start + count), ...]` over all pairs."""
     ends = offsets_of(counts)
     return np.arange(ends[-1]) + np.repeat(starts - ends[:-1], counts)
+
+
+def as_one_class(dataset: Dataset) -> Dataset:
+    """Returns a data set whose objects are all of one class, called "object"."""
+    return dataclasses.replace(
+        dataset,
+        names=(ONE_CLASS,),
+        labels=np.zeros_like(dataset.labels),
+        category_ids=dataset.category_ids[:1],
+    )
