@@ -28,10 +28,12 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
+
+from benchmarks.rectangles import write_rectangles
+from train.folder import CONFIG_FILE
 
 ROOT = pathlib.Path(__file__).parent.parent
 KINDS = ("kill", "kill while saving", "terminate", "full disk", "damage")
@@ -63,21 +65,25 @@ class Workshop:
       data: the data set's data.yaml.
       programs: folder where JAX keeps what it has compiled.
       epochs: length of a run.
+      model: that is trained.
+      command: what runs `python -m train`.
     """
 
     data: pathlib.Path
     programs: pathlib.Path
     epochs: int
+    model: str = "yolov7-tiny"
+    command: tuple[str, ...] = (sys.executable, "-m", "train")
 
     def start(self, run: pathlib.Path) -> "Run":
         """Starts or continues a run, whichever its folder asks for."""
-        if saved_steps(run):
+        if (run / CONFIG_FILE).is_file():
             arguments = ["resume", str(run)]
         else:
-            shutil.rmtree(run, ignore_errors=True)  # it has saved nothing that could be lost
             settings = {
                 "data": self.data,
                 "output": run,
+                "model": self.model,
                 "epochs": self.epochs,
                 "width": 0.125,
                 "image-size": 64,
@@ -91,14 +97,14 @@ class Workshop:
             arguments = ["fit", *(f"--{name}={value}" for name, value in settings.items())]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the time to compile
             "JAX_COMPILATION_CACHE_DIR": str(self.programs),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        log = self.programs.with_name(f"{run.name}.log")
+        log = self.data.parent.with_name(f"{run.name}.log")  # not on the run's disk
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "train", *arguments],
+                [*self.command, *arguments],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,
@@ -146,24 +152,6 @@ def saved_steps(run: pathlib.Path) -> list[int]:
     folder = run / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdigit())
-
-
-def make_data(folder: pathlib.Path) -> pathlib.Path:
-    """Makes pictures of two kinds of rectangles, and returns their data.yaml."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", TRAIN), ("val", VAL)):
-        for part in ("images", "labels"):
-            (folder / part / split).mkdir(parents=True)
-        for number in range(count):
-            image = rng.integers(0, 80, (48, 64, 3), np.uint8)
-            x, y = int(rng.integers(0, 30)), int(rng.integers(0, 20))
-            image[y : y + 24, x : x + 30, number % 2] = 255
-            cv2.imwrite(str(folder / "images" / split / f"{number}.png"), image)
-            row = f"{number % 2} {(x + 15) / 64} {(y + 12) / 48} {30 / 64} {24 / 48}\n"
-            (folder / "labels" / split / f"{number}.txt").write_text(row)
-    path = folder / "data.yaml"
-    path.write_text("train: images/train\nval: images/val\nnames: [red, green]\n")
-    return path
 
 
 @contextlib.contextmanager
@@ -215,7 +203,7 @@ class Interruption:
         """
         if self.kind == "terminate":
             run.process.send_signal(signal.SIGTERM)
-            run.expect((0, 128 + signal.SIGTERM, -signal.SIGTERM))
+            run.expect((0, -signal.SIGTERM))  # before the first step nothing catches it
         elif self.kind == "full disk":
             if on_own_disk:
                 fill_until_ended(run)
@@ -359,7 +347,7 @@ def main() -> None:
         own_disk(pathlib.Path(name) / "disk") as on_own_disk,
     ):
         folder = pathlib.Path(name)
-        data = make_data(folder / "data")
+        data = write_rectangles(folder / "data", train=TRAIN, val=VAL)
         workshop = Workshop(data, folder / "programs", options.epochs)
         for undisturbed in ("first", "whole"):  # the first one compiles
             started = time.monotonic()

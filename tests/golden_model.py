@@ -100,7 +100,8 @@ def largest_error(got, wanted):
     return np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max()
 
 
-# A third less time than the default; the numbers differ by rounding.
+# For gradients: compiling them takes half the time of the default, and the numbers differ by
+# rounding. What takes longer to run than to compile does not gain by it.
 HASTILY = {"xla_backend_optimization_level": 0}
 COMPILED = jax.jit(apply, static_argnames=("graphdef", "train"))
 
@@ -109,7 +110,6 @@ class GoldenModelTests:
     """Tests of one model; a subclass names it."""
 
     name = ""
-    compiler_options: dict | None = None  # for the gradients, which take longest to compile
 
     @pytest.fixture(scope="class")
     @staticmethod
@@ -181,9 +181,7 @@ class GoldenModelTests:
             return detection_loss(outputs, targets, model.head, LossConfig(**gains))
 
         images = self.images(*self.meta["loss_image"])
-        gradients_of = jax.jit(
-            jax.value_and_grad(loss, has_aux=True), compiler_options=self.compiler_options
-        )
+        gradients_of = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=HASTILY)
         (total, terms), gradients = gradients_of(params, images, targets)
         error = self.meta["float32_error"]
         losses = np.array([total, terms.box, terms.obj, terms.cls])
@@ -196,7 +194,11 @@ class GoldenModelTests:
 
     def test_official_weights_survive_the_round_trip_bit_by_bit(self):
         rng = np.random.default_rng(0)
-        given = golden_weights(self.name)
+        given = {
+            key: rng.random(shape, np.float32)
+            for key, shape in official_shapes(self.name).items()
+            if not key.endswith(OPTIONAL)
+        }
         model = create_abstract(self.name, 3)
         strides = np.array(model.head.strides, np.float32)
         anchors = rng.uniform(8, 400, (len(strides), 3, 2)).astype(np.float32)
@@ -210,7 +212,7 @@ class GoldenModelTests:
         returned = to_official(load_official(model, given))
         assert {key: value.shape for key, value in returned.items()} == official_shapes(self.name)
         for key, value in given.items():
-            np.testing.assert_array_equal(returned[key], value, err_msg=key)
+            assert np.array_equal(returned[key], value), key
         np.testing.assert_array_equal(np.array(model.head.anchors, np.float32), anchors)
 
     def test_numbers_of_parameters_are_the_published_ones(self):

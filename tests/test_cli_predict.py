@@ -1,7 +1,9 @@
+import contextlib
 import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from yolov7_jax import create, weights
-from yolov7_jax.cli import main
+from yolov7_jax.cli import looking, main
 
 NAMES = ("猫 <b>", "dog/..", "bird")
 SIZE = 64
@@ -173,7 +175,7 @@ def test_a_picture_may_come_through_a_pipe(predict, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Stdin)
     code, out, _ = predict("-", "--output", "out")
     assert code == 0
-    assert out.startswith("standard input: ")
+    assert "standard input: " in out
     assert (tmp_path / "out/stdin.png").is_file()
 
 
@@ -285,3 +287,95 @@ def test_the_second_start_compiles_nothing(model_file, tmp_path):
     assert "cache hit for 'jit__detect'" in told[1]
     assert told[0].count("Finished XLA compilation") == told[1].count("cache hit for")
     assert (tmp_path / ".cache/yolov7_jax/compiled").is_dir()
+
+
+def test_a_name_that_is_no_text_is_escaped_and_the_others_are_looked_at(predict, tmp_path):
+    write_pictures(tmp_path / "in", 2)
+    odd = os.fsdecode(os.fsencode(tmp_path / "in") + b"/bad\xff.png")
+    os.rename(tmp_path / "in/0.png", odd)
+    code, out, _ = predict("in", *everything("out"))
+    assert code == 0
+    assert "in/bad\\udcff.png: " in out
+    sources = [json.loads(line)["source"] for line in (tmp_path / "out/detections.jsonl").open()]
+    assert sorted(sources) == ["in/1.png", "in/bad\udcff.png"]
+    assert json.loads((tmp_path / "out/detections.json").read_text())["images"]
+
+
+def test_links_to_nothing_and_shut_folders_are_named(predict, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "in", 1)
+    (tmp_path / "in/gone.png").symlink_to("nowhere.png")
+    code, _, err = predict("in", "--output", "out")
+    assert code == 1
+    assert "in/gone.png: cannot be read: No such file or directory" in err
+
+    def shut(top, onerror):
+        onerror(PermissionError(13, "Permission denied", "in/shut"))
+        return iter([("in", [], ["0.png"])])
+
+    monkeypatch.setattr("os.walk", shut)
+    code, out, err = predict("in", "--output", "out2")
+    assert code == 1
+    assert "in/shut: cannot be looked into: Permission denied" in err
+    assert "1 picture, " in out
+
+
+def test_a_disk_that_is_full_is_named_with_the_file_and_leaves_no_half(
+    predict, tmp_path, monkeypatch
+):
+    write_pictures(tmp_path / "in", 1)
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    code, _, err = predict("in", "--output", "out")
+    assert code == 2
+    assert err == "error: out/0.png: No space left on device\n"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_video_that_is_not_whole_is_no_success(predict, tmp_path, monkeypatch):
+    writer = cv2.VideoWriter("film.avi", cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (64, 40))
+    for number in range(3):
+        writer.write(noise(number))
+    writer.release()
+
+    class Silent:  # as OpenCV's is on a full disk
+        def __init__(self, path, *_):
+            open(path, "wb").close()
+
+        def isOpened(self):  # noqa: N802 - OpenCV's name
+            return True
+
+        def write(self, picture):
+            pass
+
+        def release(self):
+            pass
+
+    Silent.fourcc = cv2.VideoWriter.fourcc
+    monkeypatch.setattr(cv2, "VideoWriter", Silent)
+    code, _, err = predict("film.avi", "--output", "out")
+    assert code == 2
+    assert err == "error: out/film.mp4: the video could not be written whole\n"
+
+
+def test_ctrl_c_that_jax_loses_still_stops(predict, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "in", 20)
+    read = looking.read_still
+
+    def interrupted(still):
+        if still.source == "in/0.png":
+            with contextlib.suppress(KeyboardInterrupt):  # as JAX's callbacks do
+                signal.raise_signal(signal.SIGINT)
+        return read(still)
+
+    def one_after_another(function, items, workers, ahead):
+        return map(function, items)
+
+    monkeypatch.setattr(looking, "read_still", interrupted)
+    monkeypatch.setattr(looking, "map_ahead", one_after_another)
+    code, _, err = predict("in", "--output", "out")
+    assert code == 130
+    assert "interrupted" in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -80,8 +80,8 @@ def test_standard_input_is_a_picture(monkeypatch):
         buffer = io.BytesIO(cv2.imencode(".png", PICTURE[..., ::-1])[1].tobytes())
 
     monkeypatch.setattr(sys, "stdin", Stdin)
-    (still,) = find_sources(["-"]).stills
-    frame = read_still(still)
+    found = find_sources(["-"])
+    frame = read_still(found.stills[0])
     assert frame.source == "standard input"
     np.testing.assert_array_equal(frame.image, PICTURE)
 

@@ -12,7 +12,7 @@ LIBRARY, APPLICATION = "yolov7_jax", "train"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    ("types", "config", "errors"),
+    ("types", "config", "errors", "files"),
     ("boxes", "image", "metrics", "matching", "curves", "confusion", "sharding", "targets"),
     ("drawing", "data"),
     ("nn", "candidates", "gather", "assign", "decode", "nms"),

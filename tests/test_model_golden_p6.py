@@ -1,13 +1,11 @@
 """yolov7-w6 and e6 against stored measurements."""
 
-from golden_model import HASTILY, GoldenModelTests
+from golden_model import GoldenModelTests
 
 
 class TestW6(GoldenModelTests):
     name = "yolov7-w6"
-    compiler_options = HASTILY
 
 
 class TestE6(GoldenModelTests):
     name = "yolov7-e6"
-    compiler_options = HASTILY

@@ -17,6 +17,7 @@ from benchmarks.interruptions import MEASURED
 from train.records import read_records
 
 TESTS = pathlib.Path(__file__).parent
+PYTHONPATH = os.pathsep.join(map(str, (TESTS.parent, TESTS)))  # of the programs in this folder
 STEPS, EPOCH = 20, 10  # of 8 pictures
 AGREED = 16  # the first step at which processes agree to stop
 MOST_SECONDS = 300  # for a run
@@ -66,7 +67,7 @@ class Workshop(NamedTuple):
                 "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
                 "JAX_COMPILATION_CACHE_DIR": str(self.programs),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS))),
+                "PYTHONPATH": PYTHONPATH,
             }
             files[index] = self.folder / f"steps{index}.json"
             files[index].write_text("[]")

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from yolov7_jax.files import write_whole
+
 try:
     import cv2
 except ImportError as error:
@@ -125,7 +127,7 @@ def write_png(picture: Picture, path: Path) -> None:
     encoded, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not encoded:
         raise RuntimeError(f"{path}: OpenCV could not encode the picture")
-    path.write_bytes(png.tobytes())
+    write_whole(path, png.tobytes())
 
 
 def _caption(picture: Picture, text: str, x: int, y: int, colour: Colour, scale: float) -> None:

@@ -21,6 +21,7 @@ from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.sources import open_source
 from yolov7_jax.deploy import deploy
 from yolov7_jax.errors import UserError
+from yolov7_jax.files import write_whole
 from yolov7_jax.image import UnreadableImageError, unletterbox
 from yolov7_jax.inference import predict
 from yolov7_jax.metrics import GroundTruth, ScoredBoxes
@@ -255,7 +256,7 @@ def write_detections(dataset: Dataset, detections: ScoredBoxes, path: pathlib.Pa
     )
     fields = ("image_id", "category_id", "bbox", "score")
     results = [dict(zip(fields, row, strict=True)) for row in rows]
-    path.write_text(json.dumps(results), encoding="utf-8")
+    write_whole(path, json.dumps(results).encode())
 
 
 def _picture_or_grey(

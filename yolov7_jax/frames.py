@@ -4,7 +4,6 @@ import glob
 import os
 import pathlib
 import re
-import shutil
 import stat
 import sys
 import tempfile
@@ -41,10 +40,12 @@ VIDEOS = frozenset(
 )
 STANDARD_INPUT = "-"
 USUAL_RATE = 25.0  # pictures a second, where a video does not tell or tells what cannot be
+SHORTFALL = 0.2  # of the pictures that a video promises; with more it is taken for damaged
 MOST_BYTES = 2**30  # of a picture's file
 # How files begin that may have several pictures: GIF, WebP, PNG, TIFF, and AVIF after four bytes.
 SEVERAL = (b"GIF8", b"RIFF", b"\x89PNG", b"II*\0", b"MM\0*")
 
+Spooled = tempfile._TemporaryFileWrapper
 Image = UInt8[np.ndarray, "h w 3"]
 
 
@@ -77,12 +78,12 @@ class Still(NamedTuple):
 
     Attributes:
       source, place: as in `Frame`.
-      path: of its file; None for standard input.
+      path: of its file.
     """
 
     source: str
     place: pathlib.PurePath
-    path: pathlib.Path | None
+    path: pathlib.Path
 
 
 class Video(NamedTuple):
@@ -105,11 +106,15 @@ class Sources(NamedTuple):
       stills: pictures of their own.
       videos: with cameras and streams.
       ignored: files in folders that are neither, by their suffix.
+      unreadable: folders that cannot be looked into, with the reason.
+      spooled: what came on standard input; there as long as this is held.
     """
 
     stills: tuple[Still, ...]
     videos: tuple[Video, ...]
     ignored: tuple[str, ...]
+    unreadable: tuple[Frame, ...]
+    spooled: tuple["Spooled", ...]
 
 
 def find_sources(named: Sequence[str]) -> Sources:
@@ -126,6 +131,12 @@ def find_sources(named: Sequence[str]) -> Sources:
     videos: list[Video] = []
     ignored: list[str] = []
     faults: list[str] = []
+    unreadable: list[Frame] = []
+    spooled: list[Spooled] = []
+
+    def refused(error: OSError) -> None:
+        fault = f"cannot be looked into: {error.strerror or error}"
+        unreadable.append(Frame(str(error.filename), pathlib.PurePath(), fault=fault))
 
     def add(path: pathlib.Path, place: pathlib.PurePath) -> None:
         if path.suffix.lower() in VIDEOS:
@@ -134,17 +145,25 @@ def find_sources(named: Sequence[str]) -> Sources:
             stills.append(Still(str(path), place, path))
 
     for name in named:
-        path = pathlib.Path(name).expanduser()
+        path = pathlib.Path(os.path.expanduser(name))
         if name == STANDARD_INPUT:
-            stills.append(Still("standard input", pathlib.PurePath("stdin.png"), None))
+            # Here and not in a thread, which nothing could stop while it waits.
+            spooled.append(_standard_input())
+            stills.append(
+                Still(
+                    "standard input", pathlib.PurePath("stdin.png"), pathlib.Path(spooled[-1].name)
+                )
+            )
         elif "://" in name:
-            place = pathlib.PurePath(re.sub(r"[^\w.-]", "_", name.partition("://")[2]) + ".mp4")
-            videos.append(Video(name, place, name))
+            shown = re.sub(r"://[^/@]*@", "://", name)  # without a password
+            place = pathlib.PurePath(re.sub(r"[^\w.-]", "_", shown.partition("://")[2]) + ".mp4")
+            videos.append(Video(shown, place, name))
         elif path.is_dir():
-            inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
-            wanted = [entry for entry in inside if entry.suffix.lower() in PICTURES | VIDEOS]
-            ignored += [str(entry) for entry in inside if entry not in set(wanted)]
-            if not wanted:
+            walk = os.walk(path, onerror=refused)
+            inside = sorted(pathlib.Path(root, name) for root, _, names in walk for name in names)
+            wanted = [entry for entry in inside if _is_shown(entry)]
+            ignored += [str(entry) for entry in inside if not _is_shown(entry)]
+            if not wanted and not unreadable:
                 faults.append(f"{name}: no pictures or videos in this folder")
             for entry in wanted:
                 add(entry, entry.relative_to(path))
@@ -165,19 +184,29 @@ def find_sources(named: Sequence[str]) -> Sources:
             faults.append(f"{name}: no such file or folder")
     if faults:
         raise UserError("; ".join(faults))
-    return Sources(tuple(stills), tuple(videos), tuple(ignored))
+    return Sources(tuple(stills), tuple(videos), tuple(ignored), tuple(unreadable), tuple(spooled))
+
+
+def _standard_input() -> "Spooled":
+    """Returns a file with what comes on standard input, as far as it is read."""
+    file = tempfile.NamedTemporaryFile(prefix="yolov7_jax-")  # noqa: SIM115 - the caller holds it
+    left = MOST_BYTES + 1
+    while left > 0 and (part := sys.stdin.buffer.read(min(left, 2**20))):
+        file.write(part)
+        left -= len(part)
+    file.flush()
+    return file
+
+
+def _is_shown(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in PICTURES or path.suffix.lower() in VIDEOS
 
 
 def read_still(still: Still) -> Frame:
     """Reads a picture; where it is damaged, that is the fault. Safe to run in threads."""
     frame = Frame(still.source, still.place)
     try:
-        if still.path is not None:
-            return _read(frame, still.path)
-        with tempfile.NamedTemporaryFile(prefix="yolov7_jax-") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-            file.flush()
-            return _read(frame, pathlib.Path(file.name))
+        return _read(frame, still.path)
     except OSError as error:
         return frame._replace(fault=f"cannot be read: {error.strerror or error}")
 
@@ -208,9 +237,18 @@ def _count(path: pathlib.Path) -> int:
     if not head.startswith(SEVERAL) and head[4:12] != b"ftypavis":
         return 1
     try:
-        return cv2.imcount(os.fspath(path))
+        return cv2.imcount(os.fspath(path)) if _is_text(path) else 1
     except cv2.error:
         return 1
+
+
+def _is_text(path: str | os.PathLike[str]) -> bool:
+    """Says whether a name can be given to OpenCV, which crashes at others."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_video(video: Video) -> Iterator[Frame]:
@@ -218,7 +256,13 @@ def read_video(video: Video) -> Iterator[Frame]:
     frame = Frame(video.source, video.place)
     # FFmpeg alone: others take a % in the name of a file for a pattern.
     of_camera = isinstance(video.opened, int)
-    capture = cv2.VideoCapture(video.opened, cv2.CAP_ANY if of_camera else cv2.CAP_FFMPEG)
+    opened = video.opened
+    if isinstance(opened, str) and not _is_text(opened):
+        yield frame._replace(fault="OpenCV opens no video whose name is no text")
+        return
+    if isinstance(opened, str) and "://" not in opened:
+        opened = os.path.abspath(opened)  # or FFmpeg takes what is before a colon for a protocol
+    capture = cv2.VideoCapture(opened, cv2.CAP_ANY if of_camera else cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
             yield frame._replace(fault="cannot be opened as a video")
@@ -236,7 +280,8 @@ def read_video(video: Video) -> Iterator[Frame]:
                 number=number, image=np.ascontiguousarray(picture[..., ::-1], np.uint8)
             )
             number += 1
-        if number == 0 or number < promised:
+        # What is promised is an estimate in most formats: duration by rate.
+        if number < (1 - SHORTFALL) * promised or number == 0:
             yield frame._replace(fault=f"ended after {number} of {promised} pictures")
     finally:
         capture.release()

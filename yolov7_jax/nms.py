@@ -17,8 +17,8 @@ BLOCK = 1024  # candidates
 def nms(
     predictions: Predictions,
     *,
-    score_threshold: float,
-    iou_threshold: float,
+    score_threshold: float | Float[Array, ""],
+    iou_threshold: float | Float[Array, ""],
     multi_label: bool = False,
     class_agnostic: bool = False,
     classes: Sequence[int] | None = None,
@@ -103,7 +103,7 @@ def _greedy(
     boxes_xyxy: Float[Array, "k 4"],
     group: Int[Array, "k"],
     alive: Bool[Array, "k"],
-    iou_threshold: float,
+    iou_threshold: float | Float[Array, ""],
     max_detections: int,
 ) -> tuple[Int[Array, "d"], Bool[Array, "d"]]:
     """Returns the places of the kept boxes of one image, and which of these places are real.

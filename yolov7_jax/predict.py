@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from yolov7_jax.config import HeadConfig
+from yolov7_jax.data.picture_size import picture_size
 from yolov7_jax.deploy import deploy
 from yolov7_jax.image import LetterboxInfo, letterbox, read_image, unletterbox
 from yolov7_jax.inference import predict
@@ -98,7 +100,11 @@ class Detector:
         head = model.head
         size = config.image_size or ARCHITECTURES[model.name].image_size
         self.names = tuple(map(str, range(head.num_classes)) if names is None else names)
-        self.config = dataclasses.replace(config, image_size=size)
+        try:
+            classes = None if config.classes is None else tuple(map(operator.index, config.classes))
+        except TypeError:
+            raise ValueError(f"classes (={config.classes!r}) must be indices of classes") from None
+        self.config = dataclasses.replace(config, image_size=size, classes=classes)
         _check(self.config, self.names, head)
         self.shapes = _shapes(size, max(head.strides))
         self._head = head
@@ -166,17 +172,20 @@ class Detector:
         height, width = image.shape[:2]
         return Letterboxed(*letterbox(image, self._shape_of(width, height)))
 
-    def stream(self, pictures: Iterable[Letterboxed]) -> Iterator[Detections]:
+    def stream(
+        self, pictures: Iterable[Letterboxed], batch_size: int | None = None
+    ) -> Iterator[Detections]:
         """Yields what is in each picture, in order, while others are still being prepared.
 
         Args:
           pictures: from `letterbox`; read at most two batches ahead, and not ahead at all with a
             batch size of 1.
+          batch_size: if not that of the detector.
 
         Yields:
           For each picture what the call returns, without the axis of the batch.
         """
-        most = self.config.batch_size
+        most = batch_size or self.config.batch_size
         pictures = iter(pictures)
         while window := list(
             itertools.islice(pictures, most if most == 1 else BATCHES_AHEAD * most)
@@ -191,8 +200,17 @@ class Detector:
             yield from (found[place] for place in range(len(window)))
 
     def _detect(self, images: UInt8[np.ndarray, "b h w 3"]) -> Detections:
+        config = self.config
         return _detect(
-            *self._numbers, images, graphdef=self._graphdef, head=self._head, config=self.config
+            *self._numbers,
+            images,
+            config.score_threshold,
+            config.iou_threshold,
+            graphdef=self._graphdef,
+            head=self._head,
+            classes=config.classes,
+            class_agnostic=config.class_agnostic,
+            max_detections=config.max_detections,
         )
 
     def _detect_batch(self, pictures: Sequence[Letterboxed]) -> list[Detections]:
@@ -226,23 +244,30 @@ class Detector:
 
 
 # Of the module, so that equal detectors share what is compiled.
-@functools.partial(jax.jit, static_argnames=("graphdef", "head", "config"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("graphdef", "head", "classes", "class_agnostic", "max_detections"),
+)
 def _detect(
     params: Any,
     batch_stats: Any,
     images: Any,
+    score_threshold: Any,
+    iou_threshold: Any,
     *,
     graphdef: Any,
     head: HeadConfig,
-    config: DetectorConfig,
+    classes: tuple[int, ...] | None,
+    class_agnostic: bool,
+    max_detections: int,
 ) -> Detections:
     return nms(
         predict(graphdef, params, batch_stats, images, head),
-        score_threshold=config.score_threshold,
-        iou_threshold=config.iou_threshold,
-        classes=config.classes,
-        class_agnostic=config.class_agnostic,
-        max_detections=config.max_detections,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        classes=classes,
+        class_agnostic=class_agnostic,
+        max_detections=max_detections,
     )
 
 
@@ -256,7 +281,10 @@ def _shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
 
 def _opened(image: Image | str | os.PathLike[str], place: int) -> Image:
     if isinstance(image, str | os.PathLike):
+        picture_size(image)  # finds what decoders pass over in silence
         return read_image(image)
+    if hasattr(image, "__array__"):  # JAX's, too
+        image = np.asarray(image)
     if not isinstance(image, np.ndarray):
         raise ValueError(f"images[{place}] is a {type(image).__name__}, wanted an array or a file")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:

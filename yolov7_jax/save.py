@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale
+from yolov7_jax.files import naming, write_whole
 from yolov7_jax.frames import Frame, Image
+from yolov7_jax.image import resize
 from yolov7_jax.types import Detections
 
 try:
@@ -24,6 +26,8 @@ except ImportError as error:
 
 LABELS, CROPS = "labels", "crops"
 COCO_FILE, CSV_FILE, JSON_LINES_FILE = "detections.json", "detections.csv", "detections.jsonl"
+# What is no text in the name of a file is written as an escape, which JSON turns back into it.
+UTF8, ERRORS = "utf-8", "backslashreplace"
 MP4 = cv2.VideoWriter.fourcc(*"mp4v")
 CSV_COLUMNS = ("source", "frame", "label", "name", "score", "x0", "y0", "x1", "y1")
 # What OpenCV both reads and writes without loss of its kind; others become PNG.
@@ -42,6 +46,24 @@ class Found(NamedTuple):
     boxes_xyxy: Float32[np.ndarray, "k 4"]
     scores: Float32[np.ndarray, " k"]
     labels: Int32[np.ndarray, " k"]
+
+
+class _Video(NamedTuple):
+    """A video that is being written.
+
+    Attributes:
+      source: what it shows.
+      path: of its file.
+      writer: OpenCV's.
+      size: width and height in pixels.
+      written: pictures so far.
+    """
+
+    source: str
+    path: pathlib.Path
+    writer: Any
+    size: tuple[int, int]
+    written: int = 0
 
 
 def found_in(detections: Detections) -> Found:
@@ -84,7 +106,7 @@ class Saver:
         self._stack = contextlib.ExitStack()
         self._taken: set[str] = set()
         self._known: dict[str, pathlib.PurePath] = {}
-        self._video: tuple[str, Any] | None = None
+        self._video: _Video | None = None
         self._coco: dict[str, list[dict[str, Any]]] = {
             "images": [],
             "annotations": [],
@@ -95,32 +117,40 @@ class Saver:
 
     def __enter__(self) -> Self:
         if self._config.csv:
-            file = (self.folder / CSV_FILE).open("w", encoding="utf-8", newline="")
+            file = (self.folder / CSV_FILE).open("w", newline="", encoding=UTF8, errors=ERRORS)
             self._rows = csv.writer(self._stack.enter_context(file))
             self._rows.writerow(CSV_COLUMNS)
         if self._config.json_lines:
-            file = (self.folder / JSON_LINES_FILE).open("w", encoding="utf-8")
+            file = (self.folder / JSON_LINES_FILE).open("w", encoding=UTF8, errors=ERRORS)
             self._lines = self._stack.enter_context(file)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._end_video()
-        self._stack.close()
-        if self._config.coco:
-            text = json.dumps(self._coco, ensure_ascii=False)
-            (self.folder / COCO_FILE).write_text(text, encoding="utf-8")
+        with naming(self.folder), self._stack:
+            self._end_video()
+            if self._config.coco:
+                text = json.dumps(self._coco, ensure_ascii=False)
+                write_whole(self.folder / COCO_FILE, text.encode(UTF8, ERRORS))
 
     def write_fault(self, frame: Frame) -> None:
-        """Writes that a picture could not be read."""
-        if self._lines is not None:
+        """Writes that a picture could not be read.
+
+        Raises:
+          OSError: a file cannot be written; names it or the folder.
+        """
+        with naming(self.folder):
             self._write_line({"source": frame.source, "fault": frame.fault})
 
     def write(self, frame: Frame, found: Found) -> None:
         """Writes what was found in a picture that could be read.
 
         Raises:
-          OSError: a file cannot be written.
+          OSError: a file cannot be written; names it or the folder.
         """
+        with naming(self.folder):
+            self._write(frame, found)
+
+    def _write(self, frame: Frame, found: Found) -> None:
         of_source = self._name_of(frame)
         name = of_source
         if frame.number is not None:
@@ -140,7 +170,7 @@ class Saver:
                 f"{label} {' '.join(f'{share:.6f}' for share in of_box)} {score:.6f}\n"
                 for of_box, (_, score, label) in zip(shares, rows, strict=True)
             ]
-            self._file(LABELS, name, ".txt").write_text("".join(lines), encoding="ascii")
+            write_whole(self._file(LABELS, name, ".txt"), "".join(lines).encode())
         if self._rows is not None:
             for (x0, y0, x1, y1), score, label in rows:
                 number = "" if frame.number is None else frame.number
@@ -173,9 +203,11 @@ class Saver:
 
     def _name_of(self, frame: Frame) -> pathlib.PurePath:
         """Returns what the files of a picture or a video are called, without a suffix."""
-        if frame.number and frame.source in self._known:
+        if frame.number:
             return self._known[frame.source]
-        wanted = frame.place.with_name(frame.place.stem)
+        # A name that is no text could be written, but not by OpenCV.
+        place = pathlib.PurePath(str(frame.place).encode(errors="replace").decode())
+        wanted = place.with_name(place.stem)
         name, number = wanted, 2
         while str(name).casefold() in self._taken:  # some file systems tell no A from a
             name, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
@@ -243,24 +275,41 @@ class Saver:
 
     def _write_to_video(self, frame: Frame, name: pathlib.PurePath, drawn: Image) -> None:
         height, width = drawn.shape[:2]
-        if self._video is None or self._video[0] != frame.source:
+        if self._video is None or frame.number == 0:
             self._end_video()
             path = self._file("", name, ".mp4")
             writer = cv2.VideoWriter(str(path), MP4, frame.rate, (width, height))
             if not writer.isOpened():
                 raise OSError(errno.EIO, "OpenCV cannot write a video", str(path))
-            self._video = frame.source, writer
-        self._video[1].write(drawn[..., ::-1])
+            self._video = _Video(frame.source, path, writer, (width, height))
+        if self._video.size != (width, height):  # streams may change theirs
+            drawn = resize(drawn, *self._video.size)
+        self._video.writer.write(drawn[..., ::-1])
+        self._video = self._video._replace(written=self._video.written + 1)
 
     def _end_video(self) -> None:
-        if self._video is not None:
-            self._video[1].release()
-            self._video = None
+        """Completes the video; OpenCV itself tells nothing of a disk that is full."""
+        if self._video is None:
+            return
+        video, self._video = self._video, None
+        video.writer.release()
+        there = cv2.VideoCapture(str(video.path), cv2.CAP_FFMPEG)
+        count = int(there.get(cv2.CAP_PROP_FRAME_COUNT)) if there.isOpened() else 0
+        there.release()
+        if count < video.written:
+            raise OSError(errno.EIO, "the video could not be written whole", str(video.path))
 
 
 def _write_picture(image: Image, path: pathlib.Path) -> None:
-    _, encoded = cv2.imencode(path.suffix, image[..., ::-1])
-    path.write_bytes(encoded.tobytes())
+    """Writes a picture, as PNG where its format cannot hold it."""
+    try:
+        done, encoded = cv2.imencode(path.suffix, image[..., ::-1])
+    except cv2.error:
+        done, encoded = False, None
+    if not done or encoded is None:
+        path = path.with_name(path.name.removesuffix(path.suffix) + ".png")
+        _, encoded = cv2.imencode(path.suffix, image[..., ::-1])
+    write_whole(path, encoded.tobytes())
 
 
 def _as_folder(name: str, label: int) -> str:

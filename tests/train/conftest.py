@@ -5,6 +5,7 @@ import os
 
 import jax
 import pytest
+from hasty import hastily
 from pocket import POCKET, pocket_known
 from training_processes import EPOCH, Workshop
 
@@ -27,15 +28,11 @@ def quick_programs():
 
     Such runs may have the pocket network.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with hastily(), pocket_known(), pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(setup, "make_mesh", lambda size: make_mesh(size, jax.devices()[:1]))
         monkeypatch.setattr(setup, "make_train_step", shared_train_step)
         monkeypatch.setattr(setup, "make_eval_step", shared_eval_step)
-        with pocket_known():
-            yield
-    jax.config.update("jax_disable_most_optimizations", before)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
 """The same run on other numbers of devices, and under the other ways to use several."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hasty import hastily
+from pocket import POCKET, pocket_known
 
 from train.mesh import make_mesh, own_rows, place, replicated, shard_batch, state_shardings
 from train.optim import OptimConfig, make_schedule
@@ -17,10 +21,11 @@ ASSIGNERS = {"anchor": assign_anchor, "ota": assign_ota}
 # Sums in another order move logits by 1e-6, which moves an object from one candidate to another
 # where two cost nearly the same; the losses of the steps after that differ by more.
 TOLERANCE = {"anchor": 1e-5, "ota": 1e-3}
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 OPTIM = OptimConfig(
     lr0=1e-4, nominal_batch=2 * BATCH, warmup_min_steps=10, warmup_epochs=0, warmup_bias_lr=0.0
 )
+SCHEDULE = make_schedule(OPTIM, epochs=4, batch_size=BATCH, num_images=5 * BATCH)
+MIDDLE = 12  # a step after the warm-up
 
 
 def random_batch(step: int) -> Batch:
@@ -36,64 +41,90 @@ def random_batch(step: int) -> Batch:
     )
 
 
-@pytest.fixture(scope="module")
-def network():
-    # Smooth: at the kink of a leaky ReLU, a difference of 1e-6 changes a gradient ten times. With
-    # that, another order of the same eight pictures on one device changes the gradients of the
-    # network's parameters by 0.5 % in the median and 2 % at most.
-    model = networks.create(
-        "yolov7-tiny", CLASSES, key=jax.random.key(1), width=0.125, activation=jax.nn.silu
-    )
+@pytest.fixture(scope="module", autouse=True)
+def compiled_hastily():
+    with hastily():
+        yield
+
+
+@functools.cache
+def network(name):
+    """Head, graphdef, parameters and statistics.
+
+    Smooth: at the kink of a leaky ReLU, a difference of 1e-6 changes a gradient ten times. With
+    that, another order of the same eight pictures on one device changes the gradients of
+    yolov7-tiny's parameters by 0.5 % in the median and 2 % at most.
+    """
+    with pocket_known():
+        model = networks.create(
+            name, CLASSES, key=jax.random.key(1), width=0.125, activation=jax.nn.silu
+        )
     return model.head, *networks.split(model)
 
 
-def make_step(network, assigner, **how):
-    head, graphdef, _, _ = network
+def make_step(name, assigner, **how):
+    head, graphdef, _, _ = network(name)
     return make_train_step(
         graphdef, head, LossConfig(), OPTIM, batch_size=BATCH, assigner=ASSIGNERS[assigner], **how
     )
 
 
-def first_state(network):
-    params, batch_stats = jax.tree.map(jnp.copy, network[2:])  # steps take what they are given
+def first_state(name):
+    params, batch_stats = jax.tree.map(jnp.copy, network(name)[2:])  # steps take what they get
     return create_state(params, batch_stats, OPTIM)
 
 
-def losses_on(network, num_devices: int, assigner: str, shard: bool = False) -> np.ndarray:
-    mesh = make_mesh(BATCH, jax.devices()[:num_devices])
-    state = first_state(network)
-    shardings = state_shardings(state, mesh, shard=shard)
-    state = place(state, shardings)
+def mesh_of(num_devices):
+    return make_mesh(BATCH, jax.devices()[:num_devices])
+
+
+@functools.cache
+def compiled(name, num_devices, assigner, *, shard=False):
+    """A step on so many devices, and how its state lies there."""
+    mesh = mesh_of(num_devices)
+    shardings = state_shardings(first_state(name), mesh, shard=shard)
     step = jax.jit(
-        make_step(network, assigner, mesh=mesh if num_devices > 1 else None),
+        make_step(name, assigner, mesh=mesh if num_devices > 1 else None),
         donate_argnums=0,
         out_shardings=(shardings, None),
-        compiler_options=QUICK,
     )
-    schedule = make_schedule(OPTIM, epochs=4, batch_size=BATCH, num_images=5 * BATCH)
+    return step, shardings
+
+
+@functools.cache
+def losses_on(num_devices, assigner, *, name=POCKET, shard=False):
+    step, shardings = compiled(name, num_devices, assigner, shard=shard)
+    state = place(first_state(name), shardings)
     losses = []
     for number in range(STEPS):
-        batch = shard_batch(random_batch(number), mesh)
-        state, metrics = step(state, batch, schedule.rates(number))
+        batch = shard_batch(random_batch(number), mesh_of(num_devices))
+        state, metrics = step(state, batch, SCHEDULE.rates(number))
         losses.append(float(metrics.total))
     assert step._cache_size() == 1
     return np.asarray(losses)
 
 
-@pytest.fixture(scope="module")
-def alone(network):
-    return {assigner: losses_on(network, 1, assigner) for assigner in ASSIGNERS}
+@pytest.mark.parametrize(
+    ("name", "num_devices", "assigner"),
+    [
+        (POCKET, 2, "anchor"),
+        (POCKET, 8, "anchor"),
+        (POCKET, 8, "ota"),
+        pytest.param("yolov7-tiny", 8, "anchor", marks=pytest.mark.slow),
+    ],
+)
+def test_losses_of_twenty_steps_are_those_of_one_device(name, num_devices, assigner):
+    wanted = losses_on(1, assigner, name=name)
+    assert len(set(wanted.tolist())) == STEPS
+    losses = losses_on(num_devices, assigner, name=name)
+    np.testing.assert_allclose(losses, wanted, rtol=TOLERANCE[assigner])
 
 
-@pytest.mark.parametrize(("num_devices", "assigner"), [(2, "anchor"), (8, "anchor"), (8, "ota")])
-def test_losses_of_twenty_steps_are_those_of_one_device(network, alone, num_devices, assigner):
-    losses = losses_on(network, num_devices, assigner)
-    np.testing.assert_allclose(losses, alone[assigner], rtol=TOLERANCE[assigner])
-
-
-def test_sharded_parameters_give_the_losses_of_copies(network, alone):
-    losses = losses_on(network, 4, "anchor", shard=True)
-    np.testing.assert_allclose(losses, alone["anchor"], rtol=TOLERANCE["anchor"])
+def test_sharded_parameters_give_the_losses_of_copies():
+    shardings = jax.tree.leaves(compiled(POCKET, 4, "anchor", shard=True)[1])
+    assert {sharding.is_fully_replicated for sharding in shardings} == {True, False}
+    losses = losses_on(4, "anchor", shard=True)
+    np.testing.assert_allclose(losses, losses_on(1, "anchor"), rtol=TOLERANCE["anchor"])
 
 
 def test_sharding_leaves_a_device_little_more_than_its_share():
@@ -108,28 +139,32 @@ def test_sharding_leaves_a_device_little_more_than_its_share():
     assert on_one_device(shard=True) < 0.27 * on_one_device(shard=False)
 
 
+@functools.cache
+def one_step_on_one_device():
+    batch, step = random_batch(0), compiled(POCKET, 1, "anchor")[0]
+    return step(first_state(POCKET), batch, SCHEDULE.rates(MIDDLE))
+
+
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
-def test_step_mapped_over_an_axis_gives_the_numbers_of_one_device(network, how):
-    batch, num_devices = random_batch(0), 2
-    rates = make_schedule(OPTIM, epochs=4, batch_size=BATCH, num_images=5 * BATCH).rates(12)
-    wanted, wanted_metrics = jax.jit(make_step(network, "anchor"), compiler_options=QUICK)(
-        first_state(network), batch, rates
-    )
-    step = make_step(network, "anchor", axis_name="data")
-    devices = jax.devices()[:num_devices]
+def test_step_mapped_over_an_axis_gives_the_numbers_of_one_device(how):
+    batch, rates, num_devices = random_batch(0), SCHEDULE.rates(MIDDLE), 2
+    wanted, wanted_metrics = one_step_on_one_device()
+    step = make_step(POCKET, "anchor", axis_name="data")
     if how == "pmap":
-        mapped = jax.pmap(step, axis_name="data", in_axes=(None, 0, None), devices=devices)
+        mapped = jax.pmap(
+            step, axis_name="data", in_axes=(None, 0, None), devices=jax.devices()[:num_devices]
+        )
         parts = jax.tree.map(lambda leaf: leaf.reshape(num_devices, -1, *leaf.shape[1:]), batch)
-        everywhere = mapped(first_state(network), parts, rates)
+        everywhere = mapped(first_state(POCKET), parts, rates)
         got, metrics = jax.tree.map(lambda leaf: leaf[1], everywhere)
     else:
-        mesh = make_mesh(BATCH, devices)
+        mesh = mesh_of(num_devices)
         everywhere, apart = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
         mapped = jax.shard_map(
             step, mesh=mesh, in_specs=(everywhere, apart, everywhere), out_specs=everywhere
         )
-        got, metrics = jax.jit(mapped, compiler_options=QUICK)(
-            place(first_state(network), replicated(mesh)), shard_batch(batch, mesh), rates
+        got, metrics = jax.jit(mapped)(
+            place(first_state(POCKET), replicated(mesh)), shard_batch(batch, mesh), rates
         )
     np.testing.assert_allclose(metrics.total, wanted_metrics.total, rtol=1e-5)
     np.testing.assert_allclose(metrics.gradient_norm, wanted_metrics.gradient_norm, rtol=1e-3)

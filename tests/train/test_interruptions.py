@@ -1,13 +1,17 @@
 """A whole run through the command line, and everything that can happen to it."""
 
 import random
+import sys
 
 import pytest
+from pocket import POCKET
+from training_processes import PYTHONPATH, TESTS
 
 from benchmarks import interruptions
-from benchmarks.interruptions import Interruption, Workshop, differences, disturb, make_data
+from benchmarks.interruptions import TRAIN, VAL, Interruption, Workshop, differences, disturb
+from benchmarks.rectangles import write_rectangles
 
-EPOCHS = 6
+EPOCHS = 10
 PLAN = (
     Interruption("kill while saving", checkpoints=1),
     Interruption("terminate", checkpoints=1),
@@ -17,9 +21,13 @@ PLAN = (
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
+def workshop(tmp_path_factory, programs):
     folder = tmp_path_factory.mktemp("workshop")
-    return Workshop(make_data(folder / "data"), folder / "programs", EPOCHS)
+    data = write_rectangles(folder / "data", train=TRAIN, val=VAL)
+    program = (sys.executable, str(TESTS / "pocket_program.py"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+        yield Workshop(data, programs, EPOCHS, model=POCKET, command=program)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hasty import hastily
+from pocket import POCKET, pocket_known
 
 from train.optim import OptimConfig, Rates
 from train.state import create_state
@@ -32,9 +34,16 @@ def batches():
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_hastily():
+    with hastily():
+        yield
+
+
 @pytest.fixture(scope="module")
 def network():
-    model = networks.create("yolov7-tiny", CLASSES, key=jax.random.key(1), width=0.125)
+    with pocket_known():
+        model = networks.create(POCKET, CLASSES, key=jax.random.key(1), width=0.125)
     return model.head, *networks.split(model)
 
 

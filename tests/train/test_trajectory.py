@@ -1,5 +1,6 @@
 """Forty steps of three runs against stored measurements of the public implementation."""
 
+import contextlib
 import json
 import pathlib
 import zlib
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from hasty import hastily
 
 from train.optim import OptimConfig, Schedule
 from train.state import create_state
@@ -22,6 +24,7 @@ ASSIGNERS = {"ComputeLoss": assign_anchor, "ComputeLossOTA": assign_ota}
 # float64. With SGD and OTA by up to 20 %, because single objects change their candidates.
 FIRST, FIRST_TOLERANCE = 10, 1e-3
 TOLERANCE = {"tiny_anchor_sgd": 0.02, "tiny_ota_adam": 0.02, "tiny_ota_sgd": 0.3}
+STRAYING = "tiny_ota_sgd"
 
 
 def official_tensors(model: networks.Yolov7) -> dict[str, np.ndarray]:
@@ -69,6 +72,12 @@ def norms(graphdef, params, batch_stats) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", list(TOLERANCE))
 def test_losses_updates_and_final_norms_are_those_measured(name):
+    # Where rounding decides how far a run strays, it is that of the usual program.
+    with contextlib.nullcontext() if name == STRAYING else hastily():
+        compare_with_measured_run(name)
+
+
+def compare_with_measured_run(name):
     stored = np.load(GOLDEN / f"{name}.npz")
     meta = json.loads(bytes(stored["meta"]))
     hyper = meta["hyp_scaled"]

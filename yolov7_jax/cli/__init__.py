@@ -1,12 +1,14 @@
 """The command line, `yolov7-jax`: a module for each command."""
 
 import argparse
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from yolov7_jax import __version__
+from yolov7_jax.cli.commands import stopping_for_sure
 from yolov7_jax.cli.convert import add_convert
 from yolov7_jax.cli.export import add_export
 from yolov7_jax.cli.info import add_info
@@ -26,15 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0; 1 if all was done but some pictures could not be read; 2 for wrong use and
       files that cannot be read or written; or 128 + n for signal n.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show
     options = _parser().parse_args(arguments)
     try:
-        code = options.run(options)
+        with stopping_for_sure():
+            code = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has seen enough; the interpreter must not complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, MemoryError, OSError, ValueError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
@@ -57,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "this needs more memory than there is"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

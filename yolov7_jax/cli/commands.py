@@ -1,7 +1,13 @@
 """What the commands share."""
 
+import contextlib
+import itertools
 import os
 import pathlib
+import signal
+import threading
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,6 +23,8 @@ FORMS = {
 
 UNREADABLE = 1  # exit code: some pictures could not be read, all else was done
 
+_stop = threading.Event()
+
 Commands = Any  # what argparse's add_subparsers returns, a class without a public name
 
 
@@ -28,6 +36,40 @@ def described(model: Yolov7) -> str:
 def printable(text: str) -> str:
     """Returns a text from a file with whatever could move a terminal's cursor written out."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+@contextlib.contextmanager
+def stopping_for_sure() -> Iterator[None]:
+    """Remembers Ctrl-C for `stop_if_wanted`, because JAX loses one that comes while it compiles."""
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        _stop.set()
+        signal.default_int_handler(number, frame)
+
+    _stop.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other may handle signals
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield  # as under nohup
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def forget_stop() -> None:
+    """Forgets a Ctrl-C that ended only a part of the work."""
+    _stop.clear()
+
+
+def stop_if_wanted() -> None:
+    """Raises KeyboardInterrupt where Ctrl-C was pressed since `stopping_for_sure`."""
+    if _stop.is_set():
+        raise KeyboardInterrupt
 
 
 def new_folder(wanted: str | None, usual: pathlib.Path) -> pathlib.Path:
@@ -42,9 +84,13 @@ def new_folder(wanted: str | None, usual: pathlib.Path) -> pathlib.Path:
       UserError: the folder that is wanted has something in it.
       OSError: it cannot be made.
     """
-    folder, number = usual if wanted is None else pathlib.Path(wanted).expanduser(), 2
-    while wanted is None and folder.exists():
-        folder, number = usual.with_name(f"{usual.name}-{number}"), number + 1
+    if wanted is None:
+        for number in itertools.count(1):
+            folder = usual if number == 1 else usual.with_name(f"{usual.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)  # or another start has it
+                return folder
+    folder = pathlib.Path(os.path.expanduser(wanted or usual))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output (={wanted}) is a file; it must be a new folder, or an empty one")
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,18 @@ import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from yolov7_jax.cli.commands import UNREADABLE, keep_compiled, new_folder, printable
+from yolov7_jax.cli.commands import (
+    UNREADABLE,
+    described,
+    forget_stop,
+    keep_compiled,
+    new_folder,
+    printable,
+    stop_if_wanted,
+)
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.decoder_messages import DecoderMessages
+from yolov7_jax.data.faults import plural
 from yolov7_jax.errors import UserError
 from yolov7_jax.frames import Frame, Still, Video, find_sources, read_still, read_video
 from yolov7_jax.predict import Detector, DetectorConfig, Letterboxed
@@ -60,8 +69,11 @@ def run(options: argparse.Namespace) -> int:
         more = ", ..." if len(sources.ignored) > MOST_NAMED else ""
         print(f"ignored, no pictures or videos by their suffix: {shown}{more}", file=sys.stderr)
     folder = new_folder(options.output, OUTPUT)
+    _print(f"{options.weights}: {described(model)}, at {detector.config.image_size} pixels")
     with DecoderMessages(), Saver(folder, names, saved) as saver:
         run = _Run(detector, saver)
+        for folder_that_is_shut in sources.unreadable:
+            run.unreadable(folder_that_is_shut)
         run.stills(sources.stills)
         for video in sources.videos:
             run.video(video, options.max_frames)
@@ -79,21 +91,20 @@ class _Run:
         """Looks at pictures of their own."""
         if not stills:
             return
-        frames = map_ahead(
-            read_still, stills, workers=READERS, ahead=self._detector.config.batch_size
-        )
+        frames = map_ahead(read_still, stills, workers=READERS, ahead=READERS)
         with tqdm(total=len(stills), unit=" pictures", disable=None, leave=False) as bar:
             for frame, found in self._looked_at(frames):
                 bar.update()
                 if found is None:
                     continue
-                _print(f"{printable(frame.source)}: {self._counted(found.labels.tolist())}")
+                labels = collections.Counter(found.labels.tolist())
+                _print(f"{printable(frame.source)}: {self._counted(labels)}")
                 if frame.note:
                     _warn(f"{frame.source}: {frame.note}")
 
     def video(self, video: Video, max_frames: int | None) -> None:
         """Looks at the pictures of a video, a camera or a stream."""
-        labels: list[int] = []
+        labels: collections.Counter[int] = collections.Counter()
         count = 0
         live = not isinstance(video.opened, str) or "://" in video.opened
         frames = itertools.islice(read_video(video), max_frames)
@@ -101,35 +112,45 @@ class _Run:
             tqdm(desc=video.source, unit=" pictures", disable=None, leave=False) as bar,
             contextlib.suppress(*((KeyboardInterrupt,) if live else ())),  # ends what has no end
         ):
-            for frame, found in self._looked_at(frames):
+            for frame, found in self._looked_at(frames, batch_size=1 if live else None):
                 if found is None:
                     continue
-                bar.total = min(frame.total or sys.maxsize, max_frames or sys.maxsize)
+                bar.total = min(filter(None, (frame.total, max_frames)), default=None)
                 bar.update()
                 count += 1
-                labels += found.labels.tolist()
+                labels.update(found.labels.tolist())
+        if live:
+            forget_stop()
         if count:
-            _print(f"{printable(video.source)}: {count} pictures; {self._counted(labels)}")
+            _print(
+                f"{printable(video.source)}: {counted('picture', count)}; {self._counted(labels)}"
+            )
 
-    def _looked_at(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Found | None]]:
+    def unreadable(self, frame: Frame) -> None:
+        """Names what cannot be read."""
+        self._unreadable += 1
+        _warn(f"{frame.source}: {frame.fault}")
+        self._saver.write_fault(frame)
+
+    def _looked_at(
+        self, frames: Iterable[Frame], batch_size: int | None = None
+    ) -> Iterator[tuple[Frame, Found | None]]:
         """Yields every frame with what was found, saved and counted; None in unreadable ones."""
         waiting: collections.deque[Frame] = collections.deque()
 
         def readable() -> Iterator[Letterboxed]:
             for frame in frames:
+                stop_if_wanted()
                 waiting.append(frame)
                 if frame.image is not None:
                     yield self._detector.letterbox(frame.image)
 
         def unreadable() -> Iterator[tuple[Frame, None]]:
             while waiting and waiting[0].image is None:
-                frame = waiting.popleft()
-                self._unreadable += 1
-                _warn(f"{frame.source}: {frame.fault}")
-                self._saver.write_fault(frame)
-                yield frame, None
+                self.unreadable(waiting[0])
+                yield waiting.popleft(), None
 
-        for detections in self._detector.stream(readable()):
+        for detections in self._detector.stream(readable(), batch_size):
             yield from unreadable()
             frame, found = waiting.popleft(), found_in(detections)
             self._saver.write(frame, found)
@@ -138,19 +159,27 @@ class _Run:
             yield frame, found
         yield from unreadable()
 
-    def _counted(self, labels: list[int]) -> str:
+    def _counted(self, labels: collections.Counter[int]) -> str:
         """Returns what was found, in words: the most frequent first."""
-        counts = collections.Counter(labels).most_common()
+        counts = labels.most_common()
         names = self._detector.names
         return ", ".join(f"{n} {printable(names[label])}" for label, n in counts) or "nothing"
 
     def end(self) -> int:
         """Tells the sums; returns the exit code."""
-        told = f"{self._pictures} pictures, {self._objects} objects"
+        told = f"{counted('picture', self._pictures)}, {counted('object', self._objects)}"
         if self._unreadable:
-            told += f"; {self._unreadable} could not be read"
-        _print(f"{told}; written to {self._saver.folder}")
+            told += f"; {self._unreadable} could not be read, or not to the end"
+        folder = self._saver.folder
+        if any(folder.iterdir()):
+            told += f"; written to {folder}"
+        _print(told)
         return UNREADABLE if self._unreadable else 0
+
+
+def counted(noun: str, count: int) -> str:
+    """Returns how many of something there are."""
+    return f"{count} {plural(noun, count)}"
 
 
 def _labels(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:

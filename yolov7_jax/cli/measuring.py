@@ -88,9 +88,10 @@ def run(options: argparse.Namespace) -> int:
             "iou_threshold": options.iou_threshold,
         },
     )
+    # Before anything is printed, so that nothing is lost if nobody reads on.
+    written = write_files(folder, measured, report=options.report)
     print(f"{options.weights}: {described(model)}")
     print("\n".join(map(printable, as_lines(measured))), flush=True)
-    written = write_files(folder, measured, report=options.report)
     print(f"{folder}: {', '.join(written)}", flush=True)
     return _complain(left_out)
 

@@ -97,6 +97,8 @@ def as_lines(measured: Measured) -> list[str]:
     lines.append(
         f"Precision, recall and F1 at IoU 0.50, from a score of {curves.best_score:.3f}, which has "
         "the best mean F1."
+        if len(results.detections.labels)
+        else "Nothing was detected."
     )
     return lines
 

@@ -101,7 +101,8 @@ def matrix_plot(
     widest = max(_width(name, size) for name in shown) + 10
     left, top = 30 + widest, 76 + widest
     side = count * cell
-    width = max(left + side + 24, 40 + _width(title, TITLE))
+    told = f"rows: {row_name}; columns: {column_name}"
+    width = max(left + side + 24, 40 + _width(title, TITLE), 40 + _width(told))
     picture = np.full((top + side + 16, width, 3), 255, np.uint8)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     for row in range(count):
@@ -128,7 +129,7 @@ def matrix_plot(
         _segment(picture, [(left + at, top), (left + at, top + side)], RULE, 1)
         _segment(picture, [(left, top + at), (left + side, top + at)], RULE, 1)
     _text(picture, title, 12, 30, INK, TITLE)
-    _text(picture, f"rows: {row_name}; columns: {column_name}", 12, 54, FAINT)
+    _text(picture, told, 12, 54, FAINT)
     return picture
 
 

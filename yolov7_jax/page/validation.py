@@ -5,6 +5,7 @@ import pathlib
 
 from yolov7_jax.drawing import write_png
 from yolov7_jax.evaluation import write_detections
+from yolov7_jax.files import write_whole
 from yolov7_jax.page.browser import browser_parts, browser_style
 from yolov7_jax.page.elements import section, write_page
 from yolov7_jax.page.measured import (
@@ -39,7 +40,7 @@ def write_files(folder: pathlib.Path, measured: Measured, *, report: bool) -> li
     results = measured.results
     write_detections(results.dataset, results.detections, folder / DETECTIONS_FILE)
     numbers = json.dumps(as_numbers(measured), indent=1, ensure_ascii=False) + "\n"
-    (folder / METRICS_FILE).write_text(numbers, encoding="utf-8", errors="backslashreplace")
+    write_whole(folder / METRICS_FILE, numbers.encode("utf-8", "backslashreplace"))
     written = [DETECTIONS_FILE, METRICS_FILE]
     pictures = curve_pictures(measured)
     worst = worst_pictures(measured)
