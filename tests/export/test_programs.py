@@ -17,6 +17,7 @@ from yolov7_jax.export.onnx_model import file as onnx_file
 from yolov7_jax.export.program import program_of
 from yolov7_jax.export.settings import Settings
 from yolov7_jax.export.verify import compare_detections, compare_outputs, pictures
+from yolov7_jax.image import letterbox, letterbox_boxes
 
 THRESHOLD = 0.1  # many candidates pass
 BATCHES = (1, 3, 4)
@@ -182,3 +183,15 @@ def check_consumer(printed, folder, wanted):
         found = dict(found)
     compare_detections(found, first(wanted["decoded"], 3), settings("detections"), THRESHOLD)
     assert printed.strip() == f"{NAMES!a} {found['valid'][0].sum()}"
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (30, 20), (100, 500), (96, 64)])
+def test_the_letterbox_of_the_page_is_that_of_the_library(size):
+    code = {}
+    exec(blocks("What programs take and give")[0], code)
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    fitted, back = code["letterbox"](picture, 96, 64)
+    wanted, info = letterbox(picture, (96, 64))
+    np.testing.assert_array_equal(fitted, wanted)
+    boxes = letterbox_boxes(np.asarray([[1, 2, 15, 18]], np.float32), info)
+    np.testing.assert_allclose(back(boxes), [[1, 2, 15, 18]], atol=1e-3)

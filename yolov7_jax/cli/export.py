@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -154,7 +155,7 @@ def _target(options: argparse.Namespace) -> Path:
     """Returns the path to write to, if it can be written."""
     source, ending = Path(options.weights), ENDINGS[options.format]
     if options.output is not None:
-        target = Path(options.output)
+        target = Path(os.path.expanduser(options.output))
         if target.suffix != ending:
             raise UserError(f"OUT (={options.output}) must end in {ending}")
     else:
