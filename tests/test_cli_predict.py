@@ -144,6 +144,25 @@ def test_pictures_of_the_same_name_do_not_overwrite_each_other(predict, tmp_path
     assert len(list((tmp_path / "out/labels").iterdir())) == 3
 
 
+def test_frames_and_crops_do_not_overwrite_pictures_that_are_called_like_them(predict, tmp_path):
+    folder = write_pictures(tmp_path / "in", 1)
+    (folder / "0.png").rename(folder / "film-000001.png")
+    write_pictures(tmp_path / "in/crops", 1)
+    write_pictures(tmp_path / "in/Labels", 1)
+    writer = cv2.VideoWriter("in/film.avi", cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (64, 40))
+    for number in range(3):
+        writer.write(noise(number))
+    writer.release()
+    code, _, _ = predict("in", "--save-txt", "--save-crops", "--output", "out")
+    assert code == 0
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert {name for name in written if not name.startswith("crops/")} == {
+        *("film-000001.png", "film.mp4", "crops-2/0.png", "Labels-2/0.png"),
+        *("labels/film-000001.txt", "labels/crops-2/0.txt", "labels/Labels-2/0.txt"),
+        *("labels/film-000000.txt", "labels/film-000001-2.txt", "labels/film-000002.txt"),
+    }
+
+
 def test_folders_keep_their_folders(predict, tmp_path):
     write_pictures(tmp_path / "in", 1)
     write_pictures(tmp_path / "in/deeper", 1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hasty import hastily
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,6 +21,12 @@ DEFAULTS = LossConfig()
 pytestmark = pytest.mark.skipif(
     len(jax.devices("cpu")) < NUM_DEVICES, reason="wants 8 (simulated) CPU devices"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_hastily():
+    with hastily():
+        yield
 
 
 def devices():

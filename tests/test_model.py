@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden_model import COMPILED, largest_error, varied
+from hasty import hastily
 from jax.sharding import PartitionSpec as P
 
 from yolov7_jax import weights
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.model import ARCHITECTURES, apply, create, create_abstract, split
 from yolov7_jax.nn.blocks import space_to_depth
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_hastily():
+    with hastily():
+        yield
 
 
 def run(model, images, *, train):

@@ -151,10 +151,9 @@ class Saver:
             self._write(frame, found)
 
     def _write(self, frame: Frame, found: Found) -> None:
-        of_source = self._name_of(frame)
-        name = of_source
+        name = of_source = self._name_of(frame)
         if frame.number is not None:
-            name = of_source.with_name(f"{of_source.name}-{frame.number:06d}")
+            name = self._free(of_source.with_name(f"{of_source.name}-{frame.number:06d}"))
         image = frame.image
         if image is None:
             raise ValueError(f"{frame.source} has no picture: {frame.fault}")
@@ -207,12 +206,18 @@ class Saver:
             return self._known[frame.source]
         # A name that is no text could be written, but not by OpenCV.
         place = pathlib.PurePath(str(frame.place).encode(errors="replace").decode())
-        wanted = place.with_name(place.stem)
+        self._known[frame.source] = name = self._free(place.with_name(place.stem))
+        return name
+
+    def _free(self, wanted: pathlib.PurePath) -> pathlib.PurePath:
+        """Returns a name that nothing else has: the wanted one, or name-2, name-3 ..."""
+        first, *others = wanted.parts
+        if others and first.casefold() in (LABELS, CROPS):  # folders of our own
+            wanted = pathlib.PurePath(f"{first}-2", *others)
         name, number = wanted, 2
         while str(name).casefold() in self._taken:  # some file systems tell no A from a
             name, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
         self._taken.add(str(name).casefold())
-        self._known[frame.source] = name
         return name
 
     def _file(self, folder: str, name: pathlib.PurePath, suffix: str) -> pathlib.Path:
