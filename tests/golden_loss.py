@@ -1,12 +1,23 @@
-"""Reads tests/golden/loss: measured cases, in this library's terms."""
+"""Reads tests/golden/loss, measured cases in this library's terms, and compares with them."""
 
+import functools
 import json
 import pathlib
 from typing import NamedTuple
 
+import cases
+import jax.numpy as jnp
 import numpy as np
+import oracle
 
-from yolov7_jax import HeadConfig, LossConfig, Outputs
+from yolov7_jax import (
+    HeadConfig,
+    LossConfig,
+    Outputs,
+    assign_anchor,
+    assign_ota,
+    pad_targets,
+)
 
 FOLDER = pathlib.Path(__file__).parent / "golden" / "loss"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
@@ -52,6 +63,7 @@ def count_levels(file):
     return sum(name.startswith("pred_") for name in file)
 
 
+@functools.cache
 def load(name) -> Case:
     with np.load(FOLDER / f"{name}.npz") as npz:
         file = {key: npz[key] for key in npz.files}
@@ -84,3 +96,55 @@ def load(name) -> Case:
         meta["loss"] != "ComputeLoss",
         file,
     )
+
+
+def evaluate(case, *, more_objects=0, jitted=True):
+    assigner = assign_ota if case.ota else assign_anchor
+    targets = pad_targets(case.rows, case.batch, case.fewest_objects + more_objects)
+    run = cases.evaluator(case.head, case.config, assigner, jitted=jitted)
+    if "balance_steps" not in case.file:
+        return run(case.outputs, targets)
+    # These gradients were measured in the last step.
+    return run(case.outputs, targets, jnp.array(case.file["balance_steps"][-2], jnp.float32))
+
+
+def described(case, matches):
+    """Matches sorted, with their objects in the form that the file has: whole, or relative."""
+    found = []
+    for match in matches:
+        objects = oracle.objects_of(case.rows, match.image)
+        row = objects[match.object]
+        if case.ota:
+            what = row[1:]
+        else:
+            what = oracle.relative_box(match, objects, case.outputs.lead[match.level].shape)
+            what = (row[1], *what)
+        found.append(tuple(float(x) for x in (*match[:5], *what)))
+    return sorted(found)
+
+
+def measured_matches(case, prefix):
+    """Sorted (image, level, anchor, row, column, class, box)."""
+    found = []
+    for level in range(case.head.num_levels):
+        where = case.file[f"{prefix}match_{level}"]
+        if case.ota:
+            what = case.file[f"{prefix}match_target_{level}"][:, 1:]
+        else:
+            what = np.column_stack([where[:, 4], case.file[f"tbox_{level}"]])
+        for (image, *place), row in zip(where[:, :4], what, strict=True):
+            found.append(tuple(float(x) for x in (image, level, *place, *row)))
+    return sorted(found)
+
+
+def assert_is_the_measured(case, found):
+    for prefix, assignment in zip(("", "aux_"), found.assignments, strict=False):
+        ours = described(case, cases.match_list(assignment))
+        assert ours == measured_matches(case, prefix)
+    expected = case.file["loss"]
+    if "loss_steps" in case.file:
+        expected = case.file["loss_steps"][-1]
+    ours = [found.total, *found.terms[:3]]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-9)
+    gradients = (*found.gradients.lead, *found.gradients.auxiliary)
+    assert cases.relative_error(gradients, case.gradients()) < 1e-5

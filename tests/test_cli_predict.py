@@ -381,7 +381,7 @@ def test_a_video_that_is_not_whole_is_no_success(predict, tmp_path, monkeypatch)
 
 def test_ctrl_c_that_jax_loses_still_stops(predict, tmp_path, monkeypatch):
     write_pictures(tmp_path / "in", 20)
-    read = looking.read_still
+    read, before = looking.read_still, signal.getsignal(signal.SIGINT)
 
     def interrupted(still):
         if still.source == "in/0.png":
@@ -397,4 +397,4 @@ def test_ctrl_c_that_jax_loses_still_stops(predict, tmp_path, monkeypatch):
     code, _, err = predict("in", "--output", "out")
     assert code == 130
     assert "interrupted" in err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before

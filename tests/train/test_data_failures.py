@@ -26,7 +26,7 @@ from yolov7_jax.image import UnreadableImageError
 
 TESTS = Path(__file__).parents[1]
 WORKERS = [(0, False), (1, False), (2, False), (2, True)]  # number, and whether processes
-ADVICE = "`python -m train check --data ...` finds all such pictures and leaves them out"
+ADVICE = "`python -m train check` finds all such pictures of a data set and leaves them out"
 LONGEST = 30  # seconds; a worker process takes two to start
 
 

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.image import UnreadableImageError, read_image, resize
 
-_ADVICE = "`python -m train check`, in a clone of yolov7_jax, finds all such pictures of a data set"
+_ADVICE = "`python -m train check` finds all such pictures of a data set and leaves them out"
 
 
 def fitted_picture(dataset: Dataset, image_size: int, row: int) -> UInt8[np.ndarray, "h w 3"]:
