@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
 from yolov7_jax import create
 from yolov7_jax.cli import main
@@ -116,6 +117,16 @@ def test_names_from_a_file_cannot_steer_the_terminal(tmp_path, capsys):
     assert main(["info", "--weights", str(path)]) == 0
     printed = capsys.readouterr().out
     assert r"2 (\x1bcX, b\nmodel: yolov9)" in printed
+
+
+@pytest.mark.parametrize("error", [MemoryError(), JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB")])
+def test_too_little_memory_is_one_line(error, capsys, monkeypatch):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr("yolov7_jax.weights.read_checkpoint", fail)
+    assert main(["info", "--weights", TINY]) == 2
+    assert capsys.readouterr().err.startswith("error: this needs more memory than there is; ")
 
 
 def test_a_reader_that_leaves_early_is_no_error():

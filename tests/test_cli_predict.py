@@ -198,6 +198,10 @@ def test_a_picture_may_come_through_a_pipe(predict, tmp_path, monkeypatch):
     assert (tmp_path / "out/stdin.png").is_file()
 
 
+def test_a_name_of_several_classes_chooses_all_of_them():
+    assert looking.chosen_classes(["tank", "0"], ("bird", "tank", "fish", "tank")) == (1, 3, 0)
+
+
 def test_classes_are_chosen_by_name_or_index(predict, tmp_path):
     write_pictures(tmp_path / "in", 4)
 
@@ -343,10 +347,10 @@ def test_a_disk_that_is_full_is_named_with_the_file_and_leaves_no_half(
 ):
     write_pictures(tmp_path / "in", 1)
 
-    def full(self, data):
+    def full(*paths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.replace", full)
     code, _, err = predict("in", "--output", "out")
     assert code == 2
     assert err == "error: out/0.png: No space left on device\n"

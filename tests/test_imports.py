@@ -19,7 +19,7 @@ LAYERS = (
     ("losses", "model"),
     ("deploy", "inference"),
     ("summary", "weights", "evaluation"),
-    ("page", "predict", "frames", "export"),
+    ("page", "predict", "frames", "coco_file", "export"),
     ("save",),
     ("cli",),
     ("__main__",),

@@ -12,6 +12,7 @@ from yolov7_jax import Predictions, create, weights
 from yolov7_jax import predict as prediction
 from yolov7_jax.image import UnreadableImageError, read_image
 from yolov7_jax.predict import Detector, DetectorConfig
+from yolov7_jax.weights import CheckpointError, save_safetensors
 
 SIZE = 64
 CONFIG = DetectorConfig(image_size=SIZE, batch_size=2, score_threshold=0.05, max_detections=20)
@@ -233,6 +234,21 @@ def test_pictures_that_are_none_are_named(detector, tmp_path):
         detector([[1, 2]])
     with pytest.raises(ValueError, match="put a single one into brackets"):
         detector("street.jpg")
+
+
+def test_weights_of_a_diverged_run_are_refused(tmp_path):
+    broken = create("yolov7-tiny", 2, width=0.125)
+    broken.detect.levels[0].bias[...] = np.nan
+    save_safetensors(broken, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: .* model\.77\.m\.0\.bias first"):
+        Detector.from_weights(tmp_path / "a.safetensors")
+
+
+def test_settings_beyond_all_reason_are_refused(model):
+    config = DetectorConfig(image_size=32 * 10**5, max_detections=10**9)
+    with pytest.raises(ValueError, match="must be at most 16384") as fault:
+        Detector(model, config=config)
+    assert "max_detections (=1000000000) must be at most 30000" in str(fault.value)
 
 
 def test_wrong_settings_are_named_together(model):

@@ -10,7 +10,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from data_sets import coco_content, write_coco, write_text, write_yolo
+from data_sets import PICTURES, coco_content, write_coco, write_text, write_yolo
 
 from yolov7_jax import create
 from yolov7_jax.cli import main
@@ -145,9 +145,22 @@ def test_damaged_pictures_are_named_counted_and_change_the_exit_code(tmp_path, c
     assert (numbers["pictures"], numbers["objects"], len(numbers["left_out"])) == (1, 2, 2)
 
 
+def test_pictures_with_a_hole_are_left_out_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = write_yolo(tmp_path / "data")
+    noise = np.random.default_rng(0).integers(0, 255, (*PICTURES["a"][::-1], 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    hole = whole[: len(whole) // 2] + whole[-2:]
+    (tmp_path / "data/images/train/a.jpg").write_bytes(hole)
+    assert val(data) == 1
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "left out: " in line]
+    assert "a.jpg: is truncated or damaged (Corrupt JPEG data: " in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--image-size", "3200000"], "--image-size (=3200000) must be at most 16384"),
         (["--image-size", "100"], "--image-size (=100) must be a positive multiple of 32"),
         (["--batch-size", "0"], "--batch-size (=0) must be at least 1"),
         (["--score-threshold", "2"], "--score-threshold (=2) must be in [0, 1]"),

@@ -47,7 +47,7 @@ from train.records import METRICS_FILE
 from train.start import DEMO, create_model, data_file, load_split
 from train.watch import highest_ap
 from yolov7_jax.data.decoder_messages import quiet_decoders
-from yolov7_jax.errors import UserError
+from yolov7_jax.errors import UserError, is_out_of_memory
 from yolov7_jax.image import UnreadableImageError
 
 USAGE = """usage: python -m train COMMAND ...
@@ -111,6 +111,10 @@ FLAGS = {
 RUNS = pathlib.Path("runs")
 LOGGERS = ("train", "yolov7_jax")
 FAILED, WRONG_USE = 1, 2
+NO_MEMORY = (
+    "this needs more memory than there is; a smaller --batch-size or --image-size, --remat and "
+    "--shard-parameters need less"
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -173,7 +177,10 @@ def main(arguments: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; make room, then resume the run", file=sys.stderr)
         return WRONG_USE
-    except jax.errors.JaxRuntimeError as error:
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if is_out_of_memory(error):
+            print(f"error: {NO_MEMORY}", file=sys.stderr)
+            return FAILED
         if jax.process_count() == 1:
             raise
         first_line = str(error).strip().splitlines()[0]

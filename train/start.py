@@ -19,7 +19,7 @@ from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import leaky_relu
 from yolov7_jax.weights.checkpoint import CheckpointError, FormatError
 from yolov7_jax.weights.convert import class_keys, load_official
-from yolov7_jax.weights.files import official_tensors, read_checkpoint
+from yolov7_jax.weights.files import check_finite, official_tensors, read_checkpoint
 from yolov7_jax.weights.identify import activation_name, identify
 from yolov7_jax.weights.names import entries, head_layer, head_prefix
 
@@ -137,6 +137,7 @@ def load_weights(model: networks.Yolov7, path: str, names: tuple[str, ...]) -> L
     """
     try:
         checkpoint = read_checkpoint(path)
+        check_finite(checkpoint, path)
         identity = identify(checkpoint)
         if identity.name != model.name:
             raise FormatError(f"is of a {identity.name}, and --model is {model.name}")

@@ -1,5 +1,10 @@
-"""The one exception that the command line turns into a line of text and exit code 2."""
+"""What a user can mend: the one exception for it, and how to tell what is of this kind."""
 
 
 class UserError(ValueError):
     """Something the user gave is wrong; the message alone must be enough to mend it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Says whether an error means that the host or a device has no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -14,6 +14,7 @@ from jaxtyping import Int64, UInt8
 
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.decoder_messages import is_damage, watch_decoder
 from yolov7_jax.data.evaluation_batches import EvalBatch, eval_batches
 from yolov7_jax.data.faults import Kind
 from yolov7_jax.data.pictures import fitted_picture, fitted_size
@@ -264,7 +265,10 @@ def _picture_or_grey(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Reads a picture as the network sees it; of one that cannot be read notes why."""
     try:
-        return fitted_picture(dataset, image_size, row)
+        picture, message = watch_decoder(lambda: fitted_picture(dataset, image_size, row))
+        if is_damage(message):
+            raise UnreadableImageError(f"{dataset.paths[row]}: is truncated or damaged ({message})")
+        return picture
     except UnreadableImageError as error:
         unreadable[row] = str(error)
         width, height = fitted_size(dataset.sizes[row].tolist(), image_size)

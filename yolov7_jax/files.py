@@ -4,11 +4,15 @@ import contextlib
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
-def write_whole(path: pathlib.Path, content: bytes) -> None:
+def write_whole(path: pathlib.Path, content: bytes | Iterable[bytes]) -> None:
     """Writes a file under another name and then renames it, so that no half of one is left.
+
+    Args:
+      path: of the file, replaced if it exists.
+      content: whole, or in parts, one after another.
 
     Raises:
       OSError: it cannot be written; names the file.
@@ -17,7 +21,8 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
     unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     with naming(path):
         try:
-            unfinished.write_bytes(content)
+            with unfinished.open("wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -39,6 +39,7 @@ VIDEOS = frozenset(
     )
 )
 STANDARD_INPUT = "-"
+CAMERA = re.compile("[0-9]{1,3}")  # an index
 USUAL_RATE = 25.0  # pictures a second, where a video does not tell or tells what cannot be
 SHORTFALL = 0.2  # of the pictures that a video promises; with more it is taken for damaged
 MOST_BYTES = 2**30  # of a picture's file
@@ -169,7 +170,7 @@ def find_sources(named: Sequence[str]) -> Sources:
                 add(entry, entry.relative_to(path))
         elif path.exists():
             add(path, pathlib.PurePath(path.name))
-        elif name.isdecimal():
+        elif CAMERA.fullmatch(name):
             videos.append(
                 Video(f"camera {name}", pathlib.PurePath(f"camera-{name}.mp4"), int(name))
             )

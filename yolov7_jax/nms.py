@@ -12,6 +12,7 @@ from yolov7_jax.boxes import pairwise_iou
 from yolov7_jax.types import Detections, Predictions
 
 BLOCK = 1024  # candidates
+MAX_CANDIDATES = 30000
 
 
 def nms(
@@ -22,7 +23,7 @@ def nms(
     multi_label: bool = False,
     class_agnostic: bool = False,
     classes: Sequence[int] | None = None,
-    max_candidates: int = 30000,
+    max_candidates: int = MAX_CANDIDATES,
     max_detections: int = 300,
 ) -> Detections:
     """Keeps, greedily, the best boxes that overlap no better one of their class.

@@ -17,11 +17,11 @@ from yolov7_jax.config import HeadConfig
 from yolov7_jax.data.picture_size import picture_size
 from yolov7_jax.deploy import deploy
 from yolov7_jax.image import LetterboxInfo, letterbox, read_image, unletterbox
-from yolov7_jax.inference import predict
+from yolov7_jax.inference import LONGEST_SIDE, predict
 from yolov7_jax.model import ARCHITECTURES, Yolov7, split
-from yolov7_jax.nms import nms
+from yolov7_jax.nms import MAX_CANDIDATES, nms
 from yolov7_jax.types import Detections
-from yolov7_jax.weights.files import model_of, read_checkpoint
+from yolov7_jax.weights.files import check_finite, model_of, read_checkpoint
 
 Image = UInt8[np.ndarray, "h w 3"]
 
@@ -123,14 +123,17 @@ class Detector:
           config: how to look, and what to tell.
 
         Raises:
-          CheckpointError: the file cannot be read, or is of none of the models.
+          CheckpointError: the file cannot be read, is of none of the models, or holds numbers that
+            are not finite.
           ImportError: the format needs an extra that is not installed.
           ValueError: names every setting that does not fit the model.
         """
         checkpoint = read_checkpoint(path)
         size = config.image_size or checkpoint.image_size
         config = dataclasses.replace(config, image_size=size)
-        return cls(model_of(checkpoint, path), checkpoint.names, config)
+        model = model_of(checkpoint, path)
+        check_finite(checkpoint, path)
+        return cls(model, checkpoint.names, config)
 
     def warm_up(self, sizes: Iterable[tuple[int, int]], batch_size: int = 1) -> None:
         """Compiles what pictures of some sizes need, so that the first of them do not wait.
@@ -301,6 +304,11 @@ def _check(config: DetectorConfig, names: Sequence[str], head: HeadConfig) -> No
         for name in ("batch_size", "max_detections")
         if (value := getattr(config, name)) < 1
     ]
+    if config.max_detections > MAX_CANDIDATES:
+        faults.append(
+            f"max_detections (={config.max_detections}) must be at most {MAX_CANDIDATES}, the "
+            "candidates that are looked at"
+        )
     faults += [
         f"{name} (={value}) must be at least 0 and at most 1"
         for name in ("score_threshold", "iou_threshold")
@@ -310,6 +318,8 @@ def _check(config: DetectorConfig, names: Sequence[str], head: HeadConfig) -> No
         faults.append(
             f"image_size (={config.image_size}) must be a multiple of {stride}, the largest stride"
         )
+    elif config.image_size > LONGEST_SIDE:
+        faults.append(f"image_size (={config.image_size}) must be at most {LONGEST_SIDE}")
     unknown = [label for label in config.classes or () if not 0 <= label < head.num_classes]
     if unknown:
         faults.append(f"classes {unknown} do not exist; there are 0 to {head.num_classes - 1}")

@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from yolov7_jax.coco_file import ERRORS, UTF8, CocoFile
 from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale
 from yolov7_jax.files import naming, write_whole
 from yolov7_jax.frames import Frame, Image
@@ -26,8 +27,6 @@ except ImportError as error:
 
 LABELS, CROPS = "labels", "crops"
 COCO_FILE, CSV_FILE, JSON_LINES_FILE = "detections.json", "detections.csv", "detections.jsonl"
-# What is no text in the name of a file is written as an escape, which JSON turns back into it.
-UTF8, ERRORS = "utf-8", "backslashreplace"
 MP4 = cv2.VideoWriter.fourcc(*"mp4v")
 CSV_COLUMNS = ("source", "frame", "label", "name", "score", "x0", "y0", "x1", "y1")
 # What OpenCV both reads and writes without loss of its kind; others become PNG.
@@ -107,11 +106,7 @@ class Saver:
         self._taken: set[str] = set()
         self._known: dict[str, pathlib.PurePath] = {}
         self._video: _Video | None = None
-        self._coco: dict[str, list[dict[str, Any]]] = {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
-        }
+        self._coco: CocoFile | None = None
         self._rows: Any = None
         self._lines: IO[str] | None = None
 
@@ -123,14 +118,14 @@ class Saver:
         if self._config.json_lines:
             file = (self.folder / JSON_LINES_FILE).open("w", encoding=UTF8, errors=ERRORS)
             self._lines = self._stack.enter_context(file)
+        if self._config.coco:
+            file = CocoFile(self.folder / COCO_FILE, self._names)
+            self._coco = self._stack.enter_context(file)
         return self
 
     def __exit__(self, *exception: object) -> None:
         with naming(self.folder), self._stack:
             self._end_video()
-            if self._config.coco:
-                text = json.dumps(self._coco, ensure_ascii=False)
-                write_whole(self.folder / COCO_FILE, text.encode(UTF8, ERRORS))
 
     def write_fault(self, frame: Frame) -> None:
         """Writes that a picture could not be read.
@@ -187,8 +182,9 @@ class Saver:
             ]
             about = {"source": frame.source, "frame": frame.number}
             self._write_line(about | {"width": width, "height": height, "objects": objects})
-        if self._config.coco:
-            self._add_to_coco(frame, (width, height), rows)
+        if self._coco is not None:
+            number = "" if frame.number is None else f"#{frame.number}"
+            self._coco.add(frame.source + number, (width, height), rows)
         if self._config.crops:
             self._write_crops(name, image, rows)
         if self._config.pictures:
@@ -229,30 +225,6 @@ class Saver:
         if self._lines is not None:
             self._lines.write(json.dumps(values, ensure_ascii=False) + "\n")
             self._lines.flush()  # for who follows the file
-
-    def _add_to_coco(
-        self,
-        frame: Frame,
-        size: tuple[int, int],
-        rows: list[tuple[list[float], float, int]],
-    ) -> None:
-        images, annotations = self._coco["images"], self._coco["annotations"]
-        number = len(images) + 1
-        name = frame.source if frame.number is None else f"{frame.source}#{frame.number}"
-        images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
-        for (x0, y0, x1, y1), score, label in rows:
-            box = [round(side, 3) for side in (x0, y0, x1 - x0, y1 - y0)]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": label + 1,
-                    "bbox": box,
-                    "area": round(box[2] * box[3], 3),
-                    "iscrowd": 0,
-                    "score": round(score, 6),
-                }
-            )
 
     def _write_crops(
         self, name: pathlib.PurePath, image: Image, rows: list[tuple[list[float], float, int]]

@@ -119,6 +119,22 @@ def test_messages_of_threads_at_work_together_are_not_mixed_up():
     assert results == {number: (number, text) for number, text in messages.items()}
 
 
+COLLECT = """
+import os, sys
+from yolov7_jax.data.decoder_messages import DecoderMessages
+with DecoderMessages():
+    os.write(2, b"libpng warning: dull\\nlast words\\n")
+    if "crash" in sys.argv:
+        os.abort()
+"""
+
+
+@pytest.mark.parametrize("end", ["usual", "crash"])
+def test_what_no_decoder_printed_arrives_in_the_end_even_of_a_crash(end):
+    run = subprocess.Popen([sys.executable, "-c", COLLECT, end], stderr=subprocess.PIPE, text=True)
+    assert run.communicate(timeout=60)[1] == "last words\n"
+
+
 QUIET = """
 import os, sys
 import cv2, numpy as np

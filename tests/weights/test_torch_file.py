@@ -336,6 +336,7 @@ def test_parameters_and_tensors_with_attributes_are_tensors(read):
         (b"\0" * 257 + b"ustar" + b"\0" * 300, "tar archive"),
         (b"\x10" + b"\0" * 7 + b'{"a":1}         ', "safetensors"),
         (b"\x80\x02]q\x00.", "a pickle that torch.save did not write"),
+        (b"\x08\x0a\x12\x0ayolov7_jax", "an exported ONNX program; wanted a file of PyTorch"),
         (torch_zip([1, 2]), "holds a list"),
         (torch_zip({}), "holds no tensors"),
         (torch_zip({"a": tensor(np.ones(1)), "b": 3}), "'b' is an int, not a tensor"),

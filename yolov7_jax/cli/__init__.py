@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import jax
+
 from yolov7_jax import __version__
 from yolov7_jax.cli.commands import stopping_for_sure
 from yolov7_jax.cli.convert import add_convert
@@ -14,6 +16,7 @@ from yolov7_jax.cli.export import add_export
 from yolov7_jax.cli.info import add_info
 from yolov7_jax.cli.predict import add_predict
 from yolov7_jax.cli.val import add_val
+from yolov7_jax.errors import is_out_of_memory
 
 WRONG_USE = 2
 
@@ -43,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ImportError, MemoryError, OSError, ValueError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return WRONG_USE
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return WRONG_USE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -63,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "this needs more memory than there is"
+    if is_out_of_memory(error):
+        return "this needs more memory than there is; smaller batches or pictures need less"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -13,7 +13,7 @@ from yolov7_jax.export import stablehlo, weights_file
 from yolov7_jax.export.settings import Contents, Settings
 from yolov7_jax.export.written import Load, Write, export_model
 from yolov7_jax.model import ARCHITECTURES
-from yolov7_jax.weights.files import model_of
+from yolov7_jax.weights.files import check_finite, model_of
 
 ENDINGS = {
     "stablehlo": ".stablehlo",
@@ -110,6 +110,7 @@ def _export(options: argparse.Namespace) -> None:
     write, load = _functions(options.format)
     checkpoint = weights.read_checkpoint(options.weights)
     model = model_of(checkpoint, options.weights)
+    check_finite(checkpoint, options.weights)
     side = checkpoint.image_size or ARCHITECTURES[model.name].image_size
     size = options.image_size or (side, side)
     if options.format in WEIGHTS_ONLY:

@@ -25,7 +25,7 @@ from yolov7_jax.errors import UserError
 from yolov7_jax.frames import Frame, Still, Video, find_sources, read_still, read_video
 from yolov7_jax.predict import Detector, DetectorConfig, Letterboxed
 from yolov7_jax.save import Found, SaveConfig, Saver, found_in
-from yolov7_jax.weights.files import model_of, read_checkpoint
+from yolov7_jax.weights.files import check_finite, model_of, read_checkpoint
 
 try:
     from tqdm import tqdm
@@ -45,13 +45,14 @@ def run(options: argparse.Namespace) -> int:
     keep_compiled()
     checkpoint = read_checkpoint(options.weights)
     model = model_of(checkpoint, options.weights)
+    check_finite(checkpoint, options.weights)
     names = checkpoint.names or tuple(map(str, range(model.head.num_classes)))
     config = DetectorConfig(
         image_size=options.image_size or checkpoint.image_size,
         batch_size=options.batch_size,
         score_threshold=options.score_threshold,
         iou_threshold=options.iou_threshold,
-        classes=_labels(options.classes, names),
+        classes=chosen_classes(options.classes, names),
         class_agnostic=options.class_agnostic,
         max_detections=options.max_detections,
     )
@@ -182,22 +183,26 @@ def counted(noun: str, count: int) -> str:
     return f"{count} {plural(noun, count)}"
 
 
-def _labels(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
+def chosen_classes(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
     """Returns the indices of classes that are given by name or by index.
+
+    Several may have the same name, and all of them are meant then.
 
     Raises:
       UserError: names those that do not exist.
     """
     if wanted is None:
         return None
-    known = {name: label for label, name in enumerate(names)}
-    known |= {str(label): label for label in range(len(names)) if str(label) not in known}
+    known = {
+        **{str(label): (label,) for label in range(len(names))},
+        **{name: tuple(n for n, other in enumerate(names) if other == name) for name in names},
+    }
     unknown = [name for name in wanted if name not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], names, 1)
         hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
         raise UserError(f"--classes: the weights have no class {', '.join(unknown)}{hint}")
-    return tuple(known[name] for name in wanted)
+    return tuple(dict.fromkeys(label for name in wanted for label in known[name]))
 
 
 def _print(line: str) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from yolov7_jax.cli.commands import UNREADABLE, described, keep_compiled, new_folder, printable
 from yolov7_jax.data.dataset import as_one_class
@@ -21,12 +22,13 @@ from yolov7_jax.evaluation import (
     shared_batch_size,
     without_pictures,
 )
+from yolov7_jax.inference import LONGEST_SIDE
 from yolov7_jax.metrics import coco_ap
 from yolov7_jax.model import ARCHITECTURES, Yolov7
 from yolov7_jax.page.measured import Measured, as_lines
 from yolov7_jax.page.results import results_of
 from yolov7_jax.page.validation import write_files
-from yolov7_jax.weights.files import model_of, read_checkpoint
+from yolov7_jax.weights.files import check_finite, model_of, read_checkpoint
 
 OUTPUT = pathlib.Path("runs/val")
 MOST_NAMED = 20  # pictures, where many cannot be read
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     keep_compiled()
     checkpoint = read_checkpoint(options.weights)
     model = model_of(checkpoint, options.weights)
+    check_finite(checkpoint, options.weights)
     image_size = options.image_size
     if image_size is None:
         image_size = checkpoint.image_size or ARCHITECTURES[model.name].image_size
@@ -91,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
     # Before anything is printed, so that nothing is lost if nobody reads on.
     written = write_files(folder, measured, report=options.report)
     print(f"{options.weights}: {described(model)}")
+    if (order != np.arange(len(order))).any():
+        print("the classes are in another order in the data; they are matched by their names")
     print("\n".join(map(printable, as_lines(measured))), flush=True)
     print(f"{folder}: {', '.join(written)}", flush=True)
     return _complain(left_out)
@@ -109,6 +114,8 @@ def _check(options: argparse.Namespace, model: Yolov7, image_size: int) -> None:
             f"--image-size (={image_size}) must be a positive multiple of {stride}, the largest "
             "stride"
         )
+    elif image_size > LONGEST_SIDE:
+        faults.append(f"--image-size (={image_size}) must be at most {LONGEST_SIDE}")
     if options.batch_size < 1:
         faults.append(f"--batch-size (={options.batch_size}) must be at least 1")
     for name in ("score_threshold", "iou_threshold"):

@@ -32,12 +32,22 @@ DAMAGE = ("Corrupt JPEG data:", "Premature end of JPEG file")
 # What lies between the picture and its end: nothing that matters, or what was left over when the
 # decoder lost its place in damaged data.
 DOUBT = "extraneous bytes before marker 0xd"
+# How lines of OpenCV's own log begin, which tell no more than it returns.
+LOG = ("[DEBUG:", "[ INFO:", "[ WARN:", "[ERROR:", "[FATAL:")
 _FILTER = """
 import sys
 for line in sys.stdin.buffer:
     if not line.startswith({prefixes}):
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
+"""
+# What came to a file that was no decoder's, when its writer has ended, in whatever way.
+_REST = """
+import os, sys
+sys.stdin.buffer.read()
+for line in os.pread({file}, 10**6, 0).splitlines(keepends=True):
+    if not line.startswith({prefixes}):
+        sys.stderr.buffer.write(line)
 """
 _FILTER_SECONDS = 0.5  # what a filter may take to pass on the last lines
 
@@ -46,7 +56,8 @@ class DecoderMessages:
     """Collects what is printed while pictures are decoded; a context manager.
 
     Only one can be open at a time, since a process has one standard error. What Python itself
-    prints still reaches the terminal.
+    prints still reaches the terminal; what other C code prints does so in the end, or when it
+    crashes.
     """
 
     _open: "DecoderMessages | None" = None
@@ -60,6 +71,7 @@ class DecoderMessages:
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError):
             file = self._stack.enter_context(tempfile.TemporaryFile())
+            self._stack.enter_context(_helper(_REST, file.fileno()))
             self._stack.enter_context(_standard_error_to(file.fileno()))
             self._file = file
             DecoderMessages._open = self
@@ -131,18 +143,29 @@ def quiet_decoders() -> Iterator[None]:
 
     A process of its own does so: what the last words of a crash are still arrives.
     """
-    prefixes = repr(tuple(prefix.encode() for prefix in DECODERS))
-    command = [sys.executable, "-I", "-S", "-c", _FILTER.format(prefixes=prefixes)]
     with contextlib.ExitStack() as stack:
-        try:
-            # In a session of its own, Ctrl-C does not end it before the command that it serves.
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-            stack.callback(_finish, process)
-            if process.stdin is not None:
-                stack.enter_context(_standard_error_to(process.stdin.fileno()))
-        except OSError:
-            pass  # without it the messages are only untidy
+        with contextlib.suppress(OSError):  # without it the messages are only untidy
+            stack.enter_context(_standard_error_to(stack.enter_context(_helper(_FILTER))))
         yield
+
+
+@contextlib.contextmanager
+def _helper(program: str, file: int | None = None) -> Iterator[int]:
+    """Runs a small program beside this one, and gives the descriptor that it reads to the end."""
+    prefixes = repr(tuple(prefix.encode() for prefix in (*DECODERS, *LOG)))
+    program = program.format(prefixes=prefixes, file=file)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", program],
+        stdin=subprocess.PIPE,
+        pass_fds=() if file is None else (file,),
+        start_new_session=True,  # or Ctrl-C ended it before the command that it serves
+    )
+    if process.stdin is None:
+        raise OSError("a pipe that was asked for is not there")
+    try:
+        yield process.stdin.fileno()
+    finally:
+        _finish(process)
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Literal, get_args
 
 from yolov7_jax.errors import UserError
+from yolov7_jax.inference import LONGEST_SIDE
+from yolov7_jax.nms import MAX_CANDIDATES
 
 Contents = Literal["raw", "decoded", "detections"]
 
@@ -36,8 +38,8 @@ class Settings:
 
     def __post_init__(self):
         faults = []
-        if min(self.image_size) < 1:
-            faults.append(f"image_size (={self.image_size}) must be positive")
+        if not 1 <= min(self.image_size) <= max(self.image_size) <= LONGEST_SIDE:
+            faults.append(f"image_size (={self.image_size}) must be from 1 to {LONGEST_SIDE}")
         if self.batch is not None and self.batch < 1:
             faults.append(f"batch (={self.batch}) must be at least 1, or dynamic")
         if self.contents not in get_args(Contents):
@@ -47,8 +49,10 @@ class Settings:
             faults.append(f"score_threshold (={self.score_threshold}) must be from 0 to below 1")
         if not 0 <= self.iou_threshold <= 1:
             faults.append(f"iou_threshold (={self.iou_threshold}) must be from 0 to 1")
-        if self.max_detections < 1:
-            faults.append(f"max_detections (={self.max_detections}) must be at least 1")
+        if not 1 <= self.max_detections <= MAX_CANDIDATES:
+            faults.append(
+                f"max_detections (={self.max_detections}) must be from 1 to {MAX_CANDIDATES}"
+            )
         if faults:
             raise UserError("; ".join(faults))
 

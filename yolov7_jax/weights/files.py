@@ -122,6 +122,25 @@ def model_of(
     return model
 
 
+def check_finite(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
+    """Refuses the weights of a run that diverged, with which nothing is ever found.
+
+    Args:
+      checkpoint: what was read.
+      path: from where.
+
+    Raises:
+      CheckpointError: names the first tensor with numbers that are not finite.
+    """
+    tensors = checkpoint.weights
+    broken = [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{os.fsdecode(path)}: {len(broken)} of {len(tensors)} tensors hold numbers that are "
+            f"not finite, {broken[0]} first; nothing can be found with them"
+        )
+
+
 def save_safetensors(
     model: Yolov7,
     path: str | os.PathLike[str],

@@ -38,7 +38,9 @@ from yolov7_jax.weights.pickled_model import find_model
 
 ZIP_START = b"PK\x03\x04"
 PICKLE_START = b"\x80"
+STABLEHLO_PROGRAM = "program.bin"  # in what `export.stablehlo` writes
 TAR_MARK = (257, b"ustar")
+ONNX_START, ONNX_NEXT = b"\x08", b"\x12"  # the field of a version of one byte, and one of text
 OLDER_MAGIC = 0x1950A86A20F9469CFC6C
 OLDER_PROTOCOL = 1001
 MAX_ZIP_ENTRIES = 100_000
@@ -108,6 +110,8 @@ def _other_format(start: bytes) -> str:
         return "is a safetensors file"
     if start.startswith(PICKLE_START):
         return "is a pickle that torch.save did not write"
+    if start[:1] == ONNX_START and start[2:3] == ONNX_NEXT:
+        return "is an exported ONNX program"
     return "is in no known format" if start else "is empty"
 
 
@@ -220,6 +224,8 @@ def _read_zip(archive: zipfile.ZipFile) -> tuple[Pickle, ReadStorage]:
     entries = _sound_entries(archive)
     pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
+        if STABLEHLO_PROGRAM in entries:
+            raise FormatError(f"is an exported StableHLO program; {WANTED}")
         raise FormatError(f"a zip archive with {len(pickles)} files data.pkl; wanted one")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in entries:
