@@ -1,6 +1,6 @@
 """Boxes, captions and tiles on pictures: what reports and previews are drawn with."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ except ImportError as error:
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
 HEADER = 22  # pixels above a tile, for its title
 GAP = 8
@@ -24,6 +25,7 @@ WHITE = (255, 255, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 CAPTION_FONT = cv2.FontFace("sans")  # has the letters of most scripts
 LETTERS, LINE = 12, 2  # pixels
+MARGIN = 1 / 6  # of the letters' height, around a caption
 DESCENT = 0.22  # of the letters' height, under the line that they stand on
 USUAL_SIDE = 512  # pixels of a picture that is drawn on at a scale of 1
 NO_PICTURE = (1 << 15, 1 << 15)  # a size that no caption exceeds
@@ -55,6 +57,9 @@ def draw_boxes(
 ) -> None:
     """Draws boxes with captions into a picture, all captions above all boxes.
 
+    A caption stands above its box at the left, or at another of its corners where one before has
+    that place.
+
     Args:
       picture: RGB; changed.
       boxes_xyxy: corners in pixels.
@@ -66,9 +71,14 @@ def draw_boxes(
     line = max(1, round(LINE * scale))
     for (x0, y0, x1, y1), colour in zip(corners, colours, strict=True):
         cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
-    for (x0, y0, _, _), colour, text in zip(corners, colours, captions, strict=True):
-        if text:
-            _caption(picture, text, x0, y0, colour, scale)
+    letters = max(1, round(LETTERS * scale))
+    grounds: dict[int, Box] = {}
+    # The last is in front, so it is the first to choose its place and the last to be drawn.
+    for n in range(len(captions) - 1, -1, -1):
+        if captions[n]:
+            grounds[n] = _ground(picture, captions[n], tuple(corners[n]), letters, grounds.values())
+    for n, ground in reversed(grounds.items()):
+        _caption(picture, captions[n], ground, colours[n], letters)
 
 
 def readable_scale(height: int, width: int) -> float:
@@ -130,16 +140,48 @@ def write_png(picture: Picture, path: Path) -> None:
     write_whole(path, png.tobytes())
 
 
-def _caption(picture: Picture, text: str, x: int, y: int, colour: Colour, scale: float) -> None:
-    """Writes on a coloured ground above a box, or inside where there is no room above."""
-    size = round(LETTERS * scale)
-    margin = round(2 * scale)
-    left, _, width, height = cv2.getTextSize(NO_PICTURE, text, (0, 0), CAPTION_FONT, size)
-    height = max(height, size)  # the same ground whatever the letters
-    x = min(max(x, 0), max(0, picture.shape[1] - width - 2 * margin))
-    over = y >= height + 2 * margin
-    bottom = y if over else min(y + height + 2 * margin, picture.shape[0])
-    corner = x + width + 2 * margin, bottom
-    cv2.rectangle(picture, (x, bottom - height - 2 * margin), corner, colour, cv2.FILLED)
-    origin = x + margin - left, bottom - margin - round(size * DESCENT)
-    cv2.putText(picture, text, origin, WHITE, CAPTION_FONT, size)
+def _ground(picture: Picture, text: str, box: Box, letters: int, taken: Collection[Box]) -> Box:
+    """Returns where the caption of a box covers none of the places that are taken, if it can."""
+    _, _, width, height = _extent(text, letters)
+    margin = round(letters * MARGIN)
+    size = width + 2 * margin, height + 2 * margin
+    places = [_inside(place, picture) for place in _caption_places(box, size)]
+    places = [place for place in places if place[1] >= 0] or places
+    return min(places, key=lambda place: sum(_shared(place, other) for other in taken))
+
+
+def _caption(picture: Picture, text: str, ground: Box, colour: Colour, letters: int) -> None:
+    """Writes on a coloured ground."""
+    left = _extent(text, letters)[0]
+    margin = round(letters * MARGIN)
+    cv2.rectangle(picture, ground[:2], ground[2:], colour, cv2.FILLED)
+    origin = ground[0] + margin - left, ground[3] - margin - round(letters * DESCENT)
+    cv2.putText(picture, text, origin, WHITE, CAPTION_FONT, letters)
+
+
+def _extent(text: str, letters: int) -> tuple[int, int, int, int]:
+    """Returns left, top, width and height of a text; the same height whatever the letters."""
+    left, top, width, height = cv2.getTextSize(NO_PICTURE, text, (0, 0), CAPTION_FONT, letters)
+    return left, top, width, max(height, letters)
+
+
+def _caption_places(box: Box, size: tuple[int, int]) -> list[Box]:
+    """Returns where the caption of a box may be, the usual place first: above it, at its left."""
+    (x0, y0, x1, y1), (width, height) = box, size
+    tops = (y0 - height, y0, y1, y1 - height)  # above, inside, below, inside
+    return [(x, y, x + width, y + height) for y in tops for x in (x0, x1 - width)]
+
+
+def _inside(place: Box, picture: Picture) -> Box:
+    """Returns a place moved into the picture, as far as it has room."""
+    x0, y0, x1, y1 = place
+    x = min(max(x0, 0), max(0, picture.shape[1] - (x1 - x0)))
+    y = min(y0, picture.shape[0] - (y1 - y0))
+    return x, y, x + x1 - x0, y + y1 - y0
+
+
+def _shared(one: Box, other: Box) -> int:
+    """Returns the area that two places share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0, width) * max(0, height)
