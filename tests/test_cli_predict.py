@@ -243,7 +243,7 @@ def strange_files(folder, count):
 
 def test_a_thousand_strange_files_are_each_looked_at_or_named(predict, tmp_path):
     strange_files(tmp_path / "in", 1000)
-    code, out, err = predict("in", "--output", "out", "--save-jsonl", "--no-pictures")
+    code, out, err = predict("in", "--output", "out", "--save-jsonl")
     assert code == 1
     lines = [json.loads(line) for line in (tmp_path / "out/detections.jsonl").open()]
     assert [line["source"] for line in lines] == [
@@ -257,6 +257,8 @@ def test_a_thousand_strange_files_are_each_looked_at_or_named(predict, tmp_path)
     assert f"{len(bad)} could not be read" in out
     for line in lines:
         assert (f"{line['source']}: " in out) == ("fault" not in line)
+    drawn = [path for path in (tmp_path / "out").iterdir() if path.suffix != ".jsonl"]
+    assert len(drawn) == len(lines) - len(bad)
     assert "libpng" not in "\n".join(row for row in err.splitlines() if not row.startswith("in/"))
 
 
