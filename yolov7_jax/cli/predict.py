@@ -49,7 +49,10 @@ def add_predict(commands: Commands) -> None:
         help="boxes that overlap a better one of their class more are dropped; default: 0.45",
     )
     looks.add_argument(
-        "--classes", nargs="+", metavar="CLASS", help="names or indices, given after the sources; default: all"
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="names or indices, given after the sources; default: all",
     )
     looks.add_argument(
         "--class-agnostic", action="store_true", help="boxes suppress those of other classes too"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from yolov7_jax.data.faults import plural
 from yolov7_jax.image import UnreadableImageError, read_image, resize
 from yolov7_jax.matching import Kind
 from yolov7_jax.page.elements import Element, faint, node
@@ -44,7 +45,9 @@ def browser_parts(results: Results) -> list[Element]:
         "pictures": pictures,
     }
     total = len(results.dataset)
-    which = f"All {total} pictures" if len(pictures) == total else f"{len(pictures)} of {total}"
+    which = f"{len(pictures)} of {total}"
+    if len(pictures) == total:
+        which = f"All {total} {plural('picture', total)}"
     if len(pictures) == MOST_PICTURES < total:
         which = f"The {MOST_PICTURES} pictures with the most faults, of {total}"
     parts = [
