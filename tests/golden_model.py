@@ -167,7 +167,10 @@ class GoldenModelTests:
         graphdef, params, _ = split(model)
         official = to_official(nnx.merge(graphdef, params, new_stats))
         sums = [official[key].sum() for key in self.stored["stat_names"]]
-        np.testing.assert_allclose(sums, self.stored["stat_sum"], rtol=1e-3, atol=1e-3)
+        # Of numbers of both signs, whose rounding does not shrink with their sum.
+        length = np.sqrt(self.stored["stat_sqsum"])
+        limit = 1e-3 * (1 + np.maximum(np.abs(self.stored["stat_sum"]), length))
+        assert (np.abs(sums - self.stored["stat_sum"]) <= limit).all()
         squares = [np.square(official[key]).sum() for key in self.stored["stat_names"]]
         np.testing.assert_allclose(squares, self.stored["stat_sqsum"], rtol=1e-3, atol=1e-3)
 

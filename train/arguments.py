@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import typing
 from collections.abc import Collection, Mapping
@@ -98,7 +99,8 @@ def _with_visible(
 
 def _attributes(settings: type) -> str:
     """Returns the part of a docstring that tells of the fields."""
-    _, heading, rest = (settings.__doc__ or "").partition("    Attributes:")
+    # Without the indentation, which interpreters from 3.13 on leave out themselves.
+    _, heading, rest = (inspect.getdoc(settings) or "").partition("\nAttributes:")
     return heading + rest
 
 
