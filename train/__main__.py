@@ -111,6 +111,7 @@ FLAGS = {
 RUNS = pathlib.Path("runs")
 LOGGERS = ("train", "yolov7_jax")
 FAILED, WRONG_USE = 1, 2
+MAKE_ROOM = "make room, then resume the run, or start it again where it has no checkpoint yet"
 NO_MEMORY = (
     "this needs more memory than there is; a smaller --batch-size or --image-size, --remat and "
     "--shard-parameters need less"
@@ -175,7 +176,7 @@ def main(arguments: list[str]) -> int:
         if error.errno not in NO_ROOM:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; make room, then resume the run", file=sys.stderr)
+        print(f"error: {where}{error.strerror}; {MAKE_ROOM}", file=sys.stderr)
         return WRONG_USE
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if is_out_of_memory(error):
@@ -210,6 +211,10 @@ def fit_command(arguments: list[str]) -> Summary:
     if config.data != DEMO:
         # The run can then be resumed from any folder.
         config = dataclasses.replace(config, data=str(data_file(config.data).absolute()))
+    if config.weights is not None:
+        config = dataclasses.replace(
+            config, weights=os.path.abspath(os.path.expanduser(config.weights))
+        )
     if config.output is None:
         names = dict.fromkeys((data_name(config.data), pathlib.Path(config.recipe).stem))
         run = pathlib.Path(from_first(lambda: str(free_folder(RUNS / "-".join(names)))))
@@ -251,10 +256,11 @@ def resume_command(arguments: list[str]) -> Summary:
     join(given.processes)
     run = given.run
     if not run.is_dir():
-        raise UserError(f"{run}: there is no such folder; nothing to resume")
+        what = "is a file, and no folder of a run" if run.exists() else "there is no such folder"
+        raise UserError(f"{run}: {what}; nothing to resume")
     if not (run / CONFIG_FILE).is_file():
         raise UserError(f"{run}: has no {CONFIG_FILE}; it is not the folder of a run")
-    config = read_yaml(run / CONFIG_FILE)
+    config = read_yaml(run / CONFIG_FILE, whole=True)
     changeable = [field.name for field in dataclasses.fields(Resume) if field.name != "run"]
     # Again, on top of what the run has: a flag that is not given changes nothing.
     kept = Resume(run, **{name: getattr(config, name) for name in changeable})

@@ -19,6 +19,7 @@ from train.optim import OptimConfig
 from yolov7_jax.config import LossConfig
 from yolov7_jax.data.strict_yaml import load_strictly
 from yolov7_jax.errors import UserError
+from yolov7_jax.files import write_whole
 
 MOST_WIDTH = 8  # times the published channels
 MOST_SEED = 2**32 - 1
@@ -40,7 +41,8 @@ class TrainConfig:
       width: scales the channels of the network; 1 is the published one.
       activation: the network's non-linearity; none means the published one.
       dtype: what the network computes in; weights and losses are float32 always. auto is bfloat16
-        on GPUs and TPUs.
+        on GPUs and TPUs, where also float32 multiplies with fewer digits, unless the environment
+        has JAX_DEFAULT_MATMUL_PRECISION=highest.
       remat: compute the stages of the network again in the backward pass instead of keeping what
         they gave: less memory, about a third more time.
       shard_parameters: give each device a part of the weights, averages and momentum instead of a
@@ -153,6 +155,13 @@ def check_config(config: TrainConfig) -> None:
         faults.append(f"--max-hours (={config.max_hours}) must be more than 0")
     if not config.checkpoint_minutes > 0:
         faults.append(f"--checkpoint-minutes (={config.checkpoint_minutes}) must be more than 0")
+    faults += [
+        f"{_flag(name)} must not be empty"
+        for name in ("output", "weights", "data")
+        if getattr(config, name) == ""
+    ]
+    if "" in config.freeze:
+        faults.append("--freeze: a name must not be empty")
     if config.seed > MOST_SEED:
         faults.append(f"--seed (={config.seed}) must be at most {MOST_SEED}")
     if faults:
@@ -202,18 +211,19 @@ def load_recipe(recipe: str) -> TrainConfig:
     return dataclasses.replace(read_yaml(path), recipe=recipe)
 
 
-def read_yaml(path: pathlib.Path) -> TrainConfig:
+def read_yaml(path: pathlib.Path, *, whole: bool = False) -> TrainConfig:
     """Reads a configuration strictly.
 
     Args:
       path: a YAML file with any of the fields of `TrainConfig`; groups are nested mappings.
+      whole: it has all of them, as `write_yaml` writes it.
 
     Returns:
       The configuration; fields that the file does not mention have their defaults.
 
     Raises:
       UserError: the file is missing or is no YAML, a key is unknown (the message suggests the one
-        that was meant), or a value has the wrong type.
+        that was meant), a value has the wrong type, or a field lacks that must not.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -225,14 +235,21 @@ def read_yaml(path: pathlib.Path) -> TrainConfig:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not YAML: {reason}") from error
-    return _build(TrainConfig, {} if tree is None else tree, str(path), "")
+    tree = {} if tree is None else tree
+    config = _build(TrainConfig, tree, str(path), "")
+    missing = [field.name for field in dataclasses.fields(config) if field.name not in tree]
+    if whole and set(missing) - {"processes"}:
+        raise UserError(
+            f"{path}: lacks {', '.join(missing)}; it is not as the start of the run wrote it"
+        )
+    return config
 
 
 def write_yaml(config: TrainConfig, path: pathlib.Path) -> None:
     """Writes a configuration, so that `read_yaml` gives it back: all but the processes."""
     tree = dataclasses.asdict(config)
     del tree["processes"]
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(tree, sort_keys=False).encode())
 
 
 def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:

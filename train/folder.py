@@ -1,7 +1,10 @@
 """The folder of a run: what its files are called, and whether it may be written to or continued."""
 
+import contextlib
+import fcntl
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -9,6 +12,7 @@ import numpy as np
 from train.batch import Batch
 from train.checkpoint import CHECKPOINT_FOLDER
 from train.data.fingerprint import COVERED, changed_splits, fingerprints
+from train.distributed import from_first
 from train.records import METRICS_FILE
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.errors import UserError
@@ -17,6 +21,7 @@ CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.sha256"
 SHEET_FILE = "detections.png"
 REPORT_FILE = "report.html"
+LOCK_FILE = ".lock"
 RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FOLDER)
 
 
@@ -44,6 +49,11 @@ def free_folder(folder: pathlib.Path) -> pathlib.Path:
     return candidate
 
 
+def _is_used(path: pathlib.Path) -> bool:
+    """Says whether there is a file, or a folder with something in it."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
 def holds_run(folder: pathlib.Path) -> bool:
     """Says whether a folder is that of a run with a complete checkpoint."""
     checkpoints = folder / CHECKPOINT_FOLDER
@@ -63,12 +73,39 @@ def check_free(folder: pathlib.Path) -> None:
             f"{folder} holds a run already; continue it with `python -m train resume {folder}` "
             "or choose another --output"
         )
-    remains = [name for name in RUN_FILES if (folder / name).exists()]
+    remains = [name for name in RUN_FILES if _is_used(folder / name)]
     if remains:
         raise UserError(
             f"{folder} has {', '.join(remains)} of another run, but no complete checkpoint; "
             "remove them or choose another --output"
         )
+
+
+@contextlib.contextmanager
+def claimed(run: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs out of a folder; they are told so at once.
+
+    It is the first process that does so; a process that is killed has not claimed anything.
+
+    Raises:
+      UserError: another run has it, in all processes.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> None:
+            try:
+                file = stack.enter_context((run / LOCK_FILE).open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{run}: another run is at work in this folder; wait for its end, or choose "
+                    "another --output"
+                ) from None
+            except OSError:
+                pass  # some network file systems have no locks
+
+        from_first(claim)
+        yield
 
 
 def write_fingerprints(run: pathlib.Path, splits: dict[str, Dataset]) -> None:

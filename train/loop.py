@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from train.batch import Batch
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig, write_yaml
-from train.distributed import any_process, check_shared, is_first
+from train.distributed import any_process, check_shared, from_first, is_first
 from train.evaluate import Evaluation
 from train.folder import (
     CONFIG_FILE,
@@ -21,6 +21,7 @@ from train.folder import (
     SHEET_FILE,
     as_json,
     check_same_data,
+    claimed,
     holds_run,
     make_folder,
     save_batch,
@@ -95,11 +96,15 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     """
     if config.wandb:
         import_wandb()  # or say so before anything is done
-    setup, state = prepare(config, fresh=not holds_run(run))
+    fresh = not holds_run(run)
+    setup, state = prepare(config, fresh=fresh)
     config, bounds = setup.config, setup.bounds
     make_folder(run)
     check_shared(run)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(claimed(run))
+        if fresh:
+            from_first(lambda: begin(setup, run))
         interruption = stack.enter_context(Interruption(config.max_hours))
         progress = stack.enter_context(
             Progress(bounds[-1] * config.batch_size, silent=not is_first())
@@ -163,7 +168,7 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             at.sums = jax.tree.map(jnp.zeros_like, at.sums)
             checkpoints.save(at.step, at.arrays(), ap=record.get("ap"), epoch=epoch)
             progress.line(epoch_line(record, config))
-            for warning in warnings(records, f"train/{config.assigner}/total"):
+            for warning in warnings(records, config.assigner):
                 progress.line(f"warning: {warning}")
             if interruption.wanted(at.step):
                 break
@@ -180,6 +185,18 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     return Summary(run, records, at.step, note=note)
 
 
+def begin(setup: Setup, run: pathlib.Path) -> None:
+    """Writes what continues a run from its folder, before anything else is there.
+
+    Raises:
+      UserError: another run has begun there since this one was started.
+    """
+    if holds_run(run):
+        raise UserError(f"{run}: another run has begun in this folder; choose another --output")
+    write_yaml(setup.config, run / CONFIG_FILE)
+    write_fingerprints(run, setup.splits())
+
+
 def start_or_continue(
     setup: Setup,
     state: TrainState,
@@ -192,16 +209,12 @@ def start_or_continue(
     Raises:
       UserError: the data have changed, or there is no checkpoint that can be read.
     """
-    splits = {"train": setup.train_set, "val": setup.val_set}
     at = Position(0, state, place(no_metrics(), replicated(setup.mesh)), 0)
     lines = [setup.title(), f"run folder {run}", *setup.lines]
     if checkpoints.last_step is None:
-        if is_first():
-            write_yaml(setup.config, run / CONFIG_FILE)
-            write_fingerprints(run, splits)
         lines.append("compiling: the first step takes longer")
     else:
-        check_same_data(run, splits)
+        check_same_data(run, setup.splits())
         saved = checkpoints.load(
             at.arrays(), {"state": setup.shardings, "sums": replicated(setup.mesh)}
         )
@@ -276,7 +289,7 @@ def training_record(at: Position, setup: Setup) -> dict[str, Any]:
     learnt_from = at.step - first - int(sums.skipped)
 
     def mean(total: float) -> float | None:
-        return float(total) / learnt_from if learnt_from else None
+        return as_json(float(total) / learnt_from) if learnt_from else None
 
     terms = {name: getattr(sums, name) for name in ("box", "obj", "cls")}
     losses = terms | {"total": sum(terms.values())}
@@ -294,8 +307,8 @@ def evaluation_record(evaluation: Evaluation, setup: Setup) -> dict[str, Any]:
     accuracy, names = evaluation.accuracy, setup.val_set.names
     losses = evaluation.losses
     return {
-        **{f"val/{setup.config.assigner}/{name}": value for name, value in losses.items()},
-        f"val/{setup.config.assigner}/total": sum(losses.values()),
+        **{f"val/{setup.config.assigner}/{name}": as_json(loss) for name, loss in losses.items()},
+        f"val/{setup.config.assigner}/total": as_json(sum(losses.values())),
         "ap": as_json(accuracy.ap),
         "ap50": as_json(accuracy.ap50),
         "ap75": as_json(accuracy.ap75),

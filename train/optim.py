@@ -7,6 +7,7 @@ into the jitted step as scalars: no rate ever causes a recompilation.
 import dataclasses
 import fnmatch
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -67,11 +68,18 @@ class OptimConfig:
             "implicit_lr_scale",
         )
         shares = ("momentum", "warmup_momentum")
-        checks = [(name, getattr(self, name) > 0, "more than 0") for name in positive]
-        checks += [(name, getattr(self, name) >= 0, "at least 0") for name in not_negative]
+        most = sys.float_info.max  # no setting may be infinite
+        checks = [
+            (name, 0 < getattr(self, name) <= most, "more than 0 and finite") for name in positive
+        ]
+        checks += [
+            (name, 0 <= getattr(self, name) <= most, "at least 0 and finite")
+            for name in not_negative
+        ]
         checks += [(name, 0 <= getattr(self, name) < 1, "in [0, 1)") for name in shares]
         if self.max_gradient_norm is not None:
-            checks.append(("max_gradient_norm", self.max_gradient_norm > 0, "more than 0"))
+            fine = 0 < self.max_gradient_norm <= most
+            checks.append(("max_gradient_norm", fine, "more than 0 and finite"))
         faults = [
             f"{name} (={getattr(self, name)}) must be {wanted}"
             for name, fine, wanted in checks

@@ -80,6 +80,10 @@ class Setup(NamedTuple):
             f"{jax.default_backend()} device(s), {compute_dtype(config.dtype).name}"
         )
 
+    def splits(self) -> dict[str, Dataset]:
+        """Returns the splits by name."""
+        return {"train": self.train_set, "val": self.val_set}
+
     def compilations(self) -> int:
         """Returns how many programs were compiled so far."""
         return self.train_step._cache_size() + self.eval_step._cache_size()
@@ -105,7 +109,7 @@ class Setup(NamedTuple):
             batch_size=config.batch_size,
             seed=config.seed,
             augment=config.augment,
-            plain_from=config.epochs - config.plain_epochs,
+            plain_from=config.epochs - config.plain_epochs if config.plain_epochs else None,
             chances=chances,
             first_step=step,
             num_workers=config.num_workers,
@@ -202,7 +206,7 @@ def prepare(config: TrainConfig, *, fresh: bool = True) -> tuple[Setup, TrainSta
         schedule=schedule,
         bounds=(0, *ends),
         sizes=scale_ladder(config, max(model.head.strides)),
-        lines=tuple(filter(None, lines)),
+        lines=tuple(filter(None, (*lines, _warming_up(schedule, ends[-1])))),
     )
     if jax.process_count() > 1:
         check_same(_common(setup, state))
@@ -265,6 +269,16 @@ def _cache(
 ) -> PictureCache | None:
     file = cache_file(data_file(config.data), split, config.image_size)
     return open_cache(dataset, config.image_size, config.cache, file, purpose)
+
+
+def _warming_up(schedule: Schedule, steps: int) -> str:
+    """Returns a line about a run that ends before its warm-up does; "" where it does not."""
+    if schedule.warmup_steps < steps:
+        return ""
+    return (
+        f"warm-up: {schedule.warmup_steps} steps, and the run has {steps}, so --optim.lr0 is not "
+        "reached; see --optim.warmup-min-steps"
+    )
 
 
 def _freezing(config: TrainConfig, params: Any) -> str:

@@ -18,6 +18,7 @@ class TrainState(NamedTuple):
       batch_stats: running statistics of the norms.
       opt_state: momentum of the optimiser.
       gradients: sum of the gradients since the last update.
+      summed: batches whose gradients are in it.
       updates: times the optimiser moved the parameters.
       ema_params: running average of the parameters; evaluation uses it.
       ema_batch_stats: the same of the statistics.
@@ -30,6 +31,7 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: optax.OptState
     gradients: Any
+    summed: jax.Array
     updates: jax.Array
     ema_params: Any
     ema_batch_stats: Any
@@ -48,6 +50,7 @@ def create_state(params: Any, batch_stats: Any, config: OptimConfig) -> TrainSta
         batch_stats=batch_stats,
         opt_state=init_optimizer(config, params),
         gradients=jax.tree.map(jnp.zeros_like, params),
+        summed=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
         ema_params=jax.tree.map(jnp.copy, params),
         ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),

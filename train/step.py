@@ -108,8 +108,8 @@ def make_train_step(
     """Returns `train_step(state, batch, rates, size=None) -> (state, metrics)`, pure.
 
     The head decides about the loss: outputs of auxiliary heads are learnt from where there are any.
-    A batch whose loss or gradients are not finite changes nothing but `state.step` and the counts
-    of what was skipped.
+    A batch whose loss or gradients are not finite adds nothing to the sum of gradients, nor to the
+    statistics, and is counted.
 
     `size` is static: with it, pictures are resized to that side in pixels first.
 
@@ -154,6 +154,7 @@ def make_train_step(
             params=params,
             opt_state=opt_state,
             gradients=jax.tree.map(jnp.zeros_like, state.gradients),
+            summed=jnp.zeros_like(state.summed),
             updates=updates,
             ema_params=update_ema(state.ema_params, params, updates),
             ema_batch_stats=update_ema(state.ema_batch_stats, state.batch_stats, updates),
@@ -179,11 +180,13 @@ def make_train_step(
             gradients=jax.tree.map(
                 lambda total, gradient: learnt(total + gradient, total), state.gradients, gradients
             ),
+            summed=state.summed + finite,
             skipped=state.skipped + ~finite,
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
         )
         state = lax.cond(
-            finite & (state.step % rates.accumulate == 0),
+            # Also after a batch that was left out: those before it in the sum have waited for this.
+            (state.summed > 0) & (state.step % rates.accumulate == 0),
             lambda state: update(state, rates),
             lambda state: state,
             state,

@@ -16,6 +16,9 @@ STEPS_BETWEEN_AGREEMENTS = 16  # of several processes: to stop, all must know at
 LOSS_COLLAPSE = 1.5  # times the lowest loss of the run
 AP_COLLAPSE = 0.5  # times the highest AP of the run
 LEAST_AP = 0.02  # below that, AP is noise
+AGAINST_DIVERGENCE = (
+    "a lower --optim.lr0, a longer --optim.warmup-epochs or --optim.max-gradient-norm may help"
+)
 
 
 class Interruption:
@@ -59,7 +62,9 @@ class Interruption:
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         self.signal = number
         if is_first():
-            print("\nstopping after this step; once more stops at once", file=sys.stderr)
+            print(
+                "\nstopping after this step or evaluation; once more stops at once", file=sys.stderr
+            )
         self._restore()
 
     def _restore(self) -> None:
@@ -76,14 +81,15 @@ def agrees_at(step: int) -> bool:
     return step % STEPS_BETWEEN_AGREEMENTS == 0 or jax.process_count() == 1
 
 
-def warnings(records: Sequence[Mapping[str, Any]], loss: str) -> list[str]:
+def warnings(records: Sequence[Mapping[str, Any]], assigner: str) -> list[str]:
     """Returns what is wrong with the last epoch of a run, measured by its own best.
 
     Args:
       records: the epochs so far.
-      loss: the entry of a record that is the training loss.
+      assigner: whose losses the records have.
     """
     told = []
+    loss = f"train/{assigner}/total"
     last, before = records[-1], records[:-1]
     if last["skipped"]:
         told.append(
@@ -94,9 +100,13 @@ def warnings(records: Sequence[Mapping[str, Any]], loss: str) -> list[str]:
     lowest = min(known, default=math.inf)
     if last[loss] is not None and last[loss] > LOSS_COLLAPSE * lowest:
         told.append(
-            f"the training loss is {last[loss]:.4g}, and was {lowest:.4g}: training diverges; a "
-            "lower --optim.lr0, a longer --optim.warmup-epochs or --optim.max-gradient-norm may "
-            "help"
+            f"the training loss is {last[loss]:.4g}, and was {lowest:.4g}: training diverges; "
+            f"{AGAINST_DIVERGENCE}"
+        )
+    if last.get(f"val/{assigner}/total", 0) is None:
+        told.append(
+            "the averaged weights give no finite losses any more: training diverges; "
+            f"{AGAINST_DIVERGENCE}"
         )
     best = highest_ap(before)
     now = last.get("ap")

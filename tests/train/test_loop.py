@@ -99,6 +99,7 @@ def test_run_leaves_settings_records_checkpoints_and_pages(whole, small):
     assert read_yaml(whole.run / "config.yaml") == dataclasses.replace(small, anchors=anchors)
     assert "processes" not in yaml.safe_load((whole.run / "config.yaml").read_text())
     assert {path.name for path in whole.run.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "data.sha256",

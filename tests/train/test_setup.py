@@ -167,6 +167,16 @@ def test_names_to_freeze_are_parts_or_patterns():
         is_trained(params, ("back",))  # no part is called so
 
 
+def test_a_run_that_ends_while_warming_up_says_so(small):
+    config = dataclasses.replace(
+        small, optim=dataclasses.replace(small.optim, warmup_min_steps=1000)
+    )
+    setup, _ = prepare(config)
+    (line,) = [line for line in setup.lines if line.startswith("warm-up: ")]
+    assert f"1000 steps, and the run has {setup.bounds[-1]}" in line
+    assert not [line for line in prepare(small)[0].lines if line.startswith("warm-up: ")]
+
+
 def test_a_run_continues_without_the_file_that_it_started_from(small, tmp_path):
     config = dataclasses.replace(small, weights=str(tmp_path / "gone.safetensors"))
     with pytest.raises(UserError, match="gone"):

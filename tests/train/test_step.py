@@ -171,6 +171,22 @@ def test_losses_of_evaluation_are_sums_over_the_pictures_present(eval_step, batc
         np.testing.assert_allclose(getattr(together, name), wanted, rtol=1e-5)
 
 
+def test_gradients_that_wait_are_not_lost_with_a_batch_that_is_left_out(train_step, state, batches):
+    waiting = state
+    for batch in batches[:2]:
+        waiting, _ = train_step(waiting, batch, rates(2))
+    assert (int(waiting.step), int(waiting.updates), int(waiting.summed)) == (2, 1, 1)
+
+    leaves, tree = jax.tree.flatten(waiting.params)
+    before = waiting._replace(params=jax.tree.unflatten(tree, [leaves[0] * jnp.nan, *leaves[1:]]))
+    after, metrics = train_step(before, batches[2], rates(2))
+    assert int(metrics.skipped) == 1
+    assert (int(after.updates), int(after.summed)) == (2, 0)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(after.gradients))
+    for new, old in zip(jax.tree.leaves(after.params)[1:], leaves[1:], strict=True):
+        assert differs(new, old)
+
+
 def test_a_batch_without_finite_gradients_changes_nothing_but_counts(train_step, state, batches):
     sound, _ = train_step(state, batches[0], rates(1))
 

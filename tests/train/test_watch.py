@@ -68,31 +68,38 @@ def test_several_processes_stop_at_the_same_step_because_of_one(monkeypatch):
 
 
 def test_a_steady_run_is_not_warned_of():
-    assert warnings(epochs([0.3, 0.2, 0.29], [0.1, 0.3, 0.16]), LOSS) == []
-    assert warnings(epochs([0.3]), LOSS) == []
+    assert warnings(epochs([0.3, 0.2, 0.29], [0.1, 0.3, 0.16]), "ota") == []
+    assert warnings(epochs([0.3]), "ota") == []
 
 
 def test_a_loss_far_above_its_lowest_is_called_divergence_with_advice():
-    (text,) = warnings(epochs([0.3, 0.2, 0.31]), LOSS)
+    (text,) = warnings(epochs([0.3, 0.2, 0.31]), "ota")
     assert "the training loss is 0.31, and was 0.2" in text
     assert "--optim.lr0" in text
 
 
 def test_an_accuracy_far_below_its_best_is_told_with_the_epoch_of_the_best():
-    (text,) = warnings(epochs([0.3, 0.2, 0.2], [0.1, 0.5, 0.2]), LOSS)
+    (text,) = warnings(epochs([0.3, 0.2, 0.2], [0.1, 0.5, 0.2]), "ota")
     assert "AP is 0.200, and was 0.500 after epoch 2" in text
-    assert warnings(epochs([0.3, 0.2], [0.019, 0.0]), LOSS) == []  # noise
+    assert warnings(epochs([0.3, 0.2], [0.019, 0.0]), "ota") == []  # noise
+
+
+def test_averaged_weights_without_finite_losses_are_called_divergence():
+    records = epochs([0.3, 0.2])
+    records[-1]["val/ota/total"] = None
+    (text,) = warnings(records, "ota")
+    assert "the averaged weights give no finite losses any more: training diverges" in text
 
 
 def test_batches_left_out_are_counted_in_words():
-    (text,) = warnings(epochs([0.3, 0.2], skipped=[0, 4]), LOSS)
+    (text,) = warnings(epochs([0.3, 0.2], skipped=[0, 4]), "ota")
     assert "4 batches of epoch 2 were left out" in text
 
 
 def test_an_epoch_that_learnt_nothing_has_no_loss_to_compare():
     records = epochs([None, 0.3, None], skipped=[3, 0, 3])
-    assert all("left out" in text for text in warnings(records, LOSS))
-    assert warnings(records[:2], LOSS) == []
+    assert all("left out" in text for text in warnings(records, "ota"))
+    assert warnings(records[:2], "ota") == []
 
 
 def test_the_highest_accuracy_is_the_earliest_of_equals():
