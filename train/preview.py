@@ -18,7 +18,7 @@ from yolov7_jax import Outputs, Targets, apply, assign_anchor, assign_ota, split
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.faults import plural
-from yolov7_jax.drawing import GAP, box_tile, colour_of, draw_boxes, grid, titled, write_png
+from yolov7_jax.drawing import GAP, box_tile, colour_of, draw_boxes, grid, titled, write_picture
 from yolov7_jax.losses import AUXILIARY_REACH, AUXILIARY_TOP_K, Assigner
 from yolov7_jax.model import Yolov7
 from yolov7_jax.types import Assignment
@@ -94,7 +94,7 @@ def write_preview(
     batches.close()
     for page in folder.glob("assignment-[0-9][0-9][0-9].png"):
         page.unlink()  # of a preview with more pictures
-    write_png(batch_sheet(batch, dataset.names), folder / SHEET_FILE)
+    write_picture(batch_sheet(batch, dataset.names), folder / SHEET_FILE)
     ways = choices(bool(len(model.detect.auxiliary)))
     assignments = _assign(config, model, batch, tuple(way.assigner for way in ways))
     written = [folder / SHEET_FILE]
@@ -107,7 +107,7 @@ def write_preview(
     for image in range(pages):
         path = folder / f"assignment-{image:03d}.png"
         names = [way.name for way in ways]
-        write_png(assignment_page(batch, image, model.head, names, assignments), path)
+        write_picture(assignment_page(batch, image, model.head, names, assignments), path)
         written.append(path)
     return written
 

@@ -15,7 +15,7 @@ from train.config import TrainConfig
 from train.data.pipeline import load_sample
 from train.step import Metrics
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.drawing import box_tile, grid, write_png
+from yolov7_jax.drawing import box_tile, grid, write_picture
 from yolov7_jax.metrics import ScoredBoxes
 
 SHEET_ROWS, SHEET_PAIRS = 4, 2
@@ -140,7 +140,7 @@ def draw_contact_sheet(dataset: Dataset, detections: ScoredBoxes, path: pathlib.
     count = min(len(images), SHEET_ROWS * SHEET_PAIRS)
     chosen = images[np.linspace(0, len(images) - 1, count).round().astype(int)]
     tiles = [tile for image in chosen for tile in _pair(dataset, detections, int(image))]
-    write_png(grid(tiles, 2 * SHEET_PAIRS), path)
+    write_picture(grid(tiles, 2 * SHEET_PAIRS), path)
 
 
 def _pair(

@@ -127,17 +127,20 @@ def grid(tiles: Sequence[Picture], columns: int) -> Picture:
     return np.vstack(rows)
 
 
-def write_png(picture: Picture, path: Path) -> None:
-    """Writes a picture.
+def write_picture(picture: Picture, path: Path) -> None:
+    """Writes a picture in the format of the file's suffix, or as PNG where that cannot hold it.
 
     Raises:
       OSError: the file cannot be written.
-      RuntimeError: OpenCV cannot encode it.
     """
-    encoded, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise RuntimeError(f"{path}: OpenCV could not encode the picture")
-    write_whole(path, png.tobytes())
+    try:
+        done, encoded = cv2.imencode(path.suffix, picture[..., ::-1])
+    except cv2.error:
+        done, encoded = False, None
+    if not done or encoded is None:
+        path = path.with_name(path.name.removesuffix(path.suffix) + ".png")
+        _, encoded = cv2.imencode(path.suffix, picture[..., ::-1])
+    write_whole(path, encoded.tobytes())
 
 
 def _ground(picture: Picture, text: str, box: Box, letters: int, taken: Collection[Box]) -> Box:

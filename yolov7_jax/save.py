@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from yolov7_jax.coco_file import ERRORS, UTF8, CocoFile
-from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale
+from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale, write_picture
 from yolov7_jax.files import naming, write_whole
 from yolov7_jax.frames import Frame, Image
 from yolov7_jax.image import resize
@@ -192,7 +192,7 @@ class Saver:
             if frame.number is None:
                 suffix = frame.place.suffix.lower()
                 path = self._file("", name, suffix if suffix in WRITTEN else ".png")
-                _write_picture(drawn, path)
+                write_picture(drawn, path)
             else:
                 self._write_to_video(frame, of_source, drawn)
 
@@ -235,7 +235,7 @@ class Saver:
             right, bottom = max(left + 1, math.ceil(x1)), max(top + 1, math.ceil(y1))
             folder = f"{CROPS}/{_as_folder(self._names[label], label)}"
             path = self._file(folder, name, f"-{number}.jpg")
-            _write_picture(image[top:bottom, left:right], path)
+            write_picture(image[top:bottom, left:right], path)
 
     def _drawn(self, image: Image, found: Found) -> Image:
         """Returns a copy of a picture with boxes, the best in front."""
@@ -275,18 +275,6 @@ class Saver:
         there.release()
         if count < video.written:
             raise OSError(errno.EIO, "the video could not be written whole", str(video.path))
-
-
-def _write_picture(image: Image, path: pathlib.Path) -> None:
-    """Writes a picture, as PNG where its format cannot hold it."""
-    try:
-        done, encoded = cv2.imencode(path.suffix, image[..., ::-1])
-    except cv2.error:
-        done, encoded = False, None
-    if not done or encoded is None:
-        path = path.with_name(path.name.removesuffix(path.suffix) + ".png")
-        _, encoded = cv2.imencode(path.suffix, image[..., ::-1])
-    write_whole(path, encoded.tobytes())
 
 
 def _as_folder(name: str, label: int) -> str:

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from yolov7_jax.drawing import write_png
+from yolov7_jax.drawing import write_picture
 from yolov7_jax.evaluation import write_detections
 from yolov7_jax.files import write_whole
 from yolov7_jax.page.browser import browser_parts, browser_style
@@ -47,7 +47,7 @@ def write_files(folder: pathlib.Path, measured: Measured, *, report: bool) -> li
     if worst is not None:
         pictures[WORST_FILE] = worst
     for name, picture in pictures.items():
-        write_png(picture, folder / name)
+        write_picture(picture, folder / name)
         written.append(name)
     if report:
         write_report(folder / REPORT_FILE, measured)
