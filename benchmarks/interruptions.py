@@ -18,7 +18,6 @@ import os
 import pathlib
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +32,8 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from benchmarks.rectangles import write_rectangles
-from train.folder import CONFIG_FILE
+from benchmarks.small_disk import LOOK_AGAIN, fill_until_ended, own_disk
+from train.folder import CONFIG_FILE, REPORT_FILE
 
 ROOT = pathlib.Path(__file__).parent.parent
 KINDS = ("kill", "kill while saving", "terminate", "full disk", "damage")
@@ -46,9 +46,8 @@ MEASURED = (
     "device_memory_mib",
     "compilations",
 )
-DISK_SIZE = 2**27  # bytes; a run of this size takes a tenth
-LARGEST_FILE = 2**14  # bytes, once files may not grow: records fit, arrays do not
-LOOK_AGAIN = 0.01  # seconds
+# Bytes, once files may not grow: settings and records fit, but no arrays; or nothing fits.
+ARRAYS_TOO_LARGE, ALL_TOO_LARGE = 2**14, 2**8
 PATIENCE = 300  # seconds
 TRAIN, VAL = 24, 4
 
@@ -101,16 +100,20 @@ class Workshop:
             "JAX_COMPILATION_CACHE_DIR": str(self.programs),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
+        before = frozenset(saved_steps(run))
         log = self.data.parent.with_name(f"{run.name}.log")  # not on the run's disk
-        with log.open("w") as output:
+        printed, end = os.pipe()
+        with open(printed) as source, open(end, "w") as sink, log.open("w") as output:
             process = subprocess.Popen(
                 [*self.command, *arguments],
                 cwd=ROOT,
                 env=environment,
-                stdout=output,
+                stdout=sink,
                 stderr=subprocess.STDOUT,
             )
-        return Run(run, process, log)
+            # Files of the run itself may be forbidden to grow.
+            writer = subprocess.Popen(["cat"], stdin=source, stdout=output)
+        return Run(run, process, log, writer, before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,15 +124,24 @@ class Run:
       folder: where it keeps everything.
       process: of the command line.
       log: what that prints.
+      writer: the process that writes the log.
+      before: steps of the checkpoints that it started with.
     """
 
     folder: pathlib.Path
     process: subprocess.Popen
     log: pathlib.Path
+    writer: subprocess.Popen
+    before: frozenset[int] = frozenset()
 
     def wait(self) -> int:
-        """Returns the exit code."""
+        """Returns the exit code, when all is in the log."""
+        self.writer.wait(timeout=PATIENCE)
         return self.process.wait(timeout=PATIENCE)
+
+    def saved(self) -> set[int]:
+        """Returns the steps of the checkpoints that it has written by itself, and that are left."""
+        return set(saved_steps(self.folder)) - self.before
 
     def expect(self, codes: tuple[int, ...]) -> None:
         """Waits for the end.
@@ -154,39 +166,33 @@ def saved_steps(run: pathlib.Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-@contextlib.contextmanager
-def own_disk(folder: pathlib.Path) -> Iterator[bool]:
-    """Mounts a small file system at a folder if that is permitted, and says whether it was."""
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(folder)]
-    mounted = subprocess.run(["mount", *options], capture_output=True).returncode == 0
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 @dataclasses.dataclass(frozen=True)
 class Interruption:
     """What happens to a run, and when.
 
     Attributes:
       kind: one of `KINDS`.
-      checkpoints: how many the run has to save first.
+      begun: whether the run has to write its settings first.
+      checkpoints: how many it has to save first.
       seconds: how long it then goes on.
+      largest_file: what fits on the full disk, in bytes, where only files are limited.
     """
 
     kind: str
+    begun: bool = False
     checkpoints: int = 0
     seconds: float = 0
+    largest_file: int = ARRAYS_TOO_LARGE
 
     def wait(self, run: Run) -> None:
         """Returns when its moment has come, or the run has ended."""
-        before, saved = set(saved_steps(run.folder)), set()
-        while run.process.poll() is None and len(saved) < self.checkpoints:
+        saved = set()
+        while run.process.poll() is None and (
+            len(saved) < self.checkpoints
+            or (self.begun and not (run.folder / CONFIG_FILE).is_file())
+        ):
             time.sleep(LOOK_AGAIN)
-            saved |= set(saved_steps(run.folder)) - before
+            saved |= run.saved()
         with contextlib.suppress(subprocess.TimeoutExpired):
             run.process.wait(self.seconds)
 
@@ -202,13 +208,17 @@ class Interruption:
           UnexpectedEndError: the run did not end as it has to.
         """
         if self.kind == "terminate":
+            trains = bool(run.saved())
             run.process.send_signal(signal.SIGTERM)
-            run.expect((0, -signal.SIGTERM))  # before the first step nothing catches it
+            run.wait()
+            # While the program starts, and when the report is written, nothing catches it.
+            caught = trains and not (run.folder / REPORT_FILE).exists()
+            run.expect((0,) if caught else (0, -signal.SIGTERM))
         elif self.kind == "full disk":
             if on_own_disk:
-                fill_until_ended(run)
+                fill_until_ended(run.folder.parent, run.process)
             else:
-                limits = (LARGEST_FILE, resource.RLIM_INFINITY)
+                limits = (self.largest_file, resource.RLIM_INFINITY)
                 resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, limits)
             run.expect((0, 2))
         else:
@@ -266,17 +276,6 @@ def is_saving(run: Run) -> bool:
     """Says whether a checkpoint is half written."""
     folder = run.folder / "checkpoints"
     return folder.is_dir() and any(".partial" in path.name for path in folder.iterdir())
-
-
-def fill_until_ended(run: Run) -> None:
-    """Keeps the disk of a run full until its process ends, and then makes room again."""
-    ballast = run.folder.parent / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        while run.process.poll() is None:
-            with contextlib.suppress(OSError):
-                file.write(bytes(max(shutil.disk_usage(run.folder.parent).free, 4096)))
-            time.sleep(LOOK_AGAIN)
-    ballast.unlink()
 
 
 def damage_newest(folder: pathlib.Path, rng: random.Random) -> None:
@@ -362,7 +361,14 @@ def main() -> None:
         kinds = itertools.chain.from_iterable(
             rng.sample(KINDS, len(KINDS)) for _ in itertools.count()
         )
-        plan = (Interruption(kind, seconds=rng.uniform(0, duration)) for kind in kinds)
+        plan = (
+            Interruption(
+                kind,
+                seconds=rng.uniform(0, duration),
+                largest_file=rng.choice((ARRAYS_TOO_LARGE, ALL_TOO_LARGE)),
+            )
+            for kind in kinds
+        )
         happened = 0
         for number in itertools.count(1):
             run = folder / "disk" / f"run{number}"

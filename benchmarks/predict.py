@@ -3,8 +3,9 @@
     python -m benchmarks.predict PICTURE... [--models yolov7-tiny yolov7] [--repeats 3]
 
 Each model in its deploy form at its published size, with random weights whose biases are those of
-a model that is sure of little; the pictures are used again until there are enough. The stages are
-measured alone, one after the other; end to end they overlap, since pictures are read in threads.
+a model that is sure of little, and a threshold that some hundred boxes of a picture exceed; the
+pictures are used again until there are enough. The stages are measured alone, one after the other;
+end to end they overlap, since pictures are read in threads.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from yolov7_jax.save import Found, found_in
 
 PICTURES = 16  # a measurement, at least
 OBJECTNESS, CLASS = -5.0, -1.0  # biases
+CANDIDATES = 100  # in a picture, by the median of several
+SEVERAL = 8
 
 
 def make_model(name: str) -> Yolov7:
@@ -64,19 +67,24 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
 def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int) -> None:
     """Prints the speed of a model at a batch size."""
     model = make_model(name)
-    config = DetectorConfig(batch_size=batch_size)
-    detector = Detector(model, config=config)
+    detector = Detector(model)
     files = list(itertools.islice(itertools.cycle(files), max(PICTURES, 2 * batch_size)))
     images = [read_image(file) for file in files]
     boxed = [detector.letterbox(image) for image in images]
     shape = collections.Counter(one.image.shape for one in boxed).most_common(1)[0][0]
-    batch = np.stack([one.image for one in boxed if one.image.shape == shape])
-    batch = jnp.asarray(np.resize(batch, (batch_size, *shape)))
+    of_shape = np.stack([one.image for one in boxed if one.image.shape == shape])
+    batch = jnp.asarray(np.resize(of_shape, (batch_size, *shape)))
     graphdef, params, batch_stats = split(model)
 
     @jax.jit
     def network(params, images):
         return apply(graphdef, params, batch_stats, images / jnp.float32(255), train=False)[0].lead
+
+    several = np.resize(of_shape, (SEVERAL, *shape))
+    best = np.sort(decode(network(params, several), model.head).scores.max(-1), axis=1)
+    threshold = float(np.median(best[:, -CANDIDATES]))
+    config = DetectorConfig(batch_size=batch_size, score_threshold=threshold)
+    detector = Detector(model, config=config)
 
     @jax.jit
     def after(lead):

@@ -63,7 +63,8 @@ class Checkpoints:
         self._kept: Kept = dict(kept)
         self.rejected: tuple[str, ...] = tuple(rejected)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._saving: tuple[int, int, Future[Kept]] | None = None  # step, bytes, what is kept then
+        # Step, bytes, and what is kept then, with what has failed.
+        self._saving: tuple[int, int, Future[tuple[Kept, OSError | None]]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -108,20 +109,30 @@ class Checkpoints:
             raise self._failed(step, size, error) from error
         self._saving = step, size, self._writer.submit(self._finish, response, step, ap)
 
-    def _finish(self, response: Any, step: int, ap: float | None) -> Kept:
-        """Completes a checkpoint, in a thread of its own, and removes those it replaces."""
+    def _finish(self, response: Any, step: int, ap: float | None) -> tuple[Kept, OSError | None]:
+        """Completes a checkpoint, in a thread of its own, and removes those it replaces.
+
+        Returns:
+          What is kept, and why the first process could not complete what all have written, if so.
+
+        Raises:
+          Exception: this process could not write its part.
+        """
         response.result()
         found = self._kept | {step: ap}
         kept = _worth_keeping(found)
         if is_first():
             partial = self._folder / f"{step}{PARTIAL}"
-            if ap is not None:
-                _write_ap(partial, ap)
-            write_manifest(partial)
-            partial.rename(self._folder / str(step))
+            try:
+                if ap is not None:
+                    _write_ap(partial, ap)
+                write_manifest(partial)
+                partial.rename(self._folder / str(step))
+            except OSError as error:
+                return self._kept, error
             for old in found.keys() - kept.keys():
                 _remove(self._folder / str(old))
-        return kept
+        return kept, None
 
     def wait(self) -> None:
         """Returns when the checkpoint under way, if any, is complete on disk.
@@ -132,11 +143,12 @@ class Checkpoints:
         if self._saving is None:
             return
         (step, size, future), self._saving = self._saving, None
-        kept, fault = self._kept, None
         try:
-            kept = future.result()
+            kept, fault = future.result()
         except Exception as error:  # orbax promises no kind
-            fault = error
+            # The others wait in orbax for this process, and can agree on nothing. That it ends is
+            # what ends them.
+            raise self._failed(step, size, error) from error
         if any_process(fault is not None):
             raise self._failed(step, size, fault) from fault
         self._kept = kept

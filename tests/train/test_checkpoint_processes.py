@@ -14,6 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from train.checkpoint import Checkpoints
 
 PROCESSES, DEVICES = 2, 2
+LONGEST = 120  # seconds
 
 SCRIPT = """
 import json, pathlib, sys
@@ -62,11 +63,43 @@ print(json.dumps(report))
 jax.distributed.shutdown()
 """
 
+FULL = """
+import pathlib, resource, sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from train import distributed
+from train.checkpoint import Checkpoints
+from train.distributed import ProcessConfig, join_processes, part
+from yolov7_jax.errors import UserError
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """The run's folder, and what each process has to report."""
-    run = tmp_path_factory.mktemp("run")
+run, address, index, unlucky = pathlib.Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+distributed.PARTING_SECONDS = 4
+join_processes(ProcessConfig(address, 2, index))
+parts = NamedSharding(Mesh(np.asarray(jax.devices()), ("data",)), PartitionSpec("data"))
+numbers = np.random.default_rng(0).random(2**16)
+tree = {"parts": jax.make_array_from_callback(numbers.shape, parts, lambda at: numbers[at])}
+code = 0
+try:
+    with Checkpoints(run, {}) as checkpoints:
+        checkpoints.save(1, tree, ap=0.5)
+        checkpoints.wait()
+        if index == unlucky:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, resource.RLIM_INFINITY))
+        checkpoints.save(2, tree, ap=0.5)
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    code = 2
+part(code)
+sys.exit(code)
+"""
+
+
+def run_both(script, run, *more):
+    """Runs a program in two processes to their ends.
+
+    Returns:
+      For each, its exit code, and what it has printed and told of errors.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -74,7 +107,7 @@ def together(tmp_path_factory):
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(run), address, str(index)],
+            [sys.executable, "-c", script, str(run), address, str(index), *map(str, more)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -83,12 +116,21 @@ def together(tmp_path_factory):
         for index in range(PROCESSES)
     ]
     try:
-        ended = [process.communicate(timeout=120) for process in started]
+        ended = [process.communicate(timeout=LONGEST) for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0], ended
-    return run, [json.loads(output.splitlines()[-1]) for output, _ in ended]
+    codes = [process.returncode for process in started]
+    return [(code, *printed) for code, printed in zip(codes, ended, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The run's folder, and what each process has to report."""
+    run = tmp_path_factory.mktemp("run")
+    ended = run_both(SCRIPT, run)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    return run, [json.loads(output.splitlines()[-1]) for _, output, _ in ended]
 
 
 def test_processes_agree_on_the_checkpoint_that_stands_in_for_a_damaged_one(together):
@@ -116,3 +158,17 @@ def test_what_several_processes_wrote_one_can_read(together):
         assert checkpoints.last_step == 3
     np.testing.assert_array_equal(tree["parts"], numbers + 3)
     np.testing.assert_array_equal(tree["whole"], numbers - 3)
+
+
+@pytest.mark.parametrize("unlucky", [0, 1])
+def test_a_process_that_cannot_write_its_part_says_why_and_ends_all(tmp_path, unlucky):
+    ended = run_both(FULL, tmp_path, unlucky)
+    code, _, error = ended[unlucky]
+    assert code == 2, ended
+    assert "checkpoint 2 could not be written: " in error
+    assert "File too large" in error
+    assert "checkpoint 1 is still whole" in error
+    assert "Traceback" not in error
+    assert ended[1 - unlucky][0] != 0, ended
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        assert checkpoints.last_step == 1

@@ -1,5 +1,6 @@
 """What fails while a run reads its pictures ends it with one message, and without hanging."""
 
+import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -8,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -149,22 +151,64 @@ def test_a_worker_process_that_is_killed_ends_the_run(dataset, monkeypatch, caps
     assert "terminated unexpectedly with exit code -9; if for lack of memory, fewer" in error
 
 
+def test_what_stops_a_run_does_not_stop_its_worker_processes(dataset):
+    received = batches_of(dataset, (2, True))
+
+    def stop_all(seen):
+        for worker in multiprocessing.active_children():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(worker.pid, number)
+            seen.add(worker.pid)
+
+    early, ready = set(), threading.Event()
+
+    def stop_while_they_start():
+        while not ready.wait(0.01) and len(early) < 2:
+            stop_all(early)
+
+    with contextlib.closing(received):
+        stopping = threading.Thread(target=stop_while_they_start)
+        stopping.start()
+        next(received)
+        ready.set()
+        stopping.join()
+        assert len(early) == 2
+        stop_all(late := set())
+        for _ in range(20):
+            next(received)
+        assert late == early
+        assert {worker.pid for worker in multiprocessing.active_children()} == early
+    assert not multiprocessing.active_children()
+
+
+def test_worker_processes_do_not_outlive_a_killed_run(tmp_path):
+    # They have its standard output, too, which is at its end when nobody has it any more.
+    result = run_program(tmp_path, "itself")
+    assert result.returncode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("lost", ["nothing", "3.png"])
 def test_worker_processes_leave_no_shared_memory_behind(tmp_path, lost):
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(TESTS), str(tmp_path), lost],
-        cwd=TESTS.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=LONGEST,
-    )
+    result = run_program(tmp_path, lost)
+    assert result.returncode == 0
     assert result.stderr == ""
     assert ("3.png: cannot be read" in result.stdout) == (lost == "3.png")
 
 
+def run_program(folder, lost):
+    """Reads batches in a program of its own, until something is lost; returns how that ended."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(TESTS), str(folder), lost],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONGEST,
+    )
+
+
 PROGRAM = """
-import sys; sys.path.insert(0, sys.argv[1])
+import os, signal, sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from seven_pictures import EVERYTHING, SIZE, make_dataset
 from train.data.pipeline import train_batches
@@ -176,6 +220,8 @@ if __name__ == "__main__":
         num_workers=2, worker_processes=True,
     )
     held = next(batches)  # as a device may, which does not copy what is in the host's memory
+    if sys.argv[3] == "itself":
+        os.kill(os.getpid(), signal.SIGKILL)
     if sys.argv[3] != "nothing":
         (folder / sys.argv[3]).unlink()
         try:

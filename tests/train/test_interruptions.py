@@ -1,6 +1,7 @@
 """A whole run through the command line, and everything that can happen to it."""
 
 import random
+import subprocess
 import sys
 
 import pytest
@@ -8,11 +9,26 @@ from pocket import POCKET
 from training_processes import PYTHONPATH, TESTS
 
 from benchmarks import interruptions
-from benchmarks.interruptions import TRAIN, VAL, Interruption, Workshop, differences, disturb
+from benchmarks.interruptions import (
+    ALL_TOO_LARGE,
+    TRAIN,
+    VAL,
+    Interruption,
+    Run,
+    UnexpectedEndError,
+    Workshop,
+    differences,
+    disturb,
+)
 from benchmarks.rectangles import write_rectangles
 
 EPOCHS = 10
+EARLY = (
+    Interruption("full disk", largest_file=ALL_TOO_LARGE),
+    Interruption("kill", begun=True),
+)
 PLAN = (
+    *EARLY,
     Interruption("kill while saving", checkpoints=1),
     Interruption("terminate", checkpoints=1),
     Interruption("full disk", checkpoints=1),
@@ -42,9 +58,23 @@ def test_whatever_interrupts_a_run_it_ends_bit_for_bit_as_if_nothing_had(worksho
     run = tmp_path / "run"
     happened = list(disturb(workshop, run, iter(PLAN), random.Random(0)))
     assert len(happened) == len(PLAN), happened
+    assert all("saved []" in line for line in happened[: len(EARLY)]), happened
     assert differences(whole, run) == []
     assert [record["epoch"] for record in interruptions.records(run)] == list(range(1, EPOCHS + 1))
     assert list((run / "checkpoints").glob("*.damaged"))
+
+
+def test_a_training_run_that_sigterm_ends_at_once_is_noticed(tmp_path):
+    # It proves nothing that such a run can be continued: SIGTERM is asked to save first.
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(["sleep", "100"], stdout=log) as process,
+        subprocess.Popen(["true"]) as writer,
+    ):
+        run = Run(tmp_path / "run", process, tmp_path / "log", writer)
+        with pytest.raises(UnexpectedEndError, match="code -15"):
+            Interruption("terminate").happen(run, random.Random(0), on_own_disk=False)
 
 
 def test_runs_that_differ_are_told_apart(whole, tmp_path):

@@ -164,7 +164,7 @@ def _from_processes(
         samples = _samples(stream._replace(pictures=_pictures(shared, cache)), first_step)
         batches = samples.batch(own, batch_fn=functools.partial(_collate, stream.usual))
         try:
-            with contextlib.closing(closing(in_processes(batches, num_workers))) as received:
+            with contextlib.closing(in_processes(batches, num_workers)) as received:
                 yield from map(_owned, received)
                 return
         except (UserError, UnreadableImageError) as error:

@@ -1,7 +1,14 @@
 """How grain reads: in threads or in worker processes, and closed when nobody reads on."""
 
+import contextlib
 import gc
-from collections.abc import Generator
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import cv2
@@ -12,6 +19,7 @@ from grain.multiprocessing import SharedMemoryArray
 from train.data.memory import keep_freed_memory
 
 FREEING_SECONDS = 10  # that freeing shared memory may take; normally milliseconds
+STOPPING = (signal.SIGINT, signal.SIGTERM)  # terminals and schedulers send them to all processes
 
 
 def in_threads(samples: grain.MapDataset, num_threads: int, ahead: int) -> grain.IterDataset:
@@ -27,8 +35,11 @@ def in_threads(samples: grain.MapDataset, num_threads: int, ahead: int) -> grain
     return samples.to_iter_dataset(grain.ReadOptions(num_threads, ahead))
 
 
-def in_processes(batches: grain.MapDataset, num_processes: int) -> grain.IterDataset:
-    """Reads batches in order, whole ones in each worker process.
+def in_processes(batches: grain.MapDataset, num_processes: int) -> Generator[Any, None, None]:
+    """Reads batches in order, whole ones in each worker process, which `close` ends.
+
+    A signal that stops a run is this process's matter: the workers go on, as batches are wanted
+    until the run has ended in order. Should this process be killed, they end by themselves.
 
     Args:
       batches: what to read; it is pickled and sent to every worker. Batches must be made before,
@@ -39,12 +50,38 @@ def in_processes(batches: grain.MapDataset, num_processes: int) -> grain.IterDat
         flags.FLAGS.mark_as_parsed()  # or else grain takes our command line for its own
     options = grain.MultiprocessingOptions(num_processes, per_worker_buffer_size=2)
     one_at_a_time = batches.to_iter_dataset(grain.ReadOptions(1, 1))
-    return one_at_a_time.mp_prefetch(options, worker_init_fn=_start_worker)
+    received = closing(one_at_a_time.mp_prefetch(options, worker_init_fn=_start_worker))
+    with contextlib.closing(received):
+        resource_tracker.ensure_running()  # starting it would unblock the signals
+        # All workers start with the first batch. What is blocked here is blocked in them for good,
+        # from their first moment on.
+        with _blocked(STOPPING):
+            first = list(itertools.islice(received, 1))
+        yield from first
+        yield from received
+
+
+@contextlib.contextmanager
+def _blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Keeps signals from this thread, and from what it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(worker: int, workers: int) -> None:
     del worker, workers
     _prepare_process()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # grain would wait forever for somebody to take what is ready
 
 
 def _prepare_process() -> None:
