@@ -2,14 +2,15 @@
 
     python -m benchmarks.predict PICTURE... [--models yolov7-tiny yolov7] [--repeats 3]
 
-Each model in its deploy form at its published size, with random weights whose biases are those of
-a model that is sure of little, and a threshold that some hundred boxes of a picture exceed; the
-pictures are used again until there are enough. The stages are measured alone, one after the other;
-end to end they overlap, since pictures are read in threads.
+Each model in its deploy form at its published size, with random weights, a head that is sure of
+little, and a threshold that some hundred boxes of a picture exceed; the pictures are used again
+until there are enough. The stages are measured alone, one after the other; end to end they overlap,
+since pictures are read in threads.
 """
 
 import argparse
 import collections
+import functools
 import itertools
 import pathlib
 import time
@@ -22,25 +23,31 @@ import numpy as np
 from yolov7_jax import create, decode, deploy, nms, split
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale
-from yolov7_jax.image import read_image
+from yolov7_jax.image import letterbox, read_image
 from yolov7_jax.model import ARCHITECTURES, Yolov7, apply
 from yolov7_jax.predict import Detector, DetectorConfig
 from yolov7_jax.save import Found, found_in
 
 PICTURES = 16  # a measurement, at least
-OBJECTNESS, CLASS = -5.0, -1.0  # biases
+OBJECTNESS, CLASS, SPREAD = -4.0, -1.0, 1.0  # means of the logits, and their deviation
 CANDIDATES = 100  # in a picture, by the median of several
 SEVERAL = 8
 
 
-def make_model(name: str) -> Yolov7:
-    """A model that is sure of little, as a trained one is."""
-    model = create(name, num_classes=80)
-    for level in model.detect.levels:
-        bias = np.asarray(level.bias[...]).reshape(model.head.num_anchors, -1).copy()
-        bias[:, 4], bias[:, 5:] = OBJECTNESS, CLASS
-        level.bias[...] = jnp.asarray(bias.reshape(-1))
-    return deploy(model)
+def make_model(name: str, images: np.ndarray) -> Yolov7:
+    """A deployed model that is sure of little in pictures, but of no two places the same."""
+    model = deploy(create(name, num_classes=80))
+    graphdef, params, batch_stats = split(model)
+    network = jax.jit(functools.partial(apply, graphdef, train=False))
+    outputs, _ = network(params, batch_stats, images / np.float32(255))
+    for level, logits in zip(model.detect.levels, outputs.lead, strict=True):
+        spread = (logits - logits.mean((0, 1, 2))).std()
+        mean = np.zeros((model.head.num_anchors, model.head.num_fields), np.float32)
+        mean[:, 4], mean[:, 5:] = OBJECTNESS, CLASS
+        from_kernel = logits.mean((0, 1, 2)).ravel() - level.bias[...]
+        level.kernel[...] = level.kernel[...] * (SPREAD / spread)
+        level.bias[...] = mean.ravel() - from_kernel * (SPREAD / spread)
+    return model
 
 
 def draw(image: np.ndarray, found: Found) -> np.ndarray:
@@ -66,10 +73,11 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
 
 def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int) -> None:
     """Prints the speed of a model at a batch size."""
-    model = make_model(name)
-    detector = Detector(model)
     files = list(itertools.islice(itertools.cycle(files), max(PICTURES, 2 * batch_size)))
     images = [read_image(file) for file in files]
+    side = ARCHITECTURES[name].image_size
+    model = make_model(name, np.stack([letterbox(image, side)[0] for image in images[:SEVERAL]]))
+    detector = Detector(model)
     boxed = [detector.letterbox(image) for image in images]
     shape = collections.Counter(one.image.shape for one in boxed).most_common(1)[0][0]
     of_shape = np.stack([one.image for one in boxed if one.image.shape == shape])

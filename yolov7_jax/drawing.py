@@ -1,6 +1,6 @@
 """Boxes, captions and tiles on pictures: what reports and previews are drawn with."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,8 @@ def draw_boxes(
     # The last is in front, so it is the first to choose its place and the last to be drawn.
     for n in range(len(captions) - 1, -1, -1):
         if captions[n]:
-            grounds[n] = _ground(picture, captions[n], tuple(corners[n]), letters, grounds.values())
+            size = _caption_size(captions[n], letters)
+            grounds[n] = _free_place(picture, corners[n], size, list(grounds.values()))
     for n, ground in reversed(grounds.items()):
         _caption(picture, captions[n], ground, colours[n], letters)
 
@@ -143,48 +144,34 @@ def write_picture(picture: Picture, path: Path) -> None:
     write_whole(path, encoded.tobytes())
 
 
-def _ground(picture: Picture, text: str, box: Box, letters: int, taken: Collection[Box]) -> Box:
-    """Returns where the caption of a box covers none of the places that are taken, if it can."""
-    _, _, width, height = _extent(text, letters)
+def _caption_size(text: str, letters: int) -> tuple[int, int]:
+    """Returns width and height of a caption's ground; the same height whatever the letters."""
+    _, _, width, height = cv2.getTextSize(NO_PICTURE, text, (0, 0), CAPTION_FONT, letters)
     margin = round(letters * MARGIN)
-    size = width + 2 * margin, height + 2 * margin
-    places = [_inside(place, picture) for place in _caption_places(box, size)]
-    places = [place for place in places if place[1] >= 0] or places
-    return min(places, key=lambda place: sum(_shared(place, other) for other in taken))
+    return width + 2 * margin, max(height, letters) + 2 * margin
+
+
+def _free_place(
+    picture: Picture, box: Sequence[int], size: tuple[int, int], taken: Sequence[Box]
+) -> Box:
+    """Returns where the caption of a box covers least of the places that are taken."""
+    (x0, y0, x1, y1), (width, height) = box, size
+    tops = (y0 - height, y0, y1, y1 - height)  # above, inside, below, inside: the usual one first
+    places = np.asarray([(x, y) for y in tops for x in (x0, x1 - width)])
+    places[:, 0] = places[:, 0].clip(0, max(0, picture.shape[1] - width))
+    places[:, 1] = np.minimum(places[:, 1], picture.shape[0] - height)
+    inside = places[:, 1] >= 0
+    places = places[inside] if inside.any() else places
+    others = np.reshape(np.asarray(taken, int), (-1, 4))
+    ends = np.minimum(places[:, None] + size, others[:, 2:])
+    shared = (ends - np.maximum(places[:, None], others[:, :2])).clip(0).prod(-1)  # [places, taken]
+    x, y = places[shared.sum(-1).argmin()].tolist()
+    return x, y, x + width, y + height
 
 
 def _caption(picture: Picture, text: str, ground: Box, colour: Colour, letters: int) -> None:
     """Writes on a coloured ground."""
-    left = _extent(text, letters)[0]
     margin = round(letters * MARGIN)
     cv2.rectangle(picture, ground[:2], ground[2:], colour, cv2.FILLED)
-    origin = ground[0] + margin - left, ground[3] - margin - round(letters * DESCENT)
+    origin = ground[0] + margin, ground[3] - margin - round(letters * DESCENT)
     cv2.putText(picture, text, origin, WHITE, CAPTION_FONT, letters)
-
-
-def _extent(text: str, letters: int) -> tuple[int, int, int, int]:
-    """Returns left, top, width and height of a text; the same height whatever the letters."""
-    left, top, width, height = cv2.getTextSize(NO_PICTURE, text, (0, 0), CAPTION_FONT, letters)
-    return left, top, width, max(height, letters)
-
-
-def _caption_places(box: Box, size: tuple[int, int]) -> list[Box]:
-    """Returns where the caption of a box may be, the usual place first: above it, at its left."""
-    (x0, y0, x1, y1), (width, height) = box, size
-    tops = (y0 - height, y0, y1, y1 - height)  # above, inside, below, inside
-    return [(x, y, x + width, y + height) for y in tops for x in (x0, x1 - width)]
-
-
-def _inside(place: Box, picture: Picture) -> Box:
-    """Returns a place moved into the picture, as far as it has room."""
-    x0, y0, x1, y1 = place
-    x = min(max(x0, 0), max(0, picture.shape[1] - (x1 - x0)))
-    y = min(y0, picture.shape[0] - (y1 - y0))
-    return x, y, x + x1 - x0, y + y1 - y0
-
-
-def _shared(one: Box, other: Box) -> int:
-    """Returns the area that two places share."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0, width) * max(0, height)
