@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import pytest
 
-from train import setup
+from train import evaluate, setup
 from train.data.pipeline import train_batches
 from train.report import Progress
 
@@ -25,6 +25,32 @@ def signal_after(images: int, number: signal.Signals) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Progress, "update", update_and_signal)
         yield
+
+
+@contextlib.contextmanager
+def signal_in_evaluation(which: int, number: signal.Signals) -> Iterator[list[int]]:
+    """Sends this process a signal with the first batch of an evaluation, the `which`th, from 1.
+
+    Yields:
+      How many batches each evaluation has seen so far.
+    """
+    seen: list[int] = []
+    begin, shard = setup.evaluate, evaluate.shard_batch
+
+    def begin_and_count(*args, **options):
+        seen.append(0)
+        return begin(*args, **options)
+
+    def shard_and_signal(*args):
+        seen[-1] += 1
+        if (len(seen), seen[-1]) == (which, 1):
+            signal.raise_signal(number)
+        return shard(*args)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(setup, "evaluate", begin_and_count)
+        monkeypatch.setattr(evaluate, "shard_batch", shard_and_signal)
+        yield seen
 
 
 @contextlib.contextmanager

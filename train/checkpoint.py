@@ -18,6 +18,7 @@ from train.distributed import any_process, gather_rows, is_first
 from train.manifest import find_damage, write_manifest
 from train.quiet import quieten_orbax
 from yolov7_jax.errors import UserError
+from yolov7_jax.files import write_whole
 
 CHECKPOINT_FOLDER = "checkpoints"
 NEWEST_KEPT = 2  # should the last be damaged, there is one before
@@ -83,7 +84,7 @@ class Checkpoints:
             # if a process is gone, though.
             self._writer.shutdown(wait=not isinstance(error, jax.errors.JaxRuntimeError))
 
-    def save(self, step: int, tree: Any, *, ap: float | None, epoch: int | None = None) -> None:
+    def save(self, step: int, tree: Any, *, epoch: int | None = None) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays may change.
 
         Waits for the one before, of which there is never more than one under way.
@@ -91,7 +92,6 @@ class Checkpoints:
         Args:
           step: steps done, the checkpoint's name. One that exists stays: runs are deterministic.
           tree: arrays; they may be donated afterwards.
-          ap: accuracy on the validation split; None for a checkpoint in the middle of an epoch.
           epoch: the last one finished, counted from 0; None before.
 
         Raises:
@@ -107,9 +107,9 @@ class Checkpoints:
             response = ocp.save_async(str(partial), tree, custom_metadata=described)
         except Exception as error:  # orbax promises no kind
             raise self._failed(step, size, error) from error
-        self._saving = step, size, self._writer.submit(self._finish, response, step, ap)
+        self._saving = step, size, self._writer.submit(self._finish, response, step)
 
-    def _finish(self, response: Any, step: int, ap: float | None) -> tuple[Kept, OSError | None]:
+    def _finish(self, response: Any, step: int) -> tuple[Kept, OSError | None]:
         """Completes a checkpoint, in a thread of its own, and removes those it replaces.
 
         Returns:
@@ -119,13 +119,11 @@ class Checkpoints:
           Exception: this process could not write its part.
         """
         response.result()
-        found = self._kept | {step: ap}
+        found = self._kept | {step: None}
         kept = _worth_keeping(found)
         if is_first():
             partial = self._folder / f"{step}{PARTIAL}"
             try:
-                if ap is not None:
-                    _write_ap(partial, ap)
                 write_manifest(partial)
                 partial.rename(self._folder / str(step))
             except OSError as error:
@@ -133,6 +131,33 @@ class Checkpoints:
             for old in found.keys() - kept.keys():
                 _remove(self._folder / str(old))
         return kept, None
+
+    def rate(self, step: int, ap: float | None) -> None:
+        """Notes how accurate a checkpoint is, once that is known: the best one is kept.
+
+        Args:
+          step: the checkpoint's name. One that is not kept any more is passed over.
+          ap: on the validation split; None changes nothing.
+
+        Raises:
+          UserError: this or the checkpoint under way could not be written.
+        """
+        self.wait()
+        if ap is None or step not in self._kept or self._kept[step] == ap:
+            return
+        fault = None
+        if is_first():
+            try:
+                _write_ap(self._folder / str(step), ap)
+            except OSError as error:
+                fault = error
+        if any_process(fault is not None):
+            raise UserError(
+                f"{self._folder / str(step)}: its AP could not be noted: "
+                f"{'another process failed' if fault is None else _reason(fault)}; the checkpoint "
+                f"itself is whole; continue with `python -m train resume {self._run}`"
+            ) from fault
+        self._kept[step] = ap
 
     def wait(self) -> None:
         """Returns when the checkpoint under way, if any, is complete on disk.
@@ -255,13 +280,15 @@ def _ap_file(checkpoint: pathlib.Path) -> pathlib.Path:
 
 
 def _write_ap(checkpoint: pathlib.Path, ap: float) -> None:
-    _ap_file(checkpoint).parent.mkdir()
-    _ap_file(checkpoint).write_text(json.dumps({"ap": ap}), encoding="utf-8")
+    _ap_file(checkpoint).parent.mkdir(exist_ok=True)
+    write_whole(_ap_file(checkpoint), json.dumps({"ap": ap}).encode())
 
 
 def _read_ap(checkpoint: pathlib.Path) -> float | None:
-    path = _ap_file(checkpoint)
-    return json.loads(path.read_text(encoding="utf-8"))["ap"] if path.is_file() else None
+    try:
+        return json.loads(_ap_file(checkpoint).read_text(encoding="utf-8"))["ap"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # metrics.jsonl has it, too
 
 
 def _put_aside(checkpoint: pathlib.Path) -> None:

@@ -1,6 +1,6 @@
 """Accuracy and losses of a model on a split, over all devices of all processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,8 @@ from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.evaluation_batches import EvalBatch, eval_batches
 from yolov7_jax.evaluation import collect_detections
 from yolov7_jax.metrics import CocoAp, GroundTruth, ScoredBoxes, coco_ap
+
+Watch = Callable[[Iterable[EvalBatch]], Iterator[EvalBatch]]
 
 
 class Evaluation(NamedTuple):
@@ -38,6 +40,7 @@ def evaluate(
     truth: GroundTruth,
     mesh: Mesh,
     *,
+    watched: Watch = iter,
     image_size: int,
     batch_size: int,
     stride: int | None = None,
@@ -52,6 +55,7 @@ def evaluate(
       dataset: the split.
       truth: its objects, from `evaluation.ground_truth`.
       mesh: the devices that share a batch.
+      watched: gives the batches on, or stops it all with an error; as many in every process.
       image_size: the longer side of what the network sees.
       batch_size: pictures at a time, over all processes; the last batch is padded to it.
       stride: with it, batches are rectangles with sides that it divides, of a few shapes, which
@@ -80,7 +84,7 @@ def evaluate(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    detections = gather_rows(collect_detections(batches, detect, to_host=own_rows))
+    detections = gather_rows(collect_detections(watched(batches), detect, to_host=own_rows))
     accuracy = coco_ap(truth, detections, num_images=len(dataset), num_classes=len(dataset.names))
     terms = np.asarray(jax.device_get(losses), np.float64).sum(0) / len(dataset)
     named = dict(zip(EvalLosses._fields, terms.tolist(), strict=True))

@@ -36,7 +36,7 @@ from train.sampling import picture_chances
 from train.setup import Setup, prepare
 from train.state import TrainState
 from train.step import Metrics
-from train.watch import Interruption, agrees_at, out_of_patience, warnings
+from train.watch import InterruptedRunError, Interruption, agrees_at, out_of_patience, warnings
 from yolov7_jax.errors import UserError
 from yolov7_jax.weights.training_run import description
 
@@ -81,6 +81,16 @@ class Position:
         """Returns what a checkpoint keeps."""
         return {"state": self.state, "sums": self.sums}
 
+    def epoch(self, setup: Setup, records: Sequence[Mapping[str, Any]]) -> int:
+        """Returns the epoch to go on with, counted from 0: the first that has no record."""
+        epoch = setup.schedule.epoch(self.step)
+        ended = epoch > 0 and self.step == setup.bounds[epoch]
+        return epoch - 1 if ended and not recorded(records, self.step) else epoch
+
+    def begin_epoch(self) -> None:
+        """Forgets the metrics of the epoch before."""
+        self.sums = jax.tree.map(jnp.zeros_like, self.sums)
+
 
 def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     """Trains, or continues where the last checkpoint in the run's folder was written.
@@ -114,10 +124,15 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         at = start_or_continue(setup, state, run, checkpoints, progress)
         del state  # the first step takes its memory
         records = truncate_records(run, at.step)
+        for record in records:
+            checkpoints.rate(record["step"], record.get("ap"))
+        if recorded(records, at.step):
+            at.begin_epoch()
         logs = open_logs(stack, config, run, at.step)
         evaluation, batches = None, None
 
-        for epoch in range(setup.schedule.epoch(at.step), config.epochs):
+        # An epoch without its record is not over: what remains of it may be the evaluation alone.
+        for epoch in range(at.epoch(setup, records), config.epochs):
             if out_of_patience(records, config.patience):
                 break
             if batches is None or config.image_weights:
@@ -137,43 +152,42 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
                     break
                 due = time.monotonic() - saved > 60 * config.checkpoint_minutes
                 if at.step < end and agrees_at(at.step) and any_process(due):
-                    checkpoints.save(at.step, at.arrays(), ap=None, epoch=done)
+                    checkpoints.save(at.step, at.arrays(), epoch=done)
                     saved = time.monotonic()
+            checkpoints.save(at.step, at.arrays(), epoch=epoch if at.step == end else done)
             if at.step < end:
-                checkpoints.save(at.step, at.arrays(), ap=None, epoch=done)
                 break
             trained = time.monotonic() - started
 
-            steps = at.step - first_step
             record = {"epoch": epoch + 1, "step": at.step} | training_record(at, setup)
             if epoch + 1 == config.epochs or (epoch + 1) % config.eval_epochs == 0:
-                evaluation = setup.evaluate(at.state)
+                try:
+                    evaluation = setup.evaluate(at.state, interruption.watched)
+                except InterruptedRunError:
+                    break
                 record |= evaluation_record(evaluation, setup)
+            record |= speed(at.step - first_step, trained, batches.seconds_waited - waited, config)
             record |= {
-                "images_per_second": steps * config.batch_size / trained,
-                "step_seconds": trained / steps,
-                "data_wait": (batches.seconds_waited - waited) / trained,
                 "device_memory_mib": device_memory_mib(),
                 "compilations": setup.compilations(),
                 "seconds": time.monotonic() - started,
             }
             records.append(record)
             if is_first():
-                # The record comes first: resuming drops records that have no checkpoint.
                 append_record(run, record)
                 for log in logs:
                     log.write(at.step, scalars(record))
                 if evaluation is not None and "ap" in record:
                     draw_contact_sheet(setup.val_set, evaluation.detections, run / SHEET_FILE)
-            at.sums = jax.tree.map(jnp.zeros_like, at.sums)
-            checkpoints.save(at.step, at.arrays(), ap=record.get("ap"), epoch=epoch)
+            checkpoints.rate(at.step, record.get("ap"))
+            at.begin_epoch()
             progress.line(epoch_line(record, config))
             for warning in warnings(records, config.assigner):
                 progress.line(f"warning: {warning}")
             if interruption.wanted(at.step):
                 break
 
-        ended = at.step == bounds[-1] or out_of_patience(records, config.patience)
+        ended = recorded(records, bounds[-1]) or out_of_patience(records, config.patience)
         if ended and records:
             evaluation = evaluation or setup.evaluate(at.state)
             if is_first():
@@ -299,6 +313,20 @@ def training_record(at: Position, setup: Setup) -> dict[str, Any]:
         "gradient_norm": mean(sums.gradient_norm),
         "skipped": int(sums.skipped),
         "lr": setup.schedule.rates(at.step - 1).kernel,
+    }
+
+
+def recorded(records: Sequence[Mapping[str, Any]], step: int) -> bool:
+    """Says whether the last record is that of the epoch that a step ended."""
+    return bool(records) and records[-1]["step"] == step
+
+
+def speed(steps: int, seconds: float, waited: float, config: TrainConfig) -> dict[str, Any]:
+    """Returns how fast steps were done; None where only the evaluation was left to do."""
+    return {
+        "images_per_second": steps * config.batch_size / seconds if steps else None,
+        "step_seconds": seconds / steps if steps else None,
+        "data_wait": waited / seconds if steps else None,
     }
 
 

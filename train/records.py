@@ -1,8 +1,8 @@
 """metrics.jsonl: a record of every epoch of a run.
 
-A record is written before the checkpoint of its epoch, and a run that continues drops the records
-that are later than its checkpoint. So no epoch with a checkpoint lacks its record, and none has
-two.
+A record is written after the checkpoint of its epoch, once the epoch is evaluated. A run that
+continues drops the records that are later than its checkpoint, and begins with the evaluation where
+the checkpoint's own record is missing. So in the end every epoch has one record.
 """
 
 import json

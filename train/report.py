@@ -112,9 +112,11 @@ def epoch_line(record: Mapping[str, Any], config: TrainConfig) -> str:
         f"  {name} {_number(record[f'train/{config.assigner}/{name}'], 4)}"
         for name in ("box", "obj", "cls")
     )
+    speed = ""
+    if record["images_per_second"] is not None:
+        speed = f"{record['images_per_second']:.1f} images/s  waited {record['data_wait']:.0%}  "
     return (
-        f"epoch {record['epoch']:{width}d}/{config.epochs}{accuracy}{losses}  "
-        f"{record['images_per_second']:.1f} images/s  waited {record['data_wait']:.0%}  "
+        f"epoch {record['epoch']:{width}d}/{config.epochs}{accuracy}{losses}  {speed}"
         f"{record['seconds']:.0f} s"
     )
 

@@ -16,7 +16,7 @@ from train.data.picture_cache import PictureCache, cache_file, open_cache
 from train.data.picture_storage import Purpose
 from train.data.pipeline import epoch_end, train_batches
 from train.distributed import ProcessConfig, check_same
-from train.evaluate import Evaluation, evaluate
+from train.evaluate import Evaluation, Watch, evaluate
 from train.mesh import Prefetch, make_mesh, place, prefetch, state_shardings
 from train.optim import Schedule, is_trained, make_schedule
 from train.start import compute_dtype, create_model, data_file, load_splits, load_weights
@@ -120,14 +120,20 @@ class Setup(NamedTuple):
         )
         return prefetch(batches, self.mesh)
 
-    def evaluate(self, state: TrainState) -> Evaluation:
-        """Measures the averaged weights on the validation split."""
+    def evaluate(self, state: TrainState, watched: Watch = iter) -> Evaluation:
+        """Measures the averaged weights on the validation split.
+
+        Args:
+          state: has the weights.
+          watched: gives the batches on, or stops it all with an error.
+        """
         config = self.config
         return evaluate(
             functools.partial(self.eval_step, state.ema_params, state.ema_batch_stats),
             self.val_set,
             self.truth,
             self.mesh,
+            watched=watched,
             image_size=config.image_size,
             batch_size=math.ceil(config.eval_batch_size / self.mesh.size) * self.mesh.size,
             stride=max(self.model.head.strides) if config.rectangular else None,

@@ -5,8 +5,8 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import jax
 
@@ -16,9 +16,14 @@ STEPS_BETWEEN_AGREEMENTS = 16  # of several processes: to stop, all must know at
 LOSS_COLLAPSE = 1.5  # times the lowest loss of the run
 AP_COLLAPSE = 0.5  # times the highest AP of the run
 LEAST_AP = 0.02  # below that, AP is noise
+T = TypeVar("T")
 AGAINST_DIVERGENCE = (
     "a lower --optim.lr0, a longer --optim.warmup-epochs or --optim.max-gradient-norm may help"
 )
+
+
+class InterruptedRunError(Exception):
+    """Something that gives no result when it is left half-way was left."""
 
 
 class Interruption:
@@ -45,7 +50,7 @@ class Interruption:
         return self
 
     def wanted(self, step: int) -> bool:
-        """Says whether to stop now; to be asked before every step, by all processes."""
+        """Says whether to stop now; to be asked at every step, by all processes."""
         if self.reason is None and agrees_at(step):
             late = (
                 self._max_hours is not None
@@ -59,12 +64,21 @@ class Interruption:
                 self.reason = f"--max-hours {self._max_hours:g}"
         return self.reason is not None
 
+    def watched(self, items: Iterable[T]) -> Iterator[T]:
+        """Gives items on, as many in every process.
+
+        Raises:
+          InterruptedRunError: the run is to stop.
+        """
+        for number, item in enumerate(items):
+            if self.wanted(number):
+                raise InterruptedRunError
+            yield item
+
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         self.signal = number
         if is_first():
-            print(
-                "\nstopping after this step or evaluation; once more stops at once", file=sys.stderr
-            )
+            print("\nstopping after this step; once more stops at once", file=sys.stderr)
         self._restore()
 
     def _restore(self) -> None:

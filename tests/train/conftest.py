@@ -45,7 +45,7 @@ def programs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def rectangles(tmp_path_factory):
     """The data.yaml of 24 + 3 pictures of two kinds of rectangles."""
-    return write_rectangles(tmp_path_factory.mktemp("rectangles"), train=24, val=3)
+    return write_rectangles(tmp_path_factory.mktemp("rectangles"), train=24, val=9)
 
 
 @pytest.fixture(scope="session")

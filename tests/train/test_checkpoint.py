@@ -35,7 +35,7 @@ def test_saved_arrays_come_back_bit_for_bit(tmp_path, sharding):
     saved = {"a": jnp.arange(5) / 3, "b": (jnp.array(2**31 - 1), jnp.array(0.1, jnp.bfloat16))}
     with Checkpoints(tmp_path, {}) as checkpoints:
         assert checkpoints.last_step is None
-        checkpoints.save(3, saved, ap=0.5)
+        checkpoints.save(3, saved)
     with Checkpoints(tmp_path, {}) as checkpoints:
         loaded = checkpoints.load(jax.eval_shape(lambda: saved), sharding)
     assert jax.tree.structure(loaded) == jax.tree.structure(saved)
@@ -46,21 +46,60 @@ def test_saved_arrays_come_back_bit_for_bit(tmp_path, sharding):
 def test_the_last_two_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path, {}) as checkpoints:
         for step, ap in ((1, 0.1), (2, 0.7), (3, 0.3), (4, None), (5, 0.4)):
-            checkpoints.save(step, tree(step), ap=ap)
+            checkpoints.save(step, tree(step))
+            checkpoints.rate(step, ap)
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [2, 4, 5]
 
 
+def test_the_best_is_kept_though_its_accuracy_is_told_by_a_later_start(tmp_path):
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, tree(1))
+        checkpoints.save(2, tree(2))
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        for step, ap in ((0, 0.9), (1, 0.7), (2, None)):  # the checkpoint 0 is gone
+            checkpoints.rate(step, ap)
+        checkpoints.save(3, tree(3))
+        checkpoints.rate(3, 0.2)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(4, tree(4))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "3", "4"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"ap"'])
+def test_a_damaged_accuracy_is_as_good_as_none(tmp_path, content):
+    three_saved(tmp_path)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.rate(2, 0.5)  # more than the others
+    (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text(content)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        assert (checkpoints.last_step, checkpoints.rejected) == (3, ())
+        checkpoints.rate(2, 0.5)
+        for step in (4, 5):
+            checkpoints.save(step, tree(step))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+
+
+def test_an_accuracy_that_cannot_be_noted_is_one_message(tmp_path):
+    three_saved(tmp_path)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        shutil.rmtree(tmp_path / "checkpoints" / "3" / "metrics")
+        (tmp_path / "checkpoints" / "3" / "metrics").write_text("in the way")
+        told = r"checkpoints/3: its AP could not be noted: .*File exists.*python -m train resume"
+        with pytest.raises(UserError, match=told):
+            checkpoints.rate(3, 0.5)
+
+
 def test_a_step_saved_twice_stays_as_it_was(tmp_path, sharding):
     with Checkpoints(tmp_path, {}) as checkpoints:
-        checkpoints.save(1, tree(1), ap=0.1)
-        checkpoints.save(1, tree(2), ap=0.1)
+        checkpoints.save(1, tree(1))
+        checkpoints.save(1, tree(2))
         assert float(checkpoints.load(tree(0), sharding)["weights"][0, 0]) == 1
 
 
 def test_what_an_interrupted_save_left_is_ignored_and_removed(tmp_path, sharding):
     with Checkpoints(tmp_path, {}) as checkpoints:
-        checkpoints.save(1, tree(1), ap=0.1)
+        checkpoints.save(1, tree(1))
     stale = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     stale.mkdir()
     with Checkpoints(tmp_path, {}) as checkpoints:
@@ -71,7 +110,7 @@ def test_what_an_interrupted_save_left_is_ignored_and_removed(tmp_path, sharding
 
 def test_every_difference_from_what_is_wanted_is_named(tmp_path, sharding):
     with Checkpoints(tmp_path, {}) as checkpoints:
-        checkpoints.save(1, tree(1), ap=0.1)
+        checkpoints.save(1, tree(1))
         other = {"weights": jnp.zeros((4, 3)), "stage": jnp.zeros(())}
         with pytest.raises(UserError) as caught:
             checkpoints.load(other, sharding)
@@ -92,8 +131,9 @@ def test_the_library_reads_the_best_checkpoint_of_a_run(tmp_path):
     state = create_state(params, batch_stats, OptimConfig())
     average = state._replace(ema_params=jax.tree.map(lambda leaf: 2 * leaf, params))
     with Checkpoints(tmp_path, description(model, ("cat", "dog"))) as checkpoints:
-        checkpoints.save(1, {"state": average}, ap=0.5)
-        checkpoints.save(2, {"state": state}, ap=0.25)
+        for step, saved, ap in ((1, average, 0.5), (2, state, 0.25)):
+            checkpoints.save(step, {"state": saved})
+            checkpoints.rate(step, ap)
     for leftover in ("3.partial", "3.partial.orbax-checkpoint-tmp", "3.damaged", "0.removed"):
         shutil.copytree(tmp_path / "checkpoints" / "2", tmp_path / "checkpoints" / leftover)
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "1"):
@@ -109,7 +149,7 @@ def test_the_library_reads_the_best_checkpoint_of_a_run(tmp_path):
 
 def test_a_checkpoint_that_says_not_of_which_model_it_is_is_refused(tmp_path):
     with Checkpoints(tmp_path, {}) as checkpoints:
-        checkpoints.save(1, {"state": np.zeros(3)}, ap=None)
+        checkpoints.save(1, {"state": np.zeros(3)})
     with pytest.raises(weights.CheckpointError, match="which model"):
         weights.read_checkpoint(tmp_path)
 
@@ -117,7 +157,8 @@ def test_a_checkpoint_that_says_not_of_which_model_it_is_is_refused(tmp_path):
 def three_saved(run):
     with Checkpoints(run, {}) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(step, {"numbers": jnp.arange(999.0) + step}, ap=0.1)
+            checkpoints.save(step, {"numbers": jnp.arange(999.0) + step})
+            checkpoints.rate(step, 0.1)
 
 
 def numbers(run, sharding):
@@ -144,7 +185,6 @@ PARTS = {
     "arrays": "state/ocdbt.process_0/d/*",
     "metadata": "_CHECKPOINT_METADATA",
     "structure": "state/_METADATA",
-    "accuracy": "metrics/metrics",
 }
 
 
@@ -161,7 +201,7 @@ def test_the_one_before_stands_in_for_a_damaged_checkpoint(tmp_path, sharding, p
     assert told in rejected[0]
     with Checkpoints(tmp_path, {}) as checkpoints:  # it is put aside, and can be saved again
         assert checkpoints.rejected == ()
-        checkpoints.save(3, {"numbers": jnp.arange(999.0) + 3}, ap=0.1)
+        checkpoints.save(3, {"numbers": jnp.arange(999.0) + 3})
     assert numbers(tmp_path, sharding) == (3, 3.0, ())
     assert (tmp_path / "checkpoints" / "3.damaged").is_dir()
 
@@ -186,7 +226,7 @@ def test_a_checkpoint_damaged_twice_can_be_put_aside_twice(tmp_path, sharding):
         (tmp_path / "checkpoints" / "3" / "manifest.json").unlink()
         assert numbers(tmp_path, sharding)[0] == 2
         with Checkpoints(tmp_path, {}) as checkpoints:
-            checkpoints.save(3, {"numbers": jnp.arange(999.0) + 3}, ap=0.1)
+            checkpoints.save(3, {"numbers": jnp.arange(999.0) + 3})
     assert numbers(tmp_path, sharding) == (3, 3.0, ())
 
 
@@ -210,7 +250,7 @@ def test_arrays_may_be_donated_while_they_are_being_written(tmp_path, devices):
     with Checkpoints(tmp_path, {}) as checkpoints:
         for number in (1, 2, 3):
             tree = jax.block_until_ready(jax.device_put(start, whole))
-            checkpoints.save(number, tree, ap=None)
+            checkpoints.save(number, tree)
             for _ in range(5):
                 tree = step(tree)
             jax.block_until_ready(tree)
@@ -227,7 +267,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_one_before_stays
         checkpoint, "write_manifest", lambda folder: (go_on.wait(timeout=60), write(folder))
     )
     with Checkpoints(tmp_path, {}) as checkpoints:
-        checkpoints.save(4, {"numbers": jnp.zeros(999)}, ap=0.5)
+        checkpoints.save(4, {"numbers": jnp.zeros(999)})
         folder = tmp_path / "checkpoints"
         assert {"1", "2", "3"} <= {path.name for path in folder.iterdir()}
         assert not (folder / "4").exists()
@@ -235,7 +275,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_one_before_stays
         go_on.set()
         checkpoints.wait()
         assert checkpoints.last_step == 4
-    assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "3", "4"]  # 1 was the best
 
 
 @pytest.mark.parametrize("raised_by", ["save", "wait", "the end"])
@@ -248,9 +288,9 @@ def test_a_full_disk_is_one_message_and_harms_nothing(tmp_path, sharding, monkey
     def use():
         with monkeypatch.context() as patched, Checkpoints(tmp_path, {}) as checkpoints:
             patched.setattr(checkpoint, "write_manifest", full)
-            checkpoints.save(4, {"numbers": jnp.zeros(2_000_000)}, ap=0.5)
+            checkpoints.save(4, {"numbers": jnp.zeros(2_000_000)})
             if raised_by == "save":
-                checkpoints.save(5, {"numbers": jnp.zeros(2_000_000)}, ap=0.5)
+                checkpoints.save(5, {"numbers": jnp.zeros(2_000_000)})
             elif raised_by == "wait":
                 checkpoints.wait()
 
@@ -274,7 +314,7 @@ def test_a_write_that_fails_within_orbax_is_one_message_too(tmp_path, sharding, 
 
     def use():
         with Checkpoints(tmp_path, {}) as checkpoints, files_end_at(50_000):
-            checkpoints.save(4, tree, ap=None)
+            checkpoints.save(4, tree)
             checkpoints.wait()
 
     with pytest.raises(UserError, match="checkpoint 4 could not be written") as caught:
@@ -289,7 +329,7 @@ def test_a_write_that_fails_within_orbax_is_one_message_too(tmp_path, sharding, 
 
 def test_a_checkpoint_under_way_is_completed_when_something_else_fails(tmp_path, sharding):
     with contextlib.suppress(ZeroDivisionError), Checkpoints(tmp_path, {}) as checkpoints:
-        checkpoints.save(7, {"numbers": jnp.full(999, 7.0)}, ap=None)
+        checkpoints.save(7, {"numbers": jnp.full(999, 7.0)})
         raise ZeroDivisionError
     assert numbers(tmp_path, sharding) == (7, 7.0, ())
 
@@ -327,7 +367,7 @@ def test_a_checkpoint_loads_on_another_number_of_devices(tmp_path, writers, read
     tree = {"whole": numbers, "parts": {"a": numbers + 1, "b": [numbers.reshape(16, 4)]}}
     there = jax.device_put(tree, jax.tree.broadcast(shardings(writers), tree))
     with Checkpoints(tmp_path, {}) as checkpoints:
-        checkpoints.save(1, there, ap=None)
+        checkpoints.save(1, there)
         here = checkpoints.load(tree, shardings(readers))
     jax.tree.map(np.testing.assert_array_equal, here, tree)
     assert here["parts"]["b"][0].sharding == shardings(readers)["parts"]

@@ -36,7 +36,7 @@ report = {}
 with Checkpoints(run, {}) as checkpoints:
     for step in (1, 2, 3):
         tree = {"parts": make(numbers + step, parts), "whole": make(numbers - step, whole)}
-        checkpoints.save(step, tree, ap=0.5)
+        checkpoints.save(step, tree)
 
 if index == 0:
     (run / "checkpoints" / "3" / "state" / "_METADATA").unlink()
@@ -52,12 +52,12 @@ with Checkpoints(run, {}) as checkpoints:
         raise OSError(28, "No space left on device")
     checkpoint.write_manifest = fail
     try:
-        checkpoints.save(3, tree, ap=0.5)
+        checkpoints.save(3, tree)
         checkpoints.wait()
     except UserError as error:
         report["error"] = str(error)
     checkpoint.write_manifest = write
-    checkpoints.save(3, tree, ap=0.5)
+    checkpoints.save(3, tree)
 
 print(json.dumps(report))
 jax.distributed.shutdown()
@@ -81,11 +81,11 @@ tree = {"parts": jax.make_array_from_callback(numbers.shape, parts, lambda at: n
 code = 0
 try:
     with Checkpoints(run, {}) as checkpoints:
-        checkpoints.save(1, tree, ap=0.5)
+        checkpoints.save(1, tree)
         checkpoints.wait()
         if index == unlucky:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, resource.RLIM_INFINITY))
-        checkpoints.save(2, tree, ap=0.5)
+        checkpoints.save(2, tree)
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     code = 2

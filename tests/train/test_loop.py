@@ -16,7 +16,7 @@ import pytest
 import yaml
 from event_files import curves
 from flax import nnx
-from stopped_runs import poisoned, signal_after
+from stopped_runs import poisoned, signal_after, signal_in_evaluation
 
 from benchmarks.interruptions import differences, saved_steps
 from train import __main__ as cli
@@ -54,7 +54,7 @@ class Interrupted(NamedTuple):
       printed: by each.
       saved: steps of the checkpoints after each.
       epochs: recorded after each.
-      asked: step, whether it was evaluated and the last epoch of every checkpoint wanted.
+      asked: step and last epoch of every checkpoint wanted.
     """
 
     run: pathlib.Path
@@ -62,7 +62,7 @@ class Interrupted(NamedTuple):
     printed: list[str]
     saved: list[list[int]]
     epochs: list[list[int]]
-    asked: list[tuple[int, bool, int | None]]
+    asked: list[tuple[int, int | None]]
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def interrupted(small, tmp_path_factory, quick_programs):
     found = Interrupted(run, [], [], [], [], [])
     save = Checkpoints.save
 
-    def save_and_note(self, step, tree, *, ap, epoch=None):
-        found.asked.append((step, ap is not None, epoch))
-        save(self, step, tree, ap=ap, epoch=epoch)
+    def save_and_note(self, step, tree, *, epoch=None):
+        found.asked.append((step, epoch))
+        save(self, step, tree, epoch=epoch)
 
     def command(*arguments):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -165,19 +165,57 @@ def test_sigterm_came_within_an_epoch_and_an_accumulation(interrupted):
 
 
 def test_minutes_save_within_epochs_and_every_epoch_keeps_its_own_checkpoint(interrupted):
-    middle = {step: epoch for step, evaluated, epoch in interrupted.asked if not evaluated}
-    assert set(middle).isdisjoint({3, 6, 9})
-    assert {2, 8} <= set(middle)
-    assert all(epoch == (step // 3 - 1 if step > 3 else None) for step, epoch in middle.items())
-    assert {(step, epoch) for step, evaluated, epoch in interrupted.asked if evaluated} == {
-        (3, 0),
-        (6, 1),
-        (9, 2),
-    }
+    assert {2, 3, 6, 8, 9} <= {step for step, _ in interrupted.asked}
+    for step, epoch in interrupted.asked:
+        assert epoch == (step // 3 - 1 if step >= 3 else None)
 
 
 def test_resumed_run_ends_bit_for_bit_as_one_without_interruption(whole, interrupted):
     assert differences(whole.run, interrupted.run) == []
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_sigterm_does_not_wait_for_an_evaluation_which_is_made_up_for(
+    whole, small, tmp_path, epoch
+):
+    run = tmp_path / "run"
+    with signal_in_evaluation(epoch, signal.SIGTERM) as seen:
+        stopped = fit(small, run)
+    assert (stopped.step, stopped.interrupted) == (3 * epoch, "SIGTERM")
+    assert seen == [2] * (epoch - 1) + [1]
+    assert saved_steps(run)[-1] == 3 * epoch
+    assert [record["epoch"] for record in read_records(run)] == list(range(1, epoch))
+    ended = fit(small, run)
+    assert (ended.step, ended.interrupted) == (STEPS, None)
+    assert differences(whole.run, run) == []
+    made_up = ended.records[epoch - 1]
+    assert made_up["images_per_second"] is made_up["step_seconds"] is made_up["data_wait"] is None
+    assert (run / "report.html").is_file()
+
+
+def test_a_kill_between_record_and_accuracy_of_a_checkpoint_loses_neither(whole, small, tmp_path):
+    run = tmp_path / "run"
+
+    def killed(self, step, ap):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Checkpoints, "rate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(small, run)
+    assert [record["step"] for record in read_records(run)] == saved_steps(run) == [3]
+    assert not (run / "checkpoints" / "3" / "metrics").exists()
+    fit(small, run)
+    assert differences(whole.run, run) == []
+    assert aps(run) == aps(whole.run)
+
+
+def aps(run):
+    """What the checkpoints of a run say of their accuracy, by step."""
+    return {
+        path.parent.parent.name: path.read_text()
+        for path in run.glob("checkpoints/*/metrics/metrics")
+    }
 
 
 def test_resuming_a_finished_run_changes_nothing(whole, small):

@@ -64,7 +64,8 @@ def test_weights_of_another_run_are_its_best_averages(tmp_path):
             other = jax.tree.map(jnp.zeros_like, params)
             state = {"params": other, "batch_stats": batch_stats}
             state |= {"ema_params": params, "ema_batch_stats": batch_stats}
-            checkpoints.save(step, {"state": state}, ap=ap)
+            checkpoints.save(step, {"state": state})
+            checkpoints.rate(step, ap)
     model = small_model()
     assert load_weights(model, str(tmp_path), NAMES).fresh == ()
     assert_loaded(model, {}, to_official(source), ())

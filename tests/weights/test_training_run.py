@@ -39,7 +39,7 @@ def sound():
 
 def save(folder, state, **told):
     with Checkpoints(folder, description(MODEL, NAMES) | told) as checkpoints:
-        checkpoints.save(1, {"state": state, "sums": np.zeros(3)}, ap=0.5)
+        checkpoints.save(1, {"state": state, "sums": np.zeros(3)})
     return folder / "checkpoints" / "1"
 
 
@@ -136,8 +136,9 @@ def test_pieces_larger_than_their_array_are_refused(
 
 def test_of_several_checkpoints_the_best_is_taken_however_damaged_the_others_are(tmp_path, sound):
     with Checkpoints(tmp_path, description(MODEL, NAMES)) as checkpoints:
-        checkpoints.save(1, {"state": sound}, ap=0.5)
-        checkpoints.save(2, {"state": sound}, ap=0.25)
+        for step, ap in ((1, 0.5), (2, 0.25)):
+            checkpoints.save(step, {"state": sound})
+            checkpoints.rate(step, ap)
     for text in ("{}", '{"ap": NaN}', '{"ap": "text"}', '{"ap": null}'):
         (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text(text)
         assert read_checkpoint(tmp_path).names == NAMES
