@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from yolov7_jax import Detections, create
 from yolov7_jax.errors import UserError
 from yolov7_jax.evaluation import (
-    class_order,
+    classes_for,
     detect_split,
     ground_truth,
     make_detector,
@@ -173,7 +173,7 @@ def test_detections_are_the_same_on_one_and_eight_devices(dataset):
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
         detect = make_detector(
-            model, devices, score_threshold=0.001, iou_threshold=0.65, augment=True
+            model, devices, score_threshold=0.001, iou_threshold=0.65, classes=(0, 1), augment=True
         )
         results.append(detected(dataset, detect, batch_size=shared_batch_size(3, devices)))
     (one, _), (eight, _) = results
@@ -194,31 +194,36 @@ def named(dataset, *names):
 
 
 def test_classes_in_another_order_are_found_by_their_names(dataset):
-    assert class_order(("b", "a"), 2, dataset).tolist() == [1, 0]
-    assert class_order(("a", "b"), 2, dataset).tolist() == [0, 1]
-    assert class_order(None, 2, dataset).tolist() == [0, 1]
+    assert classes_for(("b", "a"), 2, dataset) == [1, 0]
+    assert classes_for(("a", "b"), 2, dataset) == [0, 1]
+    assert classes_for(None, 2, dataset) == [0, 1]
+
+
+def test_classes_that_the_data_lack_are_passed_over(dataset):
+    assert classes_for(("c", "b", "d", "a", "d"), 5, dataset) == [3, 1]
 
 
 def test_repeated_names_are_fine_in_the_same_order(dataset):
-    assert class_order(("a", "a"), 2, named(dataset, "a", "a")).tolist() == [0, 1]
+    assert classes_for(("a", "a"), 2, named(dataset, "a", "a")) == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("names", "count", "message"),
     [
-        (("a", "c"), 2, "1 is only in the weights: 'c'; 1 is only in the data: 'b'"),
-        (("b", "a", "c"), 3, "3 classes and the data 2, not the same ones; 1 is only in the w"),
-        (("a",), 1, "1 is only in the data: 'b'"),
+        (("a", "c"), 2, "do not know 1 of the data's 2 classes: 'b'; they know 'c' instead$"),
+        (("a",), 1, "do not know 1 of the data's 2 classes: 'b'$"),
         (("a", "b", "b"), 3, "names that stand for several classes: 'b'"),
         (None, 80, "the weights have 80 classes without names, the data 2: 'a', 'b'"),
     ],
 )
 def test_other_classes_are_refused_by_name(dataset, names, count, message):
     with pytest.raises(UserError, match=message):
-        class_order(names, count, dataset)
+        classes_for(names, count, dataset)
 
 
 def test_many_other_classes_are_counted(dataset):
     names = tuple(f"class {number}" for number in range(80))
-    with pytest.raises(UserError, match=r"80 are only in the weights: .* and 72 more; 2 are only"):
-        class_order(names, 80, dataset)
+    with pytest.raises(
+        UserError, match=r"2 of the data's 2 classes: 'a', 'b'; .* and 72 more instead"
+    ):
+        classes_for(names, 80, dataset)

@@ -116,6 +116,62 @@ def test_classes_in_another_order_are_taken_by_their_names(base, tmp_path):
     assert [entry["name"] for entry in numbers["classes"]] == ["dog", "cat"]
 
 
+def test_of_the_classes_of_the_weights_only_those_of_the_data_are_looked_for(
+    base, tmp_path, capsys
+):
+    content = coco_content()
+    content["categories"] = [{"id": 18, "name": "dog"}]
+    content["annotations"] = [row for row in content["annotations"] if row["category_id"] == 18]
+    assert val(write_coco(tmp_path / "data", content), "--output", tmp_path / "out") == 0
+    assert "1 class of the weights is not in the data" in capsys.readouterr().out
+    mine, usual = (rows_of(folder, {3: "cat", 18: "dog"}) for folder in (tmp_path / "out", base[0]))
+    dogs = [row for row in usual if row[-1] == "dog"]
+    assert len(mine) >= len(dogs) > 5
+    scores = {round(row[-2], 4) for row in mine}
+    assert {round(row[-2], 4) for row in dogs} <= scores
+
+
+def test_what_is_wrong_with_the_data_is_counted_and_listed_in_a_file(tmp_path, capsys):
+    content = coco_content()
+    content["images"][0]["width"] += 2
+    faulty = content["annotations"][-1]
+    assert faulty["image_id"] != content["images"][0]["id"]
+    content["annotations"].append(faulty | {"id": 77, "category_id": 5})
+    data = write_coco(tmp_path / "data", content)
+    assert val(data, "--output", tmp_path / "out") == 1
+    printed = capsys.readouterr()
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (numbers["pictures"], numbers["objects_left_out"]) == (2, 1)
+    (left_out,) = numbers["left_out"]
+    assert "pixels, but annotated as" in left_out
+    assert f"left out: {left_out}" in printed.err
+    assert "2 pictures (1 left out) in rectangles" in printed.out
+    assert "objects (1 left out) of 2 classes" in printed.out
+    faults = (tmp_path / "out" / "faults.txt").read_text().splitlines()
+    assert len(faults) == 2
+    assert f"{left_out} (picture left out)" in faults
+    assert "2 faults (1 picture left out, 1 object left out); see " in printed.err
+    assert "python -m train" not in printed.err
+
+
+@pytest.mark.parametrize("annotations", [[], None])
+def test_of_pictures_without_annotations_the_detections_are_written(
+    base, tmp_path, capsys, annotations
+):
+    content = coco_content() | {"annotations": annotations}
+    if annotations is None:
+        del content["annotations"]
+    data = write_coco(tmp_path / "data", content)
+    assert val(data, "--output", tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.json"]
+    written = (tmp_path / "out" / "detections.json").read_text()
+    assert written == (base[0] / "detections.json").read_text()
+    assert "3 pictures" in capsys.readouterr().out
+    assert val(data, "--output", tmp_path / "page", "--report") == 2
+    assert capsys.readouterr().err.count("has no objects to compare detections with\n") == 1
+    assert not (tmp_path / "page").exists()
+
+
 def damaged_png(width, height):
     """A PNG whose header and end are sound."""
 
@@ -170,7 +226,7 @@ def test_pictures_with_a_hole_are_left_out_too(tmp_path, capsys, monkeypatch):
         (["--weights", "nowhere.pt"], "nowhere.pt: cannot be read"),
         (["--output", "full"], "--output (=full) exists; it must be a new folder"),
         (["--output", "full/file"], "--output (=full/file) is a file"),
-        (["--data", "other/data.yaml"], "only in the data: 'horse'"),
+        (["--data", "other/data.yaml"], "do not know 1 of the data's 2 classes: 'horse'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -204,6 +260,6 @@ def test_weights_of_one_class_measure_all_objects_as_one(tmp_path, capsys, monke
     save_safetensors(model, "one.safetensors", names=["object"])
     data = write_yolo(tmp_path / "data")
     assert val(data, "--weights", "one.safetensors") == 2
-    assert "not the same ones" in capsys.readouterr().err
+    assert "they know 'object' instead" in capsys.readouterr().err
     assert val(data, "--weights", "one.safetensors", "--single-class", "--output", "out") == 0
     assert "of 1 class" in capsys.readouterr().out

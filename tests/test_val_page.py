@@ -62,6 +62,7 @@ def write(folder, dataset, truth=TRUTH, found=FOUND):
         accuracy,
         len(dataset),
         (),
+        0,
         settings | {"square": False, "augment": False},
     )
     path = folder / "report.html"

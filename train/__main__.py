@@ -47,6 +47,7 @@ from train.records import METRICS_FILE
 from train.start import DEMO, create_model, data_file, load_split
 from train.watch import highest_ap
 from yolov7_jax.data.decoder_messages import quiet_decoders
+from yolov7_jax.data.pictures import ChangedImageError
 from yolov7_jax.errors import UserError, is_out_of_memory
 from yolov7_jax.image import UnreadableImageError
 
@@ -112,6 +113,7 @@ RUNS = pathlib.Path("runs")
 LOGGERS = ("train", "yolov7_jax")
 FAILED, WRONG_USE = 1, 2
 MAKE_ROOM = "make room, then resume the run, or start it again where it has no checkpoint yet"
+LEAVE_OUT = "`python -m train check` finds all such pictures of a data set and leaves them out"
 NO_MEMORY = (
     "this needs more memory than there is; a smaller --batch-size or --image-size, --remat and "
     "--shard-parameters need less"
@@ -170,7 +172,9 @@ def main(arguments: list[str]) -> int:
     except (UserError, UnreadableImageError) as error:
         # The input pipeline adds paragraphs of its own to errors that cross it.
         first_line = str(error).strip().splitlines()[0]
-        print(f"error: {first_line}", file=sys.stderr)
+        damaged = isinstance(error, UnreadableImageError)
+        advice = f"; {LEAVE_OUT}" if damaged and not isinstance(error, ChangedImageError) else ""
+        print(f"error: {first_line}{advice}", file=sys.stderr)
         return WRONG_USE
     except OSError as error:
         if error.errno not in NO_ROOM:

@@ -142,8 +142,10 @@ class Checkpoints:
         Raises:
           UserError: this or the checkpoint under way could not be written.
         """
+        if ap is None:
+            return
         self.wait()
-        if ap is None or step not in self._kept or self._kept[step] == ap:
+        if step not in self._kept or self._kept[step] == ap:
             return
         fault = None
         if is_first():

@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.decoder_messages import is_damage, watch_decoder
 from yolov7_jax.data.evaluation_batches import EvalBatch, eval_batches
-from yolov7_jax.data.faults import Kind
 from yolov7_jax.data.pictures import fitted_picture, fitted_size
-from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.sources import open_source
 from yolov7_jax.deploy import deploy
 from yolov7_jax.errors import UserError
 from yolov7_jax.files import write_whole
@@ -32,7 +29,6 @@ from yolov7_jax.types import Detections
 
 STEPS_AHEAD = 2  # batches that the devices work on while the host prepares and reads others
 MOST_NAMED = 8  # classes in a message
-DAMAGES = (Kind.MISSING_PICTURE, Kind.UNREADABLE_PICTURE, Kind.UNSUPPORTED_PICTURE)
 
 _AXIS = "data"
 
@@ -122,6 +118,7 @@ def make_detector(
     *,
     score_threshold: float,
     iou_threshold: float,
+    classes: Sequence[int],
     augment: bool = False,
 ) -> Detector:
     """Returns a function that detects as evaluation wants it: several classes a box, at any score.
@@ -134,6 +131,8 @@ def make_detector(
       devices: their number must divide the batch sizes.
       score_threshold: as for `nms`, like the next; 0.001 for AP, which counts all scores.
       iou_threshold: over which a box is dropped beside a better one of its class.
+      classes: of the network, in the order in which detections are to name them; others are not
+        looked for.
       augment: test-time augmentation, as for `inference.predict`.
     """
     graphdef, params, batch_stats = split(deploy(model))
@@ -143,6 +142,9 @@ def make_detector(
 
     def found(params, batch_stats, images) -> Detections:
         predictions = predict(graphdef, params, batch_stats, images, model.head, augment=augment)
+        if list(classes) != list(range(model.head.num_classes)):
+            scores = predictions.scores[..., np.asarray(classes)]
+            predictions = predictions._replace(scores=scores)
         return nms(
             predictions,
             score_threshold=score_threshold,
@@ -189,25 +191,17 @@ def without_pictures(truth: GroundTruth, rows: Iterable[int]) -> GroundTruth:
     return jax.tree.map(lambda field: field[kept], truth)
 
 
-def damaged_pictures(data: str | pathlib.Path, split: str) -> list[str]:
-    """Returns what is wrong with pictures that `load_dataset` left out as they cannot be read."""
-    scan = scan_source(open_source(data, split), data, split)
-    return [str(fault) for fault in scan.faults if fault.kind in DAMAGES]
-
-
-def class_order(
-    names: Sequence[str] | None, num_classes: int, dataset: Dataset
-) -> Int64[np.ndarray, " c"]:
-    """Returns which class of a data set each class of a network is.
+def classes_for(names: Sequence[str] | None, num_classes: int, dataset: Dataset) -> list[int]:
+    """Returns which class of a network each class of a data set is.
 
     Args:
       names: of the network's classes; None where its weights have none, which are then taken to be
         those of the data set, in its order.
       num_classes: of the network.
-      dataset: whose classes may stand in another order.
+      dataset: its classes may stand in another order, and be only some of the network's.
 
     Raises:
-      UserError: the classes are others; the message names the differences.
+      UserError: the data have classes that the network does not; the message names them.
     """
     wanted = dataset.names
     if names is None:
@@ -216,26 +210,25 @@ def class_order(
                 f"the weights have {num_classes} classes without names, the data {len(wanted)}: "
                 f"{_listed(wanted)}"
             )
-        return np.arange(num_classes)
+        return list(range(num_classes))
     if tuple(names) == wanted:
-        return np.arange(num_classes)
-    unknown = [name for name in dict.fromkeys(names) if name not in wanted]
+        return list(range(num_classes))
     missing = [name for name in dict.fromkeys(wanted) if name not in names]
-    differences = [
-        f"{len(some)} {'is' if len(some) == 1 else 'are'} only in the {where}: {_listed(some)}"
-        for some, where in ((unknown, "weights"), (missing, "data"))
-        if some
-    ]
-    counts = collections.Counter([*names, *wanted])
-    repeated = [name for name, count in counts.items() if count > 2]
-    if repeated and not differences:
-        differences.append(f"names that stand for several classes: {_listed(repeated)}")
-    if differences:
+    if missing:
+        spare = [name for name in dict.fromkeys(names) if name not in wanted]
+        have = f"; they know {_listed(spare)} instead" if spare else ""
         raise UserError(
-            f"the weights have {len(names)} classes and the data {len(wanted)}, not the same "
-            f"ones; {'; '.join(differences)}"
+            f"the weights do not know {len(missing)} of the data's {len(wanted)} classes: "
+            f"{_listed(missing)}{have}"
         )
-    return np.asarray([wanted.index(name) for name in names], np.int64)
+    counts = collections.Counter(names) + collections.Counter(wanted)
+    repeated = [name for name in dict.fromkeys(wanted) if counts[name] > 2]
+    if repeated:
+        raise UserError(
+            "the classes of the weights and the data are not the same, and cannot be matched by "
+            f"names that stand for several classes: {_listed(repeated)}"
+        )
+    return [list(names).index(name) for name in wanted]
 
 
 def write_detections(dataset: Dataset, detections: ScoredBoxes, path: pathlib.Path) -> None:

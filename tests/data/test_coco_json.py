@@ -224,7 +224,8 @@ def test_wrong_images_are_left_out_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("annotations"), "is not COCO JSON with objects: it has no annotations"),
+        (lambda c: c.pop("annotations"), "'train': no picture has a label: no annotation in"),
+        (lambda c: c.pop("images"), "is not COCO JSON: it has no images"),
         (lambda c: c.update(images=3), ":1: is not JSON as wanted: 'images' must be a list"),
         (lambda c: c.update(images=[]), "names no pictures"),
         (lambda c: c.update(categories=[]), "has no categories"),

@@ -185,7 +185,11 @@ def test_a_detector_finds_what_training_measures(dataset, mesh):
             **options,
         ).detections
         detect = make_detector(
-            model, mesh.devices.ravel(), score_threshold=0.001, iou_threshold=0.65
+            model,
+            mesh.devices.ravel(),
+            score_threshold=0.001,
+            iou_threshold=0.65,
+            classes=range(model.head.num_classes),
         )
         found, unreadable = detect_split(detect, dataset, **options)
     assert not unreadable

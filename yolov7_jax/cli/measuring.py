@@ -3,31 +3,34 @@
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 
 from yolov7_jax.cli.commands import UNREADABLE, described, keep_compiled, new_folder, printable
-from yolov7_jax.data.dataset import as_one_class
+from yolov7_jax.data.assemble import Scan
+from yolov7_jax.data.dataset import Dataset, as_one_class
 from yolov7_jax.data.decoder_messages import DecoderMessages
-from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.data.faults import Effect, counted
+from yolov7_jax.data.sources import load_split
 from yolov7_jax.errors import UserError
 from yolov7_jax.evaluation import (
-    class_order,
-    damaged_pictures,
+    Detected,
+    classes_for,
     detect_split,
     ground_truth,
     make_detector,
     shared_batch_size,
     without_pictures,
+    write_detections,
 )
 from yolov7_jax.inference import LONGEST_SIDE
 from yolov7_jax.metrics import coco_ap
 from yolov7_jax.model import ARCHITECTURES, Yolov7
 from yolov7_jax.page.measured import Measured, as_lines
 from yolov7_jax.page.results import results_of
-from yolov7_jax.page.validation import write_files
+from yolov7_jax.page.validation import DETECTIONS_FILE, FAULTS_FILE, write_faults, write_files
 from yolov7_jax.weights.files import check_finite, model_of, read_checkpoint
 
 OUTPUT = pathlib.Path("runs/val")
@@ -44,10 +47,11 @@ def run(options: argparse.Namespace) -> int:
     if image_size is None:
         image_size = checkpoint.image_size or ARCHITECTURES[model.name].image_size
     _check(options, model, image_size)
-    dataset = load_dataset(options.data, options.split)
-    if options.single_class:
-        dataset = as_one_class(dataset)
-    order = class_order(checkpoint.names, model.head.num_classes, dataset)
+    scan = load_split(options.data, options.split, unlabelled=True)
+    dataset = as_one_class(scan.dataset) if options.single_class else scan.dataset
+    if options.report and not len(dataset.labels):
+        raise UserError(f"--report: {options.data} has no objects to compare detections with")
+    classes = classes_for(checkpoint.names, model.head.num_classes, dataset)
     folder = new_folder(options.output, OUTPUT)
 
     devices = jax.local_devices()
@@ -57,48 +61,85 @@ def run(options: argparse.Namespace) -> int:
         devices,
         score_threshold=options.score_threshold,
         iou_threshold=options.iou_threshold,
+        classes=classes,
         augment=options.augment,
     )
     with DecoderMessages():
-        found, unreadable = detect_split(
+        detected = detect_split(
             detect,
             dataset,
             image_size=image_size,
             batch_size=batch_size,
             stride=None if options.square else max(model.head.strides),
         )
-    found = found._replace(labels=order[found.labels])
-    left_out = [*damaged_pictures(options.data, options.split), *unreadable.values()]
-    truth = without_pictures(ground_truth(dataset), unreadable)
-    sizes = {"num_images": len(dataset), "num_classes": len(dataset.names)}
-    accuracy = coco_ap(truth, found, **sizes)
-    measured = Measured(
-        results_of(dataset, truth, found),
-        accuracy,
-        len(dataset) - len(unreadable),
-        left_out,
-        {
-            "weights": str(options.weights),
-            "model": model.name,
-            "data": str(options.data),
-            "split": options.split,
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "single_class": options.single_class,
-            "square": options.square,
-            "augment": options.augment,
-            "score_threshold": options.score_threshold,
-            "iou_threshold": options.iou_threshold,
-        },
-    )
+    settings = {
+        "weights": str(options.weights),
+        "model": model.name,
+        "data": str(options.data),
+        "split": options.split,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "single_class": options.single_class,
+        "square": options.square,
+        "augment": options.augment,
+        "score_threshold": options.score_threshold,
+        "iou_threshold": options.iou_threshold,
+    }
+    left_out = [*_faults(scan, Effect.PICTURE), *detected.unreadable.values()]
     # Before anything is printed, so that nothing is lost if nobody reads on.
-    written = write_files(folder, measured, report=options.report)
+    if len(dataset.labels):
+        truth = without_pictures(ground_truth(dataset), detected.unreadable)
+        sizes = {"num_images": len(dataset), "num_classes": len(dataset.names)}
+        measured = Measured(
+            results_of(dataset, truth, detected.detections),
+            coco_ap(truth, detected.detections, **sizes),
+            len(dataset) - len(detected.unreadable),
+            left_out,
+            len(_faults(scan, Effect.OBJECT)),
+            settings,
+        )
+        written, lines = write_files(folder, measured, report=options.report), as_lines(measured)
+    else:
+        write_detections(dataset, detected.detections, folder / DETECTIONS_FILE)
+        written, lines = [DETECTIONS_FILE], [_unmeasured(settings, dataset, detected)]
+    if scan.faults:
+        written.append(write_faults(folder, scan.faults))
     print(f"{options.weights}: {described(model)}")
-    if (order != np.arange(len(order))).any():
-        print("the classes are in another order in the data; they are matched by their names")
-    print("\n".join(map(printable, as_lines(measured))), flush=True)
+    for line in (*_about_classes(classes, model), *lines):
+        print(printable(line))
     print(f"{folder}: {', '.join(written)}", flush=True)
+    if scan.faults:
+        faults = f"{options.data}: {options.split}: {counted(scan.faults)}"
+        print(f"warning: {faults}; see {folder / FAULTS_FILE}", file=sys.stderr)
     return _complain(left_out)
+
+
+def _unmeasured(settings: Mapping[str, Any], dataset: Dataset, detected: Detected) -> str:
+    """Returns what to tell where there is nothing to compare with."""
+    return (
+        f"{settings['data']}, {settings['split']}: {len(dataset) - len(detected.unreadable)} "
+        f"pictures, {len(detected.detections.labels)} detections; there are no objects, so nothing "
+        "is measured"
+    )
+
+
+def _faults(scan: Scan, effect: Effect) -> list[str]:
+    """Returns the faults that had an effect."""
+    return [str(fault) for fault in scan.faults if fault.kind.effect is effect]
+
+
+def _about_classes(classes: Sequence[int], model: Yolov7) -> list[str]:
+    """Returns what to tell about classes that are not simply those of the weights."""
+    spare = model.head.num_classes - len(classes)
+    lines = []
+    if spare:
+        some = "class of the weights is" if spare == 1 else "classes of the weights are"
+        lines.append(f"{spare} {some} not in the data, and not looked for")
+    if list(classes) != sorted(classes):
+        lines.append(
+            "the classes are in another order in the data; they are matched by their names"
+        )
+    return lines
 
 
 def _check(options: argparse.Namespace, model: Yolov7, image_size: int) -> None:

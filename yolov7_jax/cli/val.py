@@ -16,7 +16,8 @@ def add_val(commands: Commands) -> None:
         help="how accurate weights are on a data set",
         description="Detects in all pictures of a split and measures it as COCO does. Prints the "
         "numbers, and writes them, the detections, curves, confusions and the worst pictures. Exit "
-        "code 1 if any picture could not be read.",
+        "code 1 if any picture had to be left out. Of a COCO file without annotations, as "
+        "competitions have them, only the detections are written.",
     )
     val.add_argument(
         "--weights", metavar="FILE", required=True, help="a file of weights, or a run's folder"
@@ -45,8 +46,8 @@ def add_val(commands: Commands) -> None:
     val.add_argument(
         "--augment",
         action="store_true",
-        help="test-time augmentation: look at each picture in three sizes; finds more, takes twice "
-        "the time",
+        help="test-time augmentation: look at each picture in three sizes, the largest its own; "
+        "takes twice the time, and finds more unless pictures are small",
     )
     val.add_argument(
         "--single-class",

@@ -19,6 +19,7 @@ from yolov7_jax.data.picture_size import examine_picture
 from yolov7_jax.errors import UserError
 
 LISTS = ("images", "annotations", "categories")
+NEEDED = ("images", "categories")  # pictures of a competition have no annotations
 PROBES = 50  # pictures that are looked for to find their folder
 
 
@@ -97,11 +98,9 @@ class CocoJson:
                 images.append((value, line))
             else:
                 categories.append(value)
-        missing = [key for key in LISTS if key not in present]
+        missing = [key for key in NEEDED if key not in present]
         if missing:
-            raise UserError(
-                f"{self.file}: is not COCO JSON with objects: it has no {', '.join(missing)}"
-            )
+            raise UserError(f"{self.file}: is not COCO JSON: it has no {', '.join(missing)}")
         return table, images, categories
 
     def _classes(self, categories: list[Any]) -> tuple[np.ndarray, tuple[str, ...], dict[int, int]]:

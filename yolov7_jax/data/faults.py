@@ -1,7 +1,7 @@
 """What can be wrong with a data set, and what is done about it."""
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 
@@ -98,6 +98,11 @@ def summarize(faults: Iterable[Fault]) -> str:
         if count:
             words.append(f"{count} {plural(thing, count)} {consequence}")
     return ", ".join(words) or "no faults"
+
+
+def counted(faults: Collection[Fault]) -> str:
+    """Returns how many there are and what they did, as in `3 faults (3 pictures left out)`."""
+    return f"{len(faults)} {plural('fault', len(faults))} ({summarize(faults)})"
 
 
 def plural(noun: str, count: int) -> str:

@@ -8,7 +8,9 @@ from jaxtyping import UInt8
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.image import UnreadableImageError, read_image, resize
 
-_ADVICE = "`python -m train check` finds all such pictures of a data set and leaves them out"
+
+class ChangedImageError(UnreadableImageError):
+    """A picture is not what it was when its data set was scanned."""
 
 
 def fitted_picture(dataset: Dataset, image_size: int, row: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -39,16 +41,13 @@ def read_whole(path: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
       size: its width and height in pixels when it was scanned, upright.
 
     Raises:
-      UnreadableImageError: the file cannot be decoded, or has another size; the message names it.
+      UnreadableImageError: the file cannot be decoded; the message names it.
+      ChangedImageError: it has another size.
     """
-    try:
-        image = read_image(path)
-    except UnreadableImageError as error:
-        error.args = (f"{error}; {_ADVICE}",)
-        raise
+    image = read_image(path)
     height, width = image.shape[:2]
     if (width, height) != size:
-        raise UnreadableImageError(
+        raise ChangedImageError(
             f"{path}: has {width} x {height} pixels, not {size[0]} x {size[1]} as when the data "
             "set was scanned"
         )

@@ -4,13 +4,14 @@ import dataclasses
 import logging
 import os
 import re
+import shlex
 from pathlib import Path
 
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.coco_json import CocoJson
 from yolov7_jax.data.data_yaml import SPLITS, DataYaml, read_data_yaml, splits_of, unused_keys
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.faults import Effect, summarize
+from yolov7_jax.data.faults import Effect, counted
 from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.voc_xml import VocXml, is_voc_folder, is_voc_list, open_voc_xml, voc_splits
 from yolov7_jax.data.yolo_txt import YoloTxt, open_yolo_txt
@@ -23,19 +24,51 @@ _log = logging.getLogger(__name__)
 
 
 def load_dataset(data: str | Path, split: str) -> Dataset:
-    """Reads one split of a data set, from the cache of an earlier scan where that still holds.
+    """Reads one split of a data set for training.
 
     What is faulty is left out, and one warning counts it; `python -m train check` tells the
-    details. Pictures are judged by their headers and ends, unless `check` has decoded them. What
-    of a data.yaml is not used, or used otherwise than it stands there, is a warning too.
+    details.
+
+    Args:
+      data: as for `load_split`, like the next.
+      split: which one.
+
+    Raises:
+      UserError: something is missing or malformed, or nothing is left.
+    """
+    check = f"python -m train check --data {shlex.quote(str(data))} --split {split}"
+    try:
+        scan = load_split(data, split)
+    except NothingUsableError as error:
+        raise UserError(f"{error}; see `{check}`") from error
+    if scan.faults:
+        _log.warning("%s: %s: %s; see `%s`", data, split, counted(scan.faults), check)
+    return scan.dataset
+
+
+class NothingUsableError(UserError):
+    """A split was read, but has nothing to work with."""
+
+
+def load_split(data: str | Path, split: str, *, unlabelled: bool = False) -> Scan:
+    """Looks at one split of a data set, or reads what came of an earlier look if that still holds.
+
+    Pictures are judged by their headers and ends, unless `python -m train check` has decoded them.
+    What of a data.yaml is not used, or used otherwise than it stands there, is a warning.
 
     Args:
       data: a data.yaml, whose splits are pictures with YOLO label files, a COCO .json file or
         Pascal VOC folders; or such a .json file or folder itself.
       split: `train`, `val` or `test`; for VOC any list that it has.
+      unlabelled: whether a COCO file without annotations will do, as those are that name the
+        pictures of a competition. In other layouts they are as good as always somewhere else.
+
+    Returns:
+      What is sound, and what is not and is left out.
 
     Raises:
-      UserError: something is missing or malformed, or nothing is left.
+      NothingUsableError: there is no picture or object that can be used.
+      UserError: something is missing or malformed.
     """
     source = open_source(data, split)
     # Once is enough, and whoever trains loads this split.
@@ -44,22 +77,19 @@ def load_dataset(data: str | Path, split: str) -> Dataset:
         _log.warning("%s: %s", data, note)
     scan = scan_source(source, data, split)
     dataset, faults = scan.dataset, scan.faults
-    check = f"python -m train check --data {data} --split {split}"
-    if not len(dataset):
-        raise UserError(
-            f"{data}: no picture of '{split}' can be used: {faults[0]}; see `{check}`"
-            + (f" for {len(faults) - 1} more faults" if len(faults) > 1 else "")
-        )
-    missing = missing_labels(source, scan)
-    if missing:
-        raise UserError(f"{data}: '{split}': {missing}; see `{check}`")
-    lost = [fault for fault in faults if fault.kind.effect is Effect.OBJECT]
-    if not len(dataset.labels):
-        raise UserError(f"{data}: no object of '{split}' can be used: {lost[0]}; see `{check}`")
-    if faults:
-        counted = f"{len(faults)} fault" + "s" * (len(faults) > 1)
-        _log.warning("%s: %s: %s (%s); see `%s`", data, split, counted, summarize(faults), check)
-    return dataset
+    if missing_labels(source, scan):
+        if unlabelled and isinstance(source, CocoJson):
+            return scan
+        raise NothingUsableError(f"{data}: '{split}': {missing_labels(source, scan)}")
+    for what, usable, effects in (
+        ("picture", len(dataset), Effect),
+        ("object", len(dataset.labels), (Effect.OBJECT,)),
+    ):
+        if not usable:
+            first = next(fault for fault in faults if fault.kind.effect in effects)
+            more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
+            raise NothingUsableError(f"{data}: no {what} of '{split}' can be used: {first}{more}")
+    return scan
 
 
 def missing_labels(source: Source, scan: Scan) -> str:
@@ -217,8 +247,8 @@ def _json_of_split(path: Path, split: str) -> Path:
         return siblings[split]
     if siblings:
         raise UserError(
-            f"{path}: has no split '{split}' beside it; a data.yaml can name the .json files of "
-            "train and val"
+            f"{path}: has no split '{split}' beside it, only {' and '.join(siblings)}; a data.yaml "
+            "can name the .json files of train and val"
         )
     if split != SPLITS[0]:
         _log.warning("%s: is not divided; '%s' is the same as 'train'", path, split)

@@ -62,8 +62,9 @@ class Measured(NamedTuple):
       results: detections in a split, matched with its objects.
       accuracy: of these detections.
       pictures: how many were looked at.
-      left_out: what is wrong with pictures that could not be read, of which neither objects nor
+      left_out: what is wrong with pictures that could not be used, of which neither objects nor
         detections count.
+      objects_left_out: how many objects of the others could not be used.
       settings: what was evaluated, and how; plain values by name.
     """
 
@@ -71,6 +72,7 @@ class Measured(NamedTuple):
     accuracy: CocoAp
     pictures: int
     left_out: Sequence[str]
+    objects_left_out: int
     settings: Mapping[str, str | float | bool]
 
 
@@ -106,15 +108,20 @@ def as_lines(measured: Measured) -> list[str]:
 def summary(measured: Measured) -> str:
     """Returns what was measured, as a sentence."""
     results, settings = measured.results, measured.settings
-    left_out = f" ({len(measured.left_out)} left out)" if measured.left_out else ""
     pictures = f"{measured.pictures} {plural('picture', measured.pictures)}"
+    pictures += _left_out(len(measured.left_out))
+    objects = f"{int(results.real.sum())} objects{_left_out(measured.objects_left_out)}"
     shape = "squares" if settings["square"] else "rectangles"
     augmented = ", test-time augmentation" if settings["augment"] else ""
     return (
-        f"{settings['data']}, {settings['split']}: {pictures}{left_out} in "
-        f"{shape} of {settings['image_size']} pixels{augmented}; {int(results.real.sum())} objects "
-        f"of {len(results.dataset.names)} classes, {len(results.detections.labels)} detections"
+        f"{settings['data']}, {settings['split']}: {pictures} in {shape} of "
+        f"{settings['image_size']} pixels{augmented}; {objects} of {len(results.dataset.names)} "
+        f"classes, {len(results.detections.labels)} detections"
     )
+
+
+def _left_out(count: int) -> str:
+    return f" ({count} left out)" if count else ""
 
 
 def class_numbers(measured: Measured, label: int | None) -> dict[str, float]:
@@ -141,6 +148,7 @@ def as_numbers(measured: Measured) -> dict[str, Any]:
         "settings": dict(measured.settings),
         "pictures": measured.pictures,
         "left_out": list(measured.left_out),
+        "objects_left_out": measured.objects_left_out,
         "objects": int(results.real.sum()),
         "detections": len(results.detections.labels),
         **{field: getattr(accuracy, field) for field in NUMBERS},

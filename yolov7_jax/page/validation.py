@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+from collections.abc import Iterable
 
+from yolov7_jax.data.faults import Fault
 from yolov7_jax.drawing import write_picture
 from yolov7_jax.evaluation import write_detections
 from yolov7_jax.files import write_whole
@@ -18,6 +20,7 @@ from yolov7_jax.page.measured import (
 from yolov7_jax.page.sections import accuracy_cards, accuracy_sections, page_head
 
 DETECTIONS_FILE = "detections.json"
+FAULTS_FILE = "faults.txt"
 METRICS_FILE = "metrics.json"
 WORST_FILE = "worst.png"
 REPORT_FILE = "report.html"
@@ -53,6 +56,20 @@ def write_files(folder: pathlib.Path, measured: Measured, *, report: bool) -> li
         write_report(folder / REPORT_FILE, measured)
         written.append(REPORT_FILE)
     return written
+
+
+def write_faults(folder: pathlib.Path, faults: Iterable[Fault]) -> str:
+    """Writes a line for everything that is wrong with a data set.
+
+    Returns:
+      The name of the file.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    lines = "".join(f"{fault} ({fault.kind.effect.value})\n" for fault in faults)
+    write_whole(folder / FAULTS_FILE, lines.encode("utf-8", "backslashreplace"))
+    return FAULTS_FILE
 
 
 def write_report(path: pathlib.Path, measured: Measured) -> None:
