@@ -23,7 +23,7 @@ from train.anchors import describe_anchors
 from train.arguments import DATA_HELP, HELP_FLAGS, parse, print_help
 from train.check import check_command
 from train.checkpoint import CHECKPOINT_FOLDER
-from train.config import TrainConfig, check_config, load_recipe, read_yaml
+from train.config import TrainConfig, check_config, load_recipe, read_yaml, recipe_of
 from train.data.picture_cache import CacheKind
 from train.distributed import (
     ProcessConfig,
@@ -112,7 +112,7 @@ FLAGS = {
 RUNS = pathlib.Path("runs")
 LOGGERS = ("train", "yolov7_jax")
 FAILED, WRONG_USE = 1, 2
-MAKE_ROOM = "make room, then resume the run, or start it again where it has no checkpoint yet"
+MAKE_ROOM = "make room, then resume the run, or start it again where it has no config.yaml yet"
 LEAVE_OUT = "`python -m train check` finds all such pictures of a data set and leaves them out"
 NO_MEMORY = (
     "this needs more memory than there is; a smaller --batch-size or --image-size, --remat and "
@@ -289,12 +289,17 @@ def parse_settings(arguments: list[str], command: str) -> TrainConfig:
         raise SystemExit(0)
     config = parse(TrainConfig, arguments, program=program, default=recipe)
     check_config(config)
+    if not config.data:
+        raise UserError(
+            "--data is missing: a data.yaml, a COCO .json file, a Pascal VOC folder, or demo for "
+            "the embedded data set"
+        )
     return config
 
 
 def recipe_argument(arguments: list[str]) -> str:
-    """Returns the recipe that the arguments name; the rest is parsed on top of it."""
-    recipe = TrainConfig().recipe
+    """Returns the recipe that the arguments name, or that of the model; the rest overrides it."""
+    recipe, model = None, TrainConfig.model
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--recipe" and equals:
@@ -303,7 +308,9 @@ def recipe_argument(arguments: list[str]) -> str:
             if position + 1 == len(arguments):
                 raise UserError("--recipe needs the name of a recipe or the path of a YAML file")
             recipe = arguments[position + 1]
-    return recipe
+        elif name == "--model":
+            model = value if equals else "".join(arguments[position + 1 : position + 2])
+    return recipe_of(model) if recipe is None else recipe
 
 
 def data_name(data: str) -> str:

@@ -185,23 +185,32 @@ class Checkpoints:
         if is_first():
             _remove_leftovers(self._folder)
         last = self.last_step
-        remains = (
-            "there is none before it; make room and start the run again"
-            if last is None
-            else f"checkpoint {last} is still whole; once this is mended, continue with "
-            f"`python -m train resume {self._run}`"
-        )
+        before = "there is none before it" if last is None else f"checkpoint {last} is still whole"
         reason = "another process failed" if error is None else _reason(error)
         free = shutil.disk_usage(self._run).free
         return UserError(
             f"{self._folder}: checkpoint {step} could not be written: {reason}; it takes up to "
-            f"{_megabytes(size)}, {_megabytes(free)} are free; {remains}"
+            f"{_megabytes(size)}, {_megabytes(free)} are free; {before}; once this is mended, "
+            f"continue with `python -m train resume {self._run}`"
         )
 
     @property
     def last_step(self) -> int | None:
         """Steps done in the last complete checkpoint; None without one."""
         return max(self._kept, default=None)
+
+    def description(self) -> dict[str, Any]:
+        """Returns what was written with the last checkpoint, that of `last_step`.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        path = self._folder / str(self.last_step)
+        try:
+            described: Any = ocp.metadata(str(path.absolute())).custom_metadata
+            return described if isinstance(described, dict) else {}
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(f"{path}: cannot be read: {_reason(error)}") from error
 
     def load(self, tree: Any, sharding: Any) -> Any:
         """Reads the last checkpoint, that of `last_step`.
@@ -324,6 +333,8 @@ def _reason(error: BaseException) -> str:
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause):
             return "the disk is full"
+        if number == errno.EFBIG or "File too large" in str(cause):
+            return "files may not grow so large (ulimit -f)"
         cause = cause.__cause__ or cause.__context__
     return text[:REASON_SHOWN] or type(error).__name__
 

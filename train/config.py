@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import pathlib
 import types
 import typing
@@ -20,10 +21,33 @@ from yolov7_jax.config import LossConfig
 from yolov7_jax.data.strict_yaml import load_strictly
 from yolov7_jax.errors import UserError
 from yolov7_jax.files import write_whole
+from yolov7_jax.model import ARCHITECTURES
 
 MOST_WIDTH = 8  # times the published channels
 MOST_SEED = 2**32 - 1
 RECIPES = pathlib.Path(__file__).parent / "recipes"
+# What may be otherwise when a run is continued: where things are, how they are computed, what is
+# told of them, and when it ends. All else decides over the numbers.
+CHANGEABLE = {
+    "recipe",
+    "data",
+    "weights",
+    "output",
+    "remat",
+    "shard_parameters",
+    "eval_batch_size",
+    "eval_epochs",
+    "num_workers",
+    "worker_processes",
+    "cache",
+    "patience",
+    "max_hours",
+    "max_skipped",
+    "checkpoint_minutes",
+    "tensorboard",
+    "wandb",
+    "processes",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +56,9 @@ class TrainConfig:
 
     Attributes:
       recipe: settings to start from: a name in train/recipes, or a YAML file. Flags override it.
+        The one of the model if not given.
       data: data.yaml of a data set in the YOLO layout, a COCO or VOC data set, or "demo" for the
-        embedded one.
+        embedded one. Empty where a recipe leaves it to the flags.
       model: which network.
       weights: weights to start from: an official .pt file, a .safetensors file or the folder of
         another run. What differs in shape, such as the heads of other classes, starts fresh.
@@ -82,7 +107,7 @@ class TrainConfig:
     """
 
     recipe: str = "tiny"
-    data: str = "demo"
+    data: str = ""
     model: str = "yolov7-tiny"
     weights: str | None = None
     freeze: tuple[str, ...] = ()
@@ -157,7 +182,7 @@ def check_config(config: TrainConfig) -> None:
         faults.append(f"--checkpoint-minutes (={config.checkpoint_minutes}) must be more than 0")
     faults += [
         f"{_flag(name)} must not be empty"
-        for name in ("output", "weights", "data")
+        for name in ("output", "weights")
         if getattr(config, name) == ""
     ]
     if "" in config.freeze:
@@ -186,6 +211,23 @@ def check_image_size(image_size: int, strides: tuple[int, ...]) -> None:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def recipe_of(model: str) -> str:
+    """Returns the recipe of a model; the first one for what is no model."""
+    if model not in ARCHITECTURES or "tiny" in model:
+        return TrainConfig.recipe
+    return "p6" if len(ARCHITECTURES[model].anchors) > 3 else "p5"
+
+
+def fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    """Returns the settings that a run keeps to its end, as JSON, by names as in `optim.lr0`."""
+    settings = {}
+    for name, value in dataclasses.asdict(config).items():
+        if name not in CHANGEABLE:
+            inner = value if isinstance(value, dict) else {"": value}
+            settings |= {f"{name}.{key}".rstrip("."): part for key, part in inner.items()}
+    return json.loads(json.dumps(settings))
 
 
 def load_recipe(recipe: str) -> TrainConfig:
@@ -238,7 +280,8 @@ def read_yaml(path: pathlib.Path, *, whole: bool = False) -> TrainConfig:
     tree = {} if tree is None else tree
     config = _build(TrainConfig, tree, str(path), "")
     missing = [field.name for field in dataclasses.fields(config) if field.name not in tree]
-    if whole and set(missing) - {"processes"}:
+    missing = [name for name in missing if name != "processes"]
+    if whole and missing:
         raise UserError(
             f"{path}: lacks {', '.join(missing)}; it is not as the start of the run wrote it"
         )
@@ -315,5 +358,6 @@ def _convert_sequence(value: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _suggestion(key: str, known: list[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    longer = [name for name in known if name.startswith(key)]
+    close = longer or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f" (did you mean {prefix}{close[0]}?)" if close else ""

@@ -4,13 +4,15 @@ import contextlib
 import fcntl
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from train.batch import Batch
-from train.checkpoint import CHECKPOINT_FOLDER
+from train.checkpoint import CHECKPOINT_FOLDER, FAULTS_SHOWN
+from train.config import TrainConfig, fixed_settings
 from train.data.fingerprint import COVERED, changed_splits, fingerprints
 from train.distributed import from_first
 from train.records import METRICS_FILE
@@ -120,12 +122,42 @@ def check_same_data(run: pathlib.Path, splits: dict[str, Dataset]) -> None:
       UserError: names the splits that have changed.
     """
     path = run / DATA_FILE
-    changed = changed_splits(splits, path.read_text(encoding="utf-8") if path.is_file() else "")
+    if not path.is_file():
+        raise UserError(f"{path}: is missing, which tells whether the data are still the same")
+    changed = changed_splits(splits, path.read_text(encoding="utf-8"))
     if changed:
         raise UserError(
             f"{run}: the data have changed since the run was started ({COVERED} of "
             f"{' and '.join(changed)}); it cannot be continued exactly, so start a new one with "
             "`fit`"
+        )
+
+
+def check_same_settings(
+    run: pathlib.Path, config: TrainConfig, described: Mapping[str, Any]
+) -> None:
+    """Refuses to continue a run with other settings than it was started with.
+
+    Args:
+      run: the run's folder.
+      config: the settings now.
+      described: what was written with the checkpoint.
+
+    Raises:
+      UserError: names the settings that have changed.
+    """
+    now, before = fixed_settings(config), described.get("settings", {})
+    changed = [
+        f"{name} is {now[name]!r} and was {before.get(name)!r}"
+        for name in now
+        if now[name] != before.get(name)
+    ]
+    if changed:
+        more = f" and {len(changed) - FAULTS_SHOWN} more" if len(changed) > FAULTS_SHOWN else ""
+        raise UserError(
+            f"{run / CONFIG_FILE}: was changed since the run was started: "
+            f"{', '.join(changed[:FAULTS_SHOWN])}{more}; a run is continued as it was started, so "
+            "change it back, or start a new run with `fit`"
         )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from train.batch import Batch
 from train.checkpoint import Checkpoints
-from train.config import TrainConfig, write_yaml
+from train.config import TrainConfig, fixed_settings, write_yaml
 from train.distributed import any_process, check_shared, from_first, is_first
 from train.evaluate import Evaluation
 from train.folder import (
@@ -21,6 +21,7 @@ from train.folder import (
     SHEET_FILE,
     as_json,
     check_same_data,
+    check_same_settings,
     claimed,
     holds_run,
     make_folder,
@@ -30,7 +31,7 @@ from train.folder import (
 from train.html_report import write_report
 from train.logs import Log, TensorBoard, Wandb, import_wandb, scalars
 from train.mesh import Prefetch, own_rows, place, replicated
-from train.records import append_record, truncate_records
+from train.records import METRICS_FILE, append_record, read_records, truncate_records
 from train.report import Progress, draw_contact_sheet, epoch_line
 from train.sampling import picture_chances
 from train.setup import Setup, prepare
@@ -107,19 +108,20 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     if config.wandb:
         import_wandb()  # or say so before anything is done
     fresh = not holds_run(run)
-    setup, state = prepare(config, fresh=fresh)
-    config, bounds = setup.config, setup.bounds
-    make_folder(run)
-    check_shared(run)
     with contextlib.ExitStack() as stack:
+        interruption = stack.enter_context(Interruption(config.max_hours))
+        setup, state = prepare(config, fresh=fresh)
+        config, bounds = setup.config, setup.bounds
+        make_folder(run)
+        check_shared(run)
         stack.enter_context(claimed(run))
         if fresh:
             from_first(lambda: begin(setup, run))
-        interruption = stack.enter_context(Interruption(config.max_hours))
         progress = stack.enter_context(
             Progress(bounds[-1] * config.batch_size, silent=not is_first())
         )
         kept = description(setup.model, setup.train_set.names, image_size=config.image_size)
+        kept |= {"settings": fixed_settings(config)}
         checkpoints = stack.enter_context(Checkpoints(run, kept))
         at = start_or_continue(setup, state, run, checkpoints, progress)
         del state  # the first step takes its memory
@@ -129,11 +131,13 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
         if recorded(records, at.step):
             at.begin_epoch()
         logs = open_logs(stack, config, run, at.step)
-        evaluation, batches = None, None
+        begun, evaluation, batches = at.step, None, None
 
         # An epoch without its record is not over: what remains of it may be the evaluation alone.
         for epoch in range(at.epoch(setup, records), config.epochs):
             if out_of_patience(records, config.patience):
+                break
+            if interruption.wanted(at.step, begun=at.step > begun):
                 break
             if batches is None or config.image_weights:
                 chances = (
@@ -184,8 +188,6 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             progress.line(epoch_line(record, config))
             for warning in warnings(records, config.assigner):
                 progress.line(f"warning: {warning}")
-            if interruption.wanted(at.step):
-                break
 
         ended = recorded(records, bounds[-1]) or out_of_patience(records, config.patience)
         if ended and records:
@@ -221,14 +223,21 @@ def start_or_continue(
     """Returns where the run stands: at its start, or at its last checkpoint.
 
     Raises:
-      UserError: the data have changed, or there is no checkpoint that can be read.
+      UserError: the data or the settings have changed, or there is no checkpoint that can be read.
     """
     at = Position(0, state, place(no_metrics(), replicated(setup.mesh)), 0)
     lines = [setup.title(), f"run folder {run}", *setup.lines]
     if checkpoints.last_step is None:
+        records = read_records(run)
+        if records:
+            raise UserError(
+                f"{run}: has no checkpoint, but {METRICS_FILE} tells of {len(records)} epochs; put "
+                "the checkpoints back, or start a new run with `fit`"
+            )
         lines.append("compiling: the first step takes longer")
     else:
         check_same_data(run, setup.splits())
+        check_same_settings(run, setup.config, checkpoints.description())
         saved = checkpoints.load(
             at.arrays(), {"state": setup.shardings, "sums": replicated(setup.mesh)}
         )

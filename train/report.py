@@ -56,7 +56,8 @@ class Progress:
     def start(self, seen: int) -> None:
         """Begins to count time, at so many pictures."""
         self.seen = self._seen_before = seen
-        self._started = self._last_line = time.monotonic()
+        self._started: float | None = None
+        self._last_line = 0.0
         self._bar.reset(self.total_images)
         self._bar.initial = self._bar.n = seen
 
@@ -81,6 +82,9 @@ class Progress:
             self._bar.set_description_str(f"epoch {epoch} ", refresh=False)
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(images)
+        elif self._started is None:  # the first step's time was that of the compilation
+            self._seen_before = self.seen
+            self._started = self._last_line = now
         elif not self._silent and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             rate = (self.seen - self._seen_before) / (now - self._started)

@@ -76,7 +76,7 @@ class Setup(NamedTuple):
         return (
             f"{config.model}, {self.num_params / 1e6:.2f} M parameters, "
             f"{len(self.train_set.names)} classes; {len(self.train_set)} training and "
-            f"{len(self.val_set)} validation pictures; {self.mesh.size} "
+            f"{len(self.val_set)} validation pictures; recipe {config.recipe}; {self.mesh.size} "
             f"{jax.default_backend()} device(s), {compute_dtype(config.dtype).name}"
         )
 
@@ -232,9 +232,10 @@ def scale_ladder(config: TrainConfig, stride: int) -> tuple[int, ...]:
     low, high = (config.image_size * share / stride for share in (0.5, 1.5))
     possible = np.arange(math.ceil(low), math.floor(high) + 1) * stride
     if config.multi_scale > len(possible):
+        most = f"at most {len(possible)}" if len(possible) > 1 else "0"
         raise UserError(
-            f"--multi-scale (={config.multi_scale}) must be at most {len(possible)}, the number of "
-            f"multiples of {stride} between a half and one and a half times {config.image_size}"
+            f"--multi-scale (={config.multi_scale}) must be {most}; {len(possible)} multiples of "
+            f"{stride} are between a half and one and a half times {config.image_size}"
         )
     if not config.multi_scale:
         return ()

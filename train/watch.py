@@ -49,11 +49,18 @@ class Interruption:
             self._handlers[number] = signal.signal(number, self._note)
         return self
 
-    def wanted(self, step: int) -> bool:
-        """Says whether to stop now; to be asked at every step, by all processes."""
+    def wanted(self, step: int, *, begun: bool = True) -> bool:
+        """Says whether to stop now; to be asked at every step, by all processes.
+
+        Args:
+          step: the same in all processes.
+          begun: whether anything has been done. Before, a signal counts, but not the time, so that
+            a run with little of it gets somewhere.
+        """
         if self.reason is None and agrees_at(step):
             late = (
-                self._max_hours is not None
+                begun
+                and self._max_hours is not None
                 and time.monotonic() - self._started > self._max_hours * 3600
             )
             number, any_late = most(self.signal or 0, late)
@@ -78,7 +85,9 @@ class Interruption:
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         self.signal = number
         if is_first():
-            print("\nstopping after this step; once more stops at once", file=sys.stderr)
+            print(
+                "\nstopping as soon as nothing gets lost; once more stops at once", file=sys.stderr
+            )
         self._restore()
 
     def _restore(self) -> None:

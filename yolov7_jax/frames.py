@@ -7,7 +7,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +45,8 @@ SHORTFALL = 0.2  # of the pictures that a video promises; with more it is taken 
 MOST_BYTES = 2**30  # of a picture's file
 # How files begin that may have several pictures: GIF, WebP, PNG, TIFF, and AVIF after four bytes.
 SEVERAL = (b"GIF8", b"RIFF", b"\x89PNG", b"II*\0", b"MM\0*")
+
+NO_LISTS = "; lists of pictures are not read: give a folder, or a pattern like 'some/*.jpg'"
 
 Spooled = tempfile._TemporaryFileWrapper
 Image = UInt8[np.ndarray, "h w 3"]
@@ -160,8 +162,7 @@ def find_sources(named: Sequence[str]) -> Sources:
             place = pathlib.PurePath(re.sub(r"[^\w.-]", "_", shown.partition("://")[2]) + ".mp4")
             videos.append(Video(shown, place, name))
         elif path.is_dir():
-            walk = os.walk(path, onerror=refused)
-            inside = sorted(pathlib.Path(root, name) for root, _, names in walk for name in names)
+            inside = sorted(_files_in(path, refused))
             wanted = [entry for entry in inside if _is_shown(entry)]
             ignored += [str(entry) for entry in inside if not _is_shown(entry)]
             if not wanted and not unreadable:
@@ -186,6 +187,30 @@ def find_sources(named: Sequence[str]) -> Sources:
     if faults:
         raise UserError("; ".join(faults))
     return Sources(tuple(stills), tuple(videos), tuple(ignored), tuple(unreadable), tuple(spooled))
+
+
+def _files_in(folder: pathlib.Path, refused: Callable[[OSError], None]) -> Iterator[pathlib.Path]:
+    """Yields what lies in a folder and in those inside, links to others followed.
+
+    Each is looked into once: as what it is called inside, or else by the first link to it.
+
+    Args:
+      folder: where to begin.
+      refused: is told of folders that cannot be looked into.
+    """
+    seen: set[str] = set()
+    links = [str(folder)]
+    while links:
+        found: list[str] = []
+        for root, inner, names in os.walk(links.pop(0), onerror=refused):
+            real = os.path.realpath(root)
+            if real in seen:
+                inner.clear()
+                continue
+            seen.add(real)
+            yield from (pathlib.Path(root, name) for name in names)
+            found += [link for name in inner if os.path.islink(link := os.path.join(root, name))]
+        links += sorted(found)
 
 
 def _standard_input() -> "Spooled":
@@ -223,7 +248,8 @@ def _read(frame: Frame, path: pathlib.Path) -> Frame:
         picture_size(path)  # finds what decoders pass over in silence
         image, message = watch_decoder(lambda: read_image(path))
     except UnreadableImageError as error:
-        return frame._replace(fault=str(error).removeprefix(f"{path}: "))
+        fault = str(error).removeprefix(f"{path}: ")
+        return frame._replace(fault=fault + (NO_LISTS if path.suffix.lower() == ".txt" else ""))
     if is_damage(message):
         return frame._replace(fault=f"is truncated or damaged ({message})")
     count = _count(path)
@@ -266,7 +292,7 @@ def read_video(video: Video) -> Iterator[Frame]:
     capture = cv2.VideoCapture(opened, cv2.CAP_ANY if of_camera else cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
-            yield frame._replace(fault="cannot be opened as a video")
+            yield frame._replace(fault=f"cannot be opened as a video{_instead(video.opened)}")
             return
         rate, promised = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         frame = frame._replace(
@@ -286,3 +312,14 @@ def read_video(video: Video) -> Iterator[Frame]:
             yield frame._replace(fault=f"ended after {number} of {promised} pictures")
     finally:
         capture.release()
+
+
+def _instead(opened: str | int) -> str:
+    """Returns what to do where an address is no video, because it may be that of a picture."""
+    if not isinstance(opened, str):
+        return ""
+    if opened.lower().startswith(("http://", "https://")):
+        return "; pictures are not downloaded: give the path of a file"
+    if opened.lower().startswith("file://"):
+        return "; of a picture give the path, not an address"
+    return ""

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
@@ -29,7 +28,18 @@ Image = UInt8[np.ndarray, "h w 3"]
 # and one for portraits.
 SHARES = (1, 3 / 4, 9 / 16, 1 / 4)
 ROUNDING = 1e-6  # pixels
+COUNT = "a whole number of at least 1"
 BATCHES_AHEAD = 2  # in which pictures of one shape are looked for, to be looked at together
+
+
+def _is_count(value: object, most: float = math.inf) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return bool(1 <= value <= most)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and bool(0 <= value <= 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +53,12 @@ class DetectorConfig:
       batch_size: pictures that are looked at together, at most.
       score_threshold: detections have more than this score.
       iou_threshold: a detection is dropped where its IoU with a better one is more than this.
-      classes: indices of the classes to tell; None tells all.
+      classes: indices of the classes to tell, kept as a tuple; None tells all.
       class_agnostic: detections suppress those of other classes too.
       max_detections: in one picture.
+
+    Raises:
+      ValueError: names every value that is out of its range or of another type.
     """
 
     image_size: int | None = None
@@ -55,6 +68,33 @@ class DetectorConfig:
     classes: tuple[int, ...] | None = None
     class_agnostic: bool = False
     max_detections: int = 300
+
+    def __post_init__(self):
+        size, classes = self.image_size, self.classes
+        if isinstance(classes, Iterable):
+            classes = tuple(classes)
+            object.__setattr__(self, "classes", classes)
+        labels = isinstance(classes, tuple) and all(
+            isinstance(n, int | np.integer) for n in classes
+        )
+        most = f"a whole number from 1 to {LONGEST_SIDE}"
+        rows = f"a whole number from 1 to {MAX_CANDIDATES}, the candidates that are looked at"
+        checks = [
+            ("image_size", size is None or _is_count(size, LONGEST_SIDE), most),
+            ("batch_size", _is_count(self.batch_size), COUNT),
+            ("score_threshold", _is_share(self.score_threshold), "a number from 0 to 1"),
+            ("iou_threshold", _is_share(self.iou_threshold), "a number from 0 to 1"),
+            ("classes", classes is None or labels, "indices of classes"),
+            ("class_agnostic", isinstance(self.class_agnostic, bool), "True or False"),
+            ("max_detections", _is_count(self.max_detections, MAX_CANDIDATES), rows),
+        ]
+        faults = [
+            f"{name} (={getattr(self, name)!r}) must be {wanted}"
+            for name, fine, wanted in checks
+            if not fine
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 class Letterboxed(NamedTuple):
@@ -72,7 +112,9 @@ class Letterboxed(NamedTuple):
 class Detector:
     """Finds objects in pictures: `Detector.from_weights("yolov7.pt")(["street.jpg"])`.
 
-    A detector never changes, and may be called from several threads.
+    A detector never changes, and may be called from several threads. What it compiles is lost with
+    the process, unless JAX keeps it: the environment variable `JAX_COMPILATION_CACHE_DIR` names the
+    folder, and `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` adds what compiles within a second.
 
     Attributes:
       names: of the classes.
@@ -97,14 +139,13 @@ class Detector:
         Raises:
           ValueError: names every setting that does not fit the model.
         """
+        _check_type(config)
         head = model.head
-        size = config.image_size or ARCHITECTURES[model.name].image_size
+        size = config.image_size
+        if size is None:
+            size = ARCHITECTURES[model.name].image_size
         self.names = tuple(map(str, range(head.num_classes)) if names is None else names)
-        try:
-            classes = None if config.classes is None else tuple(map(operator.index, config.classes))
-        except TypeError:
-            raise ValueError(f"classes (={config.classes!r}) must be indices of classes") from None
-        self.config = dataclasses.replace(config, image_size=size, classes=classes)
+        self.config = dataclasses.replace(config, image_size=size)
         _check(self.config, self.names, head)
         self.shapes = _shapes(size, max(head.strides))
         self._head = head
@@ -128,9 +169,10 @@ class Detector:
           ImportError: the format needs an extra that is not installed.
           ValueError: names every setting that does not fit the model.
         """
+        _check_type(config)
         checkpoint = read_checkpoint(path)
-        size = config.image_size or checkpoint.image_size
-        config = dataclasses.replace(config, image_size=size)
+        if config.image_size is None:
+            config = dataclasses.replace(config, image_size=checkpoint.image_size)
         model = model_of(checkpoint, path)
         check_finite(checkpoint, path)
         return cls(model, checkpoint.names, config)
@@ -138,12 +180,23 @@ class Detector:
     def warm_up(self, sizes: Iterable[tuple[int, int]], batch_size: int = 1) -> None:
         """Compiles what pictures of some sizes need, so that the first of them do not wait.
 
+        Batches are padded to a power of two, and each of these is a program of its own: this
+        compiles the one of `batch_size`; call it again for others.
+
         Args:
-          sizes: widths and heights, in pixels.
+          sizes: pairs of a width and a height, in pixels.
           batch_size: pictures of a size that will come together.
+
+        Raises:
+          ValueError: names what is not so.
         """
+        sizes = list(sizes)
+        if not all(map(_is_size, sizes)):
+            raise ValueError(f"sizes (={sizes!r}) must be pairs of width and height, each {COUNT}")
+        if not _is_count(batch_size):
+            raise ValueError(f"batch_size (={batch_size!r}) must be {COUNT}")
         for shape in {self._shape_of(*size) for size in sizes}:
-            images = np.zeros((self._padded(batch_size), *shape, 3), np.uint8)
+            images = np.zeros((self._padded(int(batch_size)), *shape, 3), np.uint8)
             jax.block_until_ready(self._detect(images))
 
     def __call__(self, images: Sequence[Image | str | os.PathLike[str]]) -> Detections:
@@ -183,12 +236,18 @@ class Detector:
         Args:
           pictures: from `letterbox`; read at most two batches ahead, and not ahead at all with a
             batch size of 1.
-          batch_size: if not that of the detector.
+          batch_size: if not that of the detector, which is the most.
 
         Yields:
           For each picture what the call returns, without the axis of the batch.
+
+        Raises:
+          ValueError: the batch size is not from 1 to that of the detector.
         """
-        most = batch_size or self.config.batch_size
+        most = self.config.batch_size if batch_size is None else batch_size
+        if not _is_count(most, self.config.batch_size):
+            wanted = f"a whole number from 1 to {self.config.batch_size}, as of the detector"
+            raise ValueError(f"batch_size (={most!r}) must be {wanted}")
         pictures = iter(pictures)
         while window := list(
             itertools.islice(pictures, most if most == 1 else BATCHES_AHEAD * most)
@@ -297,29 +356,24 @@ def _opened(image: Image | str | os.PathLike[str], place: int) -> Image:
     return image
 
 
+def _is_size(value: object) -> bool:
+    """Says whether a value is a width and a height."""
+    several = isinstance(value, Sequence | np.ndarray)
+    return several and len(value) == 2 and all(map(_is_count, value))
+
+
+def _check_type(config: object) -> None:
+    if not isinstance(config, DetectorConfig):
+        raise ValueError(f"config (={config!r}) must be a DetectorConfig")
+
+
 def _check(config: DetectorConfig, names: Sequence[str], head: HeadConfig) -> None:
     stride = max(head.strides)
-    faults = [
-        f"{name} (={value}) must be at least 1"
-        for name in ("batch_size", "max_detections")
-        if (value := getattr(config, name)) < 1
-    ]
-    if config.max_detections > MAX_CANDIDATES:
-        faults.append(
-            f"max_detections (={config.max_detections}) must be at most {MAX_CANDIDATES}, the "
-            "candidates that are looked at"
-        )
-    faults += [
-        f"{name} (={value}) must be at least 0 and at most 1"
-        for name in ("score_threshold", "iou_threshold")
-        if not 0 <= (value := getattr(config, name)) <= 1
-    ]
-    if config.image_size is None or config.image_size < 1 or config.image_size % stride:
+    faults = []
+    if config.image_size is None or config.image_size % stride:
         faults.append(
             f"image_size (={config.image_size}) must be a multiple of {stride}, the largest stride"
         )
-    elif config.image_size > LONGEST_SIDE:
-        faults.append(f"image_size (={config.image_size}) must be at most {LONGEST_SIDE}")
     unknown = [label for label in config.classes or () if not 0 <= label < head.num_classes]
     if unknown:
         faults.append(f"classes {unknown} do not exist; there are 0 to {head.num_classes - 1}")

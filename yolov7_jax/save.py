@@ -28,7 +28,7 @@ except ImportError as error:
 LABELS, CROPS = "labels", "crops"
 COCO_FILE, CSV_FILE, JSON_LINES_FILE = "detections.json", "detections.csv", "detections.jsonl"
 MP4 = cv2.VideoWriter.fourcc(*"mp4v")
-CSV_COLUMNS = ("source", "frame", "label", "name", "score", "x0", "y0", "x1", "y1")
+CSV_COLUMNS = ("source", "frame", "label", "name", "score", "x0", "y0", "x1", "y1", "output")
 # What OpenCV both reads and writes without loss of its kind; others become PNG.
 WRITTEN = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 
@@ -79,8 +79,9 @@ class SaveConfig:
       pictures: each picture and video with boxes drawn into it.
       txt: a YOLO txt file for each picture: rows `class cx cy w h score`, in shares of the sides.
       coco: one COCO .json file, with pictures, categories and annotations that have a score.
-      csv: one .csv file with a row for each object.
-      json_lines: one .jsonl file with a line for each picture, those that cannot be read too.
+      csv: one .csv file with a row for each object, and the picture or video it is drawn into.
+      json_lines: one .jsonl file with a line for each picture, likewise; those that cannot be read
+        too.
       crops: a picture of each object, in a folder for each class.
     """
 
@@ -155,6 +156,10 @@ class Saver:
         height, width = image.shape[:2]
         boxes, scores, labels = found
         rows = list(zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True))
+        suffix = _written_suffix(frame)
+        output = None
+        if self._config.pictures:
+            output = of_source.with_name(of_source.name + suffix).as_posix()
         if self._config.txt:
             side = np.asarray((width, height) * 2)
             corners = boxes / side
@@ -169,7 +174,8 @@ class Saver:
             for (x0, y0, x1, y1), score, label in rows:
                 number = "" if frame.number is None else frame.number
                 start = frame.source, number, label, self._names[label], f"{score:.6f}"
-                self._rows.writerow((*start, *(f"{side:.3f}" for side in (x0, y0, x1, y1))))
+                corners = (f"{side:.3f}" for side in (x0, y0, x1, y1))
+                self._rows.writerow((*start, *corners, output or ""))
         if self._lines is not None:
             objects = [
                 {
@@ -180,7 +186,7 @@ class Saver:
                 }
                 for box, score, label in rows
             ]
-            about = {"source": frame.source, "frame": frame.number}
+            about = {"source": frame.source, "frame": frame.number, "output": output}
             self._write_line(about | {"width": width, "height": height, "objects": objects})
         if self._coco is not None:
             number = "" if frame.number is None else f"#{frame.number}"
@@ -190,11 +196,9 @@ class Saver:
         if self._config.pictures:
             drawn = self._drawn(image, found)
             if frame.number is None:
-                suffix = frame.place.suffix.lower()
-                path = self._file("", name, suffix if suffix in WRITTEN else ".png")
-                write_picture(drawn, path)
+                write_picture(drawn, self._file("", name, suffix))
             else:
-                self._write_to_video(frame, of_source, drawn)
+                self._write_to_video(frame, self._file("", of_source, suffix), drawn)
 
     def _name_of(self, frame: Frame) -> pathlib.PurePath:
         """Returns what the files of a picture or a video are called, without a suffix."""
@@ -250,11 +254,10 @@ class Saver:
         draw_boxes(drawn, found.boxes_xyxy[order], colours[order], captions[order], scale)
         return drawn
 
-    def _write_to_video(self, frame: Frame, name: pathlib.PurePath, drawn: Image) -> None:
+    def _write_to_video(self, frame: Frame, path: pathlib.Path, drawn: Image) -> None:
         height, width = drawn.shape[:2]
         if self._video is None or frame.number == 0:
             self._end_video()
-            path = self._file("", name, ".mp4")
             writer = cv2.VideoWriter(str(path), MP4, frame.rate, (width, height))
             if not writer.isOpened():
                 raise OSError(errno.EIO, "OpenCV cannot write a video", str(path))
@@ -275,6 +278,14 @@ class Saver:
         there.release()
         if count < video.written:
             raise OSError(errno.EIO, "the video could not be written whole", str(video.path))
+
+
+def _written_suffix(frame: Frame) -> str:
+    """Returns how the name of what is drawn ends."""
+    if frame.number is not None:
+        return ".mp4"
+    suffix = frame.place.suffix.lower()
+    return suffix if suffix in WRITTEN else ".png"
 
 
 def _as_folder(name: str, label: int) -> str:

@@ -166,7 +166,7 @@ def test_a_process_that_cannot_write_its_part_says_why_and_ends_all(tmp_path, un
     code, _, error = ended[unlucky]
     assert code == 2, ended
     assert "checkpoint 2 could not be written: " in error
-    assert "File too large" in error
+    assert "files may not grow so large" in error
     assert "checkpoint 1 is still whole" in error
     assert "Traceback" not in error
     assert ended[1 - unlucky][0] != 0, ended

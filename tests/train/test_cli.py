@@ -73,6 +73,8 @@ def assert_wrong_use(capsys, arguments: list[str], *parts: str):
         (["fit", "--optim.lr0", "-1"], ["lr0 (=-1.0) must be more than 0"]),
         (["fit", "--optim.lrf", "inf"], ["lrf (=inf) must be at least 0 and finite"]),
         (["fit", "--optim.warmup-epochs", "inf"], ["warmup_epochs (=inf)"]),
+        (["fit"], ["--data is missing: a data.yaml, a COCO .json file"]),
+        (["anchors", "--data", ""], ["--data is missing"]),
         (["fit", "--output", ""], ["--output must not be empty"]),
         (["fit", "--freeze", ""], ["--freeze: a name must not be empty"]),
         (["fit", "--loss.box-gain", "-1"], ["box_gain (=-1.0)"]),
@@ -88,7 +90,10 @@ def assert_wrong_use(capsys, arguments: list[str], *parts: str):
         (["fit", "--seed", "9" * 20], ["--seed", "must be at most 4294967295"]),
         (["fit", "--width", "inf"], ["--width (=inf)"]),
         (["fit", "--max-hours", "0"], ["--max-hours (=0.0) must be more than 0"]),
-        (["fit", "--processes.count", "2"], ["--processes.coordinator", "belong together"]),
+        (
+            ["fit", "--data", "demo", "--processes.count", "2"],
+            ["--processes.coordinator", "belong together"],
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(capsys, arguments, parts):
@@ -118,16 +123,16 @@ def test_a_label_out_of_range_is_named_by_check_with_file_and_line(capsys, tmp_p
 
 def test_output_that_holds_a_run_is_refused_and_resume_named(capsys, tmp_path):
     make_run(tmp_path / "old")
-    assert_wrong_use(
-        capsys, ["fit", "--output", "old"], "old holds a run already", "python -m train resume old"
-    )
+    fit = ["fit", "--data", "demo", "--output", "old"]
+    assert_wrong_use(capsys, fit, "old holds a run already", "python -m train resume old")
 
 
 def test_output_with_remains_of_a_run_is_refused(capsys, tmp_path):
     old = tmp_path / "old"
     old.mkdir()
     (old / "metrics.jsonl").write_text("{}\n")
-    assert_wrong_use(capsys, ["fit", "--output", "old"], "old has metrics.jsonl of another run")
+    fit = ["fit", "--data", "demo", "--output", "old"]
+    assert_wrong_use(capsys, fit, "old has metrics.jsonl of another run")
     assert (old / "metrics.jsonl").read_text() == "{}\n"
 
 
@@ -151,7 +156,7 @@ def test_message_of_the_flag_parser_becomes_one_line(box):
 
 
 def test_flags_override_the_recipe(fitted):
-    assert cli.main(["fit", "--recipe", "tiny", "--epochs", "3", "--optim.lr0", "0.5"]) == 0
+    assert cli.main(["fit", "--data", "demo", "--epochs", "3", "--optim.lr0", "0.5"]) == 0
     config, _ = fitted[0]
     recipe = load_recipe("tiny")
     assert (config.epochs, config.optim.lr0) == (3, 0.5)
@@ -159,10 +164,28 @@ def test_flags_override_the_recipe(fitted):
     assert config.optim.lrf == recipe.optim.lrf
 
 
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        ("yolov7-tiny", "tiny"),
+        ("yolov7", "p5"),
+        ("yolov7x", "p5"),
+        *((f"yolov7-{name}", "p6") for name in ("w6", "e6", "d6", "e6e")),
+    ],
+)
+def test_a_model_has_its_recipe(fitted, model, recipe):
+    assert cli.main(["fit", "--data", "demo", "--model", model]) == 0
+    assert cli.main(["fit", "--data", "demo", f"--model={model}", "--recipe", "demo"]) == 0
+    config = fitted[0][0]
+    assert (config.model, config.recipe) == (model, recipe)
+    assert config.loss == load_recipe(recipe).loss
+    assert (fitted[1][0].model, fitted[1][0].recipe) == (model, "demo")
+
+
 def test_runs_without_output_get_the_next_free_name(fitted):
-    assert cli.main(["fit"]) == 0
+    assert cli.main(["fit", "--data", "demo"]) == 0
     pathlib.Path("runs/demo-tiny").mkdir(parents=True)
-    assert cli.main(["fit"]) == 0
+    assert cli.main(["fit", "--data", "demo"]) == 0
     assert cli.main(["fit", "--data", "pictures/blood/data.yaml"]) == 0
     assert [str(run) for _, run in fitted] == [
         "runs/demo-tiny",
@@ -195,7 +218,7 @@ def test_resume_may_change_how_it_is_computed_but_not_what(fitted, tmp_path):
 def test_unfinished_run_says_why_and_how_to_continue(capsys, monkeypatch, reason, number, code):
     summary = Summary(pathlib.Path("runs/a"), [], 40, reason, number)
     monkeypatch.setattr(cli, "fit", lambda config, run: summary)
-    assert cli.main(["fit", "--output", "runs/a"]) == code
+    assert cli.main(["fit", "--data", "demo", "--output", "runs/a"]) == code
     (line,) = capsys.readouterr().out.splitlines()
     assert line == f"stopped after step 40 ({reason}); continue: python -m train resume runs/a"
 
@@ -205,7 +228,7 @@ def test_a_second_interrupt_is_one_word_and_its_exit_code(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "fit", fit)
-    assert cli.main(["fit", "--output", "runs/a"]) == 130
+    assert cli.main(["fit", "--data", "demo", "--output", "runs/a"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
@@ -216,7 +239,7 @@ def test_summary_names_final_and_best_accuracy_and_the_files(capsys, monkeypatch
         {"epoch": 3},
     ]
     monkeypatch.setattr(cli, "fit", lambda config, run: Summary(run, records, 40))
-    assert cli.main(["fit", "--output", "runs/a"]) == 0
+    assert cli.main(["fit", "--data", "demo", "--output", "runs/a"]) == 0
     printed = capsys.readouterr().out
     for part in (
         "AP50 0.800, AP 0.400 after epoch 2",
@@ -300,7 +323,7 @@ def test_every_flag_that_a_help_shows_exists():
 
 @pytest.mark.parametrize("command", ["anchors", "preview"])
 def test_commands_take_the_other_flags_of_fit_too(command):
-    arguments = ["--epochs", "3", "--optim.lr0", "0.5", "--image-size", "320"]
+    arguments = ["--data", "demo", "--epochs", "3", "--optim.lr0", "0.5", "--image-size", "320"]
     config = cli.parse_settings(arguments, command)
     assert (config.epochs, config.optim.lr0, config.image_size) == (3, 0.5, 320)
 

@@ -38,6 +38,8 @@ def test_more_sizes_than_there_are_is_refused_with_their_number():
     assert scale_ladder(TrainConfig(image_size=64, multi_scale=3), 32) == (32, 64, 96)
     with pytest.raises(UserError, match=r"--multi-scale \(=4\) must be at most 3"):
         scale_ladder(TrainConfig(image_size=64, multi_scale=4), 32)
+    with pytest.raises(UserError, match=r"--multi-scale \(=2\) must be 0; 1 multiples of 32"):
+        scale_ladder(TrainConfig(image_size=32, multi_scale=2), 32)
     assert scale_ladder(TrainConfig(image_size=64), 32) == ()
 
 

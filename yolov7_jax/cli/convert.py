@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from yolov7_jax import weights
-from yolov7_jax.cli.commands import Commands, described
+from yolov7_jax.cli.commands import Commands, check_not_source, described
 from yolov7_jax.deploy import deploy
 from yolov7_jax.weights.files import model_of
 
@@ -31,9 +31,10 @@ def add_convert(commands: Commands) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    target = pathlib.Path(options.target)
+    target, source = pathlib.Path(options.target), pathlib.Path(options.source)
     if target.suffix != SAFETENSORS:
         raise ValueError(f"OUT (={options.target}) must end in {SAFETENSORS}")
+    check_not_source(target, source, "OUT")
     if target.exists() and not options.force:
         raise ValueError(f"{target} exists; --force replaces it")
     if not target.parent.is_dir():

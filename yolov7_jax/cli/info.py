@@ -23,12 +23,17 @@ def add_info(commands: Commands) -> None:
     what.add_argument("--model", choices=ARCHITECTURES, help="one model instead of all")
     what.add_argument("--weights", metavar="FILE", help="a file of weights, or a run's folder")
     info.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side of the pictures; default: published"
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the pictures; default: that of the training, where the weights tell, or the "
+        "published one",
     )
     info.set_defaults(run=_info)
 
 
 def _info(options: argparse.Namespace) -> None:
+    image_size = options.image_size
     if options.weights is None:
         names = list(ARCHITECTURES) if options.model is None else [options.model]
         models = [create_abstract(name) for name in names]
@@ -36,11 +41,13 @@ def _info(options: argparse.Namespace) -> None:
         checkpoint = weights.read_checkpoint(options.weights)
         model = model_of(checkpoint, options.weights)
         models = [model]
+        if image_size is None:
+            image_size = checkpoint.image_size
         print(_contents(options.weights, checkpoint, model), end="\n\n")
     print("                parameters (M)       GFLOPs")
     print("model          training  deploy  training  deploy  pixels  memory (MB)")
     for model in models:
-        print(_row(model.name, summarize(model, options.image_size)), flush=True)
+        print(_row(model.name, summarize(model, image_size)), flush=True)
     print("GFLOPs: convolutions of one picture, forward; training counts auxiliary heads.")
     print("memory: deploy form in float32, one picture, parameters included; an estimate.")
 

@@ -6,17 +6,21 @@ import contextlib
 import difflib
 import itertools
 import pathlib
+import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 from yolov7_jax.cli.commands import (
     UNREADABLE,
     described,
+    folder_if_filled,
     forget_stop,
     keep_compiled,
-    new_folder,
     printable,
     stop_if_wanted,
+    stopped_by,
 )
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.decoder_messages import DecoderMessages
@@ -35,6 +39,7 @@ except ImportError as error:
 OUTPUT = pathlib.Path("runs/predict")
 READERS = 2  # threads
 MOST_NAMED = 5  # ignored files
+SECONDS_BETWEEN_LINES = 30.0
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,9 +51,10 @@ def run(options: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(options.weights)
     model = model_of(checkpoint, options.weights)
     check_finite(checkpoint, options.weights)
+    image_size = checkpoint.image_size if options.image_size is None else options.image_size
     names = checkpoint.names or tuple(map(str, range(model.head.num_classes)))
     config = DetectorConfig(
-        image_size=options.image_size or checkpoint.image_size,
+        image_size=image_size,
         batch_size=options.batch_size,
         score_threshold=options.score_threshold,
         iou_threshold=options.iou_threshold,
@@ -69,16 +75,16 @@ def run(options: argparse.Namespace) -> int:
         shown = ", ".join(sources.ignored[:MOST_NAMED])
         more = ", ..." if len(sources.ignored) > MOST_NAMED else ""
         print(f"ignored, no pictures or videos by their suffix: {shown}{more}", file=sys.stderr)
-    folder = new_folder(options.output, OUTPUT)
-    _print(f"{options.weights}: {described(model)}, at {detector.config.image_size} pixels")
-    with DecoderMessages(), Saver(folder, names, saved) as saver:
-        run = _Run(detector, saver)
-        for folder_that_is_shut in sources.unreadable:
-            run.unreadable(folder_that_is_shut)
-        run.stills(sources.stills)
-        for video in sources.videos:
-            run.video(video, options.max_frames)
-    return run.end()
+    with folder_if_filled(options.output, OUTPUT) as folder:
+        _print(f"{options.weights}: {described(model)}, at {detector.config.image_size} pixels")
+        with DecoderMessages(), Saver(folder, names, saved) as saver:
+            run = _Run(detector, saver)
+            for folder_that_is_shut in sources.unreadable:
+                run.unreadable(folder_that_is_shut)
+            run.stills(sources.stills)
+            for video in sources.videos:
+                run.video(video, options.max_frames)
+        return run.end()
 
 
 class _Run:
@@ -93,9 +99,9 @@ class _Run:
         if not stills:
             return
         frames = map_ahead(read_still, stills, workers=READERS, ahead=READERS)
-        with tqdm(total=len(stills), unit=" pictures", disable=None, leave=False) as bar:
+        with _Progress("pictures") as progress:
             for frame, found in self._looked_at(frames):
-                bar.update()
+                progress.update(len(stills))
                 if found is None:
                     continue
                 labels = collections.Counter(found.labels.tolist())
@@ -109,19 +115,15 @@ class _Run:
         count = 0
         live = not isinstance(video.opened, str) or "://" in video.opened
         frames = itertools.islice(read_video(video), max_frames)
-        with (
-            tqdm(desc=video.source, unit=" pictures", disable=None, leave=False) as bar,
-            contextlib.suppress(*((KeyboardInterrupt,) if live else ())),  # ends what has no end
-        ):
+        # Ctrl-C ends what has no end itself.
+        ending = _ended_by_ctrl_c() if live else contextlib.nullcontext()
+        with _Progress(printable(video.source)) as progress, ending:
             for frame, found in self._looked_at(frames, batch_size=1 if live else None):
                 if found is None:
                     continue
-                bar.total = min(filter(None, (frame.total, max_frames)), default=None)
-                bar.update()
+                progress.update(min(filter(None, (frame.total, max_frames)), default=None))
                 count += 1
                 labels.update(found.labels.tolist())
-        if live:
-            forget_stop()
         if count:
             _print(
                 f"{printable(video.source)}: {counted('picture', count)}; {self._counted(labels)}"
@@ -176,6 +178,52 @@ class _Run:
             told += f"; written to {folder}"
         _print(told)
         return UNREADABLE if self._unreadable else 0
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a plain line now and then. A context manager."""
+
+    def __init__(self, of: str):
+        self._of, self._seen = of, 0
+        self._bar = tqdm(desc=of, unit=" pictures", disable=None, leave=False)
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def update(self, total: int | None) -> None:
+        """Tells of one picture more, of so many; None where nobody knows."""
+        self._seen += 1
+        if not self._bar.disable:
+            self._bar.total = total
+            self._bar.update()
+            return
+        now = time.monotonic()
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        rate = self._seen / (now - self._started)
+        if total is None:
+            _warn(f"{self._of}: {self._seen} images, {rate:.1f} images/s")
+        else:
+            left = tqdm.format_interval(max(0, total - self._seen) / rate)
+            percent = min(100, 100 * self._seen / total)
+            _warn(f"{self._of}: {percent:3.0f}% {rate:.1f} images/s, {left} left")
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Lets Ctrl-C end its body, and nothing else."""
+    try:
+        yield
+        stop_if_wanted()
+    except KeyboardInterrupt:
+        if stopped_by() is not signal.SIGINT:
+            raise
+        forget_stop()
 
 
 def counted(noun: str, count: int) -> str:

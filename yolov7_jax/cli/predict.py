@@ -69,8 +69,17 @@ def add_predict(commands: Commands) -> None:
     )
     saves.add_argument("--save-txt", action="store_true", help="YOLO txt, with scores")
     saves.add_argument("--save-coco", action="store_true", help="one COCO .json file")
-    saves.add_argument("--save-csv", action="store_true", help="one .csv file")
-    saves.add_argument("--save-jsonl", action="store_true", help="one file with a line a picture")
+    saves.add_argument(
+        "--save-csv",
+        action="store_true",
+        help="one .csv file; its column output has the picture or video that was written, relative "
+        "to the folder, and is empty with --no-pictures",
+    )
+    saves.add_argument(
+        "--save-jsonl",
+        action="store_true",
+        help="one file with a line a picture; output is that of --save-csv, or null",
+    )
     saves.add_argument("--save-crops", action="store_true", help="a picture of each object")
     predict.set_defaults(run=_predict)
 
