@@ -78,12 +78,59 @@ def test_convert_replaces_a_file_only_when_told_to(tmp_path, capsys):
     assert to_official(load_model(target)).keys() == read_checkpoint(TINY).weights.keys()
 
 
+def test_convert_does_not_replace_the_weights_themselves(tmp_path, capsys):
+    source = tmp_path / "run.safetensors"
+    save_safetensors(create("yolov7-tiny", 2, width=0.125), source)
+    before = source.read_bytes()
+    assert main(["convert", "--deploy", str(source), str(source), "--force"]) == 2
+    assert "run.safetensors: is the file of weights itself; give another" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_info_of_a_file_is_about_pictures_as_in_its_training(tmp_path, capsys):
+    path = str(tmp_path / "a.safetensors")
+    save_safetensors(create("yolov7-tiny", 2, width=0.125), path, image_size=192)
+
+    def pixels(*arguments):
+        assert main(["info", "--weights", path, *arguments]) == 0
+        return capsys.readouterr().out.splitlines()[-3].split()[5]
+
+    assert pixels() == "192"
+    assert pixels("--image-size", "320") == "320"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "arguments are required: COMMAND; see yolov7-jax --help"),
+        (["predict", "x"], "arguments are required: --weights; see yolov7-jax predict --help"),
+        (["predict", "--weights", "x"], "arguments are required: SOURCE; see"),
+        (["val", "--weigths", "x"], "there is no --weigths (did you mean --weights?); see"),
+        (["info", "--image_size=3"], "there is no --image_size (did you mean --image-size?); see"),
+        (["convert", "--onnx", "a", "b"], "there is no --onnx; see yolov7-jax convert --help"),
+        (["info", "-x"], "unrecognized arguments: -x"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_the_beginning_of_a_flag_will_do(capsys):
+    assert main(["info", "--mod", "yolov7-tiny", "--image", "320"]) == 0
+    assert "yolov7-tiny" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["info", "--weights", "nowhere.pt"], "nowhere.pt: cannot be read (No such file"),
         (["info", "--weights", "."], "holds no checkpoint"),
-        (["info", "--model", "yolov7", "--image-size", "650"], "image_size (=650)"),
+        (["info", "--model", "yolov7", "--image-size", "650"], "--image-size (=650)"),
         (["convert", TINY, "out.pt"], "must end in .safetensors"),
         (["convert", TINY, "no/such/folder/out.safetensors"], "there is no folder no/such/folder"),
         (["info", "--weights", ""], "empty path"),

@@ -53,6 +53,24 @@ def test_files_folders_and_patterns_are_found_in_the_order_they_are_named(tmp_pa
     assert found.ignored == (str(tmp_path / "folder" / "notes.txt"),)
 
 
+def test_links_to_folders_are_followed_and_each_folder_is_looked_into_once(tmp_path):
+    for name in ("in/b/one.png", "in/c/two.png", "out/three.png", "out/deeper/four.png"):
+        write(tmp_path / name)
+    for link, target in (
+        ("in/a", "in/b"),  # which has its own name in the folder
+        ("in/y", "out"),
+        ("in/x", "out"),  # the first of two in order
+        ("in/b/up", "in"),
+        ("out/back", "out"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = find_sources([str(tmp_path / "in")]).stills
+    assert [str(still.place) for still in found] == [
+        *("b/one.png", "c/two.png", "x/deeper/four.png", "x/three.png")
+    ]
+    assert all(read_still(still).fault == "" for still in found)
+
+
 def test_cameras_and_streams_are_told_by_their_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = find_sources(["0", "rtsp://camera.example/live?x=1"])
@@ -162,6 +180,7 @@ def huge_png():
     [
         ("empty.jpg", b"", "is empty, 0 bytes"),
         ("text.jpg", b"no picture at all", "is not a picture that OpenCV can decode"),
+        ("some.txt", b"a.jpg", "lists of pictures are not read: give a folder, or a pattern"),
         ("cut.jpg", cv2.imencode(".jpg", PICTURE)[1].tobytes()[:-300], "is truncated or damaged"),
         ("cut.png", cv2.imencode(".png", PICTURE)[1].tobytes()[:-300], "is truncated or damaged"),
         ("cut.webp", cv2.imencode(".webp", PICTURE)[1].tobytes()[:-99], "OpenCV can decode"),
@@ -200,5 +219,16 @@ def test_a_video_that_is_none_or_ends_early_says_so(tmp_path):
     bad.write_bytes(b"nothing")
     (frame,) = read_video(find_sources([str(bad)]).videos[0])
     assert frame.fault == "cannot be opened as a video"
-    (frame,) = read_video(find_sources([f"file://{tmp_path}/gone.mp4"]).videos[0])
-    assert frame.fault == "cannot be opened as a video"
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("http://127.0.0.1:9/a.jpg", "; pictures are not downloaded: give the path of a file"),
+        ("file:///nowhere/a.jpg", "; of a picture give the path, not an address"),
+        ("rtsp://127.0.0.1:9/live", ""),
+    ],
+)
+def test_addresses_of_pictures_are_not_opened_and_that_is_said(address, told):
+    (frame,) = read_video(find_sources([address]).videos[0])
+    assert frame.fault == f"cannot be opened as a video{told}"

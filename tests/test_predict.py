@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import math
 
 import cv2
 import jax
@@ -245,22 +246,73 @@ def test_weights_of_a_diverged_run_are_refused(tmp_path):
 
 
 def test_settings_beyond_all_reason_are_refused(model):
-    config = DetectorConfig(image_size=32 * 10**5, max_detections=10**9)
-    with pytest.raises(ValueError, match="must be at most 16384") as fault:
-        Detector(model, config=config)
-    assert "max_detections (=1000000000) must be at most 30000" in str(fault.value)
+    with pytest.raises(ValueError, match="must be a whole number from 1 to 16384") as fault:
+        DetectorConfig(image_size=32 * 10**5, max_detections=10**9)
+    wanted = "max_detections (=1000000000) must be a whole number from 1 to 30000"
+    assert wanted in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "wanted"),
+    [
+        ("image_size", ("640", 192.0, 0, -32, True), "a whole number from 1 to 16384"),
+        ("batch_size", (2.5, 0, None), "a whole number of at least 1"),
+        ("score_threshold", ("a", None, 2, -0.1, math.nan), "a number from 0 to 1"),
+        ("iou_threshold", ("0.5", 1.5), "a number from 0 to 1"),
+        ("classes", (3, ("cat",), "cat", (0.5,)), "indices of classes"),
+        ("class_agnostic", ("no", 1, None), "True or False"),
+        ("max_detections", (None, 0, 30001, 3.0), "a whole number from 1 to 30000"),
+    ],
+)
+def test_settings_of_another_type_or_range_are_refused(name, values, wanted):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name} \(=.*\) must be {wanted}[^;]*$"):
+            DetectorConfig(**{name: value})
+
+
+def test_settings_may_be_numbers_of_numpy_and_lists():
+    labels = np.arange(2)
+    config = DetectorConfig(np.int64(64), classes=labels, score_threshold=np.float32(0.5))
+    assert config.classes == (0, 1)
+    assert hash(config) == hash(DetectorConfig(64, classes=[0, 1], score_threshold=0.5))
+
+
+def test_settings_that_are_none_are_refused(model):
+    wanted = r"config \(=\{'image_size': 192\}\) must be a DetectorConfig"
+    with pytest.raises(ValueError, match=wanted):
+        Detector(model, NAMES, {"image_size": 192})
+    with pytest.raises(ValueError, match=wanted):
+        Detector.from_weights("nowhere.pt", {"image_size": 192})
+
+
+@pytest.mark.parametrize("sizes", [(640, 480), [(0, 5)], [(5.0, 5)], ["ab"], [(1, 2, 3)]])
+def test_warming_up_wants_pairs_of_sides(detector, sizes):
+    with pytest.raises(ValueError, match=r"sizes \(=.*\) must be pairs of width and height"):
+        detector.warm_up(sizes)
+
+
+@pytest.mark.parametrize("batch_size", [0, 2.5, "2"])
+def test_batch_sizes_are_counts(detector, batch_size):
+    wanted = r"batch_size \(=.*\) must be a whole number"
+    with pytest.raises(ValueError, match=wanted):
+        detector.warm_up([(5, 5)], batch_size)
+    with pytest.raises(ValueError, match=wanted):
+        next(detector.stream([], batch_size))
+
+
+def test_a_stream_has_no_larger_batches_than_the_detector(detector):
+    with pytest.raises(ValueError, match=r"batch_size \(=3\) must be a whole number from 1 to 2"):
+        next(detector.stream([], 3))
 
 
 def test_wrong_settings_are_named_together(model):
-    config = DetectorConfig(
-        image_size=100, batch_size=0, score_threshold=2, classes=(0, 7), max_detections=-1
-    )
+    with pytest.raises(ValueError, match="batch_size") as fault:
+        DetectorConfig(batch_size=0, score_threshold=2, max_detections=-1)
+    for part in ("batch_size (=0)", "max_detections (=-1)", "score_threshold (=2)"):
+        assert part in str(fault.value)
     with pytest.raises(ValueError, match="image_size") as fault:
-        Detector(model, ("cat",), config)
+        Detector(model, ("cat",), DetectorConfig(image_size=100, classes=(0, 7)))
     for part in (
-        "batch_size (=0)",
-        "max_detections (=-1)",
-        "score_threshold (=2)",
         "image_size (=100) must be a multiple of 32",
         "classes [7] do not exist; there are 0 to 1",
         "names (1) must be as many as the classes (2)",

@@ -124,8 +124,8 @@ def find_sources(named: Sequence[str]) -> Sources:
     """Finds what is meant.
 
     Args:
-      named: files, folders (with those in them), patterns such as `some/*.jpg`, indices of
-        cameras, addresses of streams, and `-` for a picture on standard input.
+      named: files, folders (with those in them, links followed), patterns such as `some/*.jpg`,
+        indices of cameras, addresses of streams, and `-` for a picture on standard input.
 
     Raises:
       UserError: names all that do not exist, or that hold no pictures.
