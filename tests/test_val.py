@@ -1,8 +1,10 @@
 """`yolov7-jax val` as its users meet it."""
 
+import contextlib
 import json
 import pathlib
 import shutil
+import signal
 import struct
 import zlib
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from data_sets import PICTURES, coco_content, write_coco, write_text, write_yolo
 
-from yolov7_jax import create
+from yolov7_jax import create, evaluation
 from yolov7_jax.cli import main
 from yolov7_jax.weights import load_model, save_safetensors
 
@@ -170,6 +172,19 @@ def test_of_pictures_without_annotations_the_detections_are_written(
     assert val(data, "--output", tmp_path / "page", "--report") == 2
     assert capsys.readouterr().err.count("has no objects to compare detections with\n") == 1
     assert not (tmp_path / "page").exists()
+
+
+def test_a_signal_that_jax_loses_while_it_compiles_ends_val(tmp_path, capsys, monkeypatch):
+    compiled = evaluation.predict
+
+    def lose(*args, **options):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        return compiled(*args, **options)
+
+    monkeypatch.setattr(evaluation, "predict", lose)
+    assert val(write_coco(tmp_path / "data"), "--output", tmp_path / "out") == 143
+    assert capsys.readouterr().err == "interrupted by SIGTERM\n"
 
 
 def damaged_png(width, height):

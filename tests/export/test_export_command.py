@@ -114,7 +114,7 @@ def test_a_file_is_replaced_only_when_told_to(weights_file, tmp_path, capsys):
         (["--output", "no/such/out.onnx"], "there is no folder no/such"),
         (["--output", "out.pt"], "must end in .onnx"),
         (["--output", "folder.onnx"], "is a folder"),
-        (["--image-size", "64,97"], "width (=97) must be a multiple of 32"),
+        (["--image-size", "64,97"], "--image-size (=64,97): width must be a multiple of 32"),
         (["--image-size", "0"], "must be from 1 to 16384"),
         (["--batch", "0"], "--batch (=0) must be at least 1, or dynamic"),
         (["--score-threshold", "1.5"], "--score-threshold (=1.5) must be from 0 to below 1"),

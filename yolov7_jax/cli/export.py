@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from yolov7_jax import weights
-from yolov7_jax.cli.commands import Commands, described, keep_compiled
+from yolov7_jax.cli.commands import Commands, check_not_source, described, keep_compiled
 from yolov7_jax.errors import UserError
 from yolov7_jax.export import stablehlo, weights_file
 from yolov7_jax.export.settings import Contents, Settings
@@ -169,11 +169,9 @@ def _target(options: argparse.Namespace) -> Path:
         raise UserError(f"{target}: there is no folder {target.parent}")
     if target.is_dir():
         raise UserError(f"{target}: is a folder, wanted the name of a file")
-    if target.exists():
-        if source.exists() and target.samefile(source):
-            raise UserError(f"{target}: is the file of weights itself; give another --output")
-        if not options.force:
-            raise UserError(f"{target} exists; --force replaces it")
+    check_not_source(target, source, "--output")
+    if target.exists() and not options.force:
+        raise UserError(f"{target} exists; --force replaces it")
     return target
 
 

@@ -8,10 +8,18 @@ from typing import Any
 
 import jax
 
-from yolov7_jax.cli.commands import UNREADABLE, described, keep_compiled, new_folder, printable
+from yolov7_jax.cli.commands import (
+    UNREADABLE,
+    described,
+    keep_compiled,
+    new_folder,
+    printable,
+    stop_if_wanted,
+)
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.dataset import Dataset, as_one_class
 from yolov7_jax.data.decoder_messages import DecoderMessages
+from yolov7_jax.data.evaluation_batches import EvalBatch
 from yolov7_jax.data.faults import Effect, counted
 from yolov7_jax.data.sources import load_split
 from yolov7_jax.errors import UserError
@@ -31,6 +39,7 @@ from yolov7_jax.model import ARCHITECTURES, Yolov7
 from yolov7_jax.page.measured import Measured, as_lines
 from yolov7_jax.page.results import results_of
 from yolov7_jax.page.validation import DETECTIONS_FILE, FAULTS_FILE, write_faults, write_files
+from yolov7_jax.types import Detections
 from yolov7_jax.weights.files import check_finite, model_of, read_checkpoint
 
 OUTPUT = pathlib.Path("runs/val")
@@ -64,9 +73,15 @@ def run(options: argparse.Namespace) -> int:
         classes=classes,
         augment=options.augment,
     )
+
+    def detect_or_stop(batch: EvalBatch) -> Detections:
+        found = detect(batch)
+        stop_if_wanted()
+        return found
+
     with DecoderMessages():
         detected = detect_split(
-            detect,
+            detect_or_stop,
             dataset,
             image_size=image_size,
             batch_size=batch_size,

@@ -39,7 +39,8 @@ class Settings:
     def __post_init__(self):
         faults = []
         if not 1 <= min(self.image_size) <= max(self.image_size) <= LONGEST_SIDE:
-            faults.append(f"image_size (={self.image_size}) must be from 1 to {LONGEST_SIDE}")
+            size = ",".join(map(str, self.image_size))
+            faults.append(f"image_size (={size}) must be from 1 to {LONGEST_SIDE}")
         if self.batch is not None and self.batch < 1:
             faults.append(f"batch (={self.batch}) must be at least 1, or dynamic")
         if self.contents not in get_args(Contents):
@@ -58,10 +59,11 @@ class Settings:
 
     def check_strides(self, strides: tuple[int, ...]) -> None:
         """Raises a UserError if a model with these strides cannot take such pictures."""
-        faults = [
-            f"{side} (={length}) must be a multiple of {max(strides)}, the largest stride"
-            for side, length in zip(("height", "width"), self.image_size, strict=True)
-            if length % max(strides)
-        ]
-        if faults:
-            raise UserError(f"image_size: {'; '.join(faults)}")
+        sides = zip(("height", "width"), self.image_size, strict=True)
+        wrong = [side for side, length in sides if length % max(strides)]
+        if wrong:
+            size = ",".join(map(str, self.image_size))
+            raise UserError(
+                f"image_size (={size}): {' and '.join(wrong)} must be a multiple of "
+                f"{max(strides)}, the largest stride"
+            )
