@@ -1,6 +1,7 @@
-"""Eight simulated CPU devices for the whole suite, and property tests that repeat exactly."""
+"""Eight simulated CPU devices, repeatable property tests, and Ctrl-C for the whole suite."""
 
 import os
+import signal
 
 import hypothesis
 
@@ -9,6 +10,10 @@ DEVICES_FLAG = "--xla_force_host_platform_device_count"
 # JAX reads this when it is first used; a number that the user chose stays.
 if DEVICES_FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES_FLAG}=8".strip()
+
+# Shells start what runs in the background with SIGINT ignored, which tests of Ctrl-C would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=20

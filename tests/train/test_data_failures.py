@@ -69,7 +69,7 @@ def fit_with(monkeypatch, capsys, batches, spoil):
 
     monkeypatch.setattr(cli, "fit", fit)
     started = time.monotonic()
-    code = cli.main(["fit", "--output", "never-written"])
+    code = cli.main(["fit", "--data", "demo", "--output", "never-written"])
     assert time.monotonic() - started < LONGEST
     return code, capsys.readouterr().err.splitlines()[-1]
 
