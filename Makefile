@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check clean
 
 demo: $(VENV)/.installed-train
-	$(BIN)/python -m train fit --recipe demo
+	$(BIN)/yolov7-jax train --recipe demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -2,7 +2,7 @@
 
     python -m benchmarks.index [--layout coco|yolo] [--images 118000] [--objects 860000]
 
-Annotations are synthetic, with polygons as long as COCO's; pictures are tiny and shared by hard
+Annotations are synthetic, with polygons as long as COCO's; images are tiny and shared by hard
 links, so that the time is that of the files and their headers. Each measurement is a process of
 its own, and its peak memory includes Python, NumPy and JAX.
 """
@@ -22,13 +22,13 @@ import numpy as np
 
 WIDTH, HEIGHT = 640, 480
 CLASSES = 80
-DISTINCT = 500  # pictures and outlines; hard links of one file are limited
+DISTINCT = 500  # images and outlines; hard links of one file are limited
 CORNERS = 22  # of a polygon on average, as in COCO
 GOALS = {"scan": (60.0, 1000), "cache": (5.0, 1000)}  # seconds, megabytes
 
 
-def make_pictures(folder: Path, num_images: int) -> None:
-    """Writes pictures of 640 x 480 pixels and about 4 KB."""
+def make_images(folder: Path, num_images: int) -> None:
+    """Writes images of 640 x 480 pixels and about 4 KB."""
     folder.mkdir(parents=True)
     encoded = cv2.imencode(".jpg", np.full((HEIGHT, WIDTH, 3), 114, np.uint8))[1].tobytes()
     for image in range(num_images):
@@ -40,7 +40,7 @@ def make_pictures(folder: Path, num_images: int) -> None:
 
 
 def random_outlines(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yields outlines `[corners, 2]` inside the picture, in pixels of two decimals."""
+    """Yields outlines `[corners, 2]` inside the image, in pixels of two decimals."""
     for _ in range(DISTINCT):
         corners = max(3, int(rng.poisson(CORNERS)))
         angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
@@ -50,8 +50,8 @@ def random_outlines(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def make_coco(folder: Path, num_images: int, num_objects: int) -> Path:
-    """Writes instances.json and its pictures."""
-    make_pictures(folder / "images", num_images)
+    """Writes instances.json and its images."""
+    make_images(folder / "images", num_images)
     rng = np.random.default_rng(0)
     outlines = [
         (json.dumps([points.ravel().tolist()]), points.min(axis=0), np.ptp(points, axis=0))
@@ -69,7 +69,7 @@ def make_coco(folder: Path, num_images: int, num_objects: int) -> Path:
         file.write(', "annotations": [')
         for row, image in enumerate(image_of.tolist()):
             text, (x, y), (w, h) = outlines[row % DISTINCT]
-            x += row % 97 / 100  # no two boxes of a picture are the same
+            x += row % 97 / 100  # no two boxes of an image are the same
             file.write(
                 f'{", " if row else ""}{{"segmentation": {text}, "area": {w * h / 2:.4f}, '
                 f'"iscrowd": 0, "image_id": {image}, "bbox": [{x:.2f}, {y:.2f}, {w:.2f}, {h:.2f}], '
@@ -80,8 +80,8 @@ def make_coco(folder: Path, num_images: int, num_objects: int) -> Path:
 
 
 def make_yolo(folder: Path, num_images: int, num_objects: int) -> Path:
-    """Writes data.yaml, the pictures, and label files with boxes."""
-    make_pictures(folder / "images", num_images)
+    """Writes data.yaml, the images, and label files with boxes."""
+    make_images(folder / "images", num_images)
     (folder / "labels").mkdir()
     rng = np.random.default_rng(0)
     per_image = np.bincount(rng.integers(0, num_images, num_objects), minlength=num_images)
@@ -98,8 +98,8 @@ def make_yolo(folder: Path, num_images: int, num_objects: int) -> Path:
 
 
 def load(path: str) -> None:
-    """Loads a split in this process, and prints seconds, megabytes, pictures and objects."""
-    from yolov7_jax.data.sources import load_dataset
+    """Loads a split in this process, and prints seconds, megabytes, images and objects."""
+    from yolov7_jax.data.layouts import load_dataset
 
     start = time.perf_counter()
     dataset = load_dataset(path, "train")
@@ -123,14 +123,14 @@ def main():
         make = make_coco if given.layout == "coco" else make_yolo
         path = make(Path(folder) / "data", given.images, given.objects)
         print(f"{given.layout}: {path.name} of {path.stat().st_size / 1e6:.0f} MB")
-        print("start      seconds   (goal)   peak MB   (goal)    pictures     objects")
+        print("start      seconds   (goal)   peak MB   (goal)    images     objects")
         for name, (seconds_goal, memory_goal) in GOALS.items():
             command = [sys.executable, "-m", "benchmarks.index", "--load", str(path)]
             output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            seconds, peak, pictures, objects = json.loads(output)
+            seconds, peak, images, objects = json.loads(output)
             print(
                 f"{name:8} {seconds:9.1f} {seconds_goal:8.0f} {peak:9} {memory_goal:8} "
-                f"{pictures:11} {objects:11}"
+                f"{images:11} {objects:11}"
             )
 
 

@@ -33,7 +33,7 @@ from orbax.checkpoint import v1 as ocp
 
 from benchmarks.rectangles import write_rectangles
 from benchmarks.small_disk import LOOK_AGAIN, fill_until_ended, own_disk
-from train.folder import CONFIG_FILE, REPORT_FILE
+from yolov7_jax.training.run_folder import CONFIG_FILE, REPORT_FILE
 
 ROOT = pathlib.Path(__file__).parent.parent
 KINDS = ("kill", "kill while saving", "terminate", "full disk", "damage")
@@ -93,7 +93,7 @@ class Workshop:
                 "optim.warmup-epochs": 0.3,
                 "optim.warmup-min-steps": 0,
             }
-            arguments = ["fit", *(f"--{name}={value}" for name, value in settings.items())]
+            arguments = ["train", *(f"--{name}={value}" for name, value in settings.items())]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the time to compile
@@ -155,7 +155,7 @@ class Run:
 
     def is_finished(self) -> bool:
         """Says of an ended process whether its run has come to its end too."""
-        continues = "python -m train resume" in self.log.read_text(errors="replace")
+        continues = "yolov7-jax resume" in self.log.read_text(errors="replace")
         return self.process.returncode == 0 and not continues
 
 

@@ -33,7 +33,7 @@ from yolov7_jax import model as networks
 from yolov7_jax.nn import blocks, convolution, norm, pooling, rep, tiny
 
 Call = Callable[[], Any]
-OBJECTS = 10  # in every picture
+OBJECTS = 10  # in every image
 
 
 class Piece(NamedTuple):
@@ -125,7 +125,7 @@ def make_step(model: networks.Yolov7, targets) -> tuple[Callable, Callable]:
 
 
 def make_targets(rng: np.random.Generator, batch: int, num_classes: int):
-    """Objects of all sizes, as many in every picture."""
+    """Objects of all sizes, as many in every image."""
     count = batch * OBJECTS
     images = np.repeat(np.arange(batch), OBJECTS)[:, None]
     labels = rng.integers(0, num_classes, (count, 1))
@@ -187,7 +187,7 @@ def piece_calls(piece: Piece, functions, activation) -> dict[str, Call]:
             f"{name} forward": lambda: forward(x, kernel),
             f"{name} kernel gradient": lambda: to_kernel(x, kernel, gradient),
         }
-        if piece.shape[3] > 3:  # nobody asks for the gradient of the pictures
+        if piece.shape[3] > 3:  # nobody asks for the gradient of the images
             calls[f"{name} input gradient"] = lambda: to_input(x, kernel, gradient)
         return calls
     if piece.kind == "max-pool":
@@ -271,8 +271,8 @@ def main():
     """Measures the models that the command line names."""
     parser = argparse.ArgumentParser(description="Times the networks, and what they consist of.")
     parser.add_argument("--models", nargs="+", choices=networks.ARCHITECTURES, help="all if absent")
-    parser.add_argument("--size", type=int, default=320, help="side of the pictures, in pixels")
-    parser.add_argument("--batch", type=int, default=2, help="number of pictures")
+    parser.add_argument("--size", type=int, default=320, help="side of the images, in pixels")
+    parser.add_argument("--batch", type=int, default=2, help="number of images")
     parser.add_argument("--repeats", type=int, default=3, help="turns that the least is taken of")
     parser.add_argument("--quick", action="store_true", help="without the pieces")
     arguments = parser.parse_args()

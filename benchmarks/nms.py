@@ -2,7 +2,7 @@
 
     python -m benchmarks.nms [--repeats 5]
 
-30,000 predictions of 80 classes in each of 8 pictures, 300 kept, on whatever device JAX finds. The
+30,000 predictions of 80 classes in each of 8 images, 300 kept, on whatever device JAX finds. The
 yardstick is `jnp.sort` of the scores that NMS is given, `[8, 30000 * 80]` with several labels a
 box, and `[8, 30000]` where a box has its best one alone, after which all else is a part of the
 time. Only the ratios mean something on a noisy machine.

@@ -4,7 +4,7 @@
 
 The recipe is that of the P5 models, at 640 pixels. `wall` is what a clock shows; `CPU` is what the
 threads' own time amounts to, which other programs on the machine disturb less. All are measured
-in turns, so that they meet the same noise. The unavoidable is decoding and resizing the pictures
+in turns, so that they meet the same noise. The unavoidable is decoding and resizing the images
 that show, one warp of them, and the change of colour; the rest is Python, copies and blending.
 """
 
@@ -23,12 +23,13 @@ from unittest import mock
 import cv2
 import numpy as np
 
-from train.data import augment, pictures, render
-from train.data.augment import AugmentConfig, train_sample
-from train.data.memory import keep_freed_memory
-from train.data.picture_cache import CachedPictures, open_cache
-from train.data.sample import Pictures
-from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.data.layouts import load_dataset
+from yolov7_jax.training.pipeline import augment, render
+from yolov7_jax.training.pipeline import file_images as images
+from yolov7_jax.training.pipeline.augment import AugmentConfig, train_sample
+from yolov7_jax.training.pipeline.image_cache import CachedImages, open_cache
+from yolov7_jax.training.pipeline.memory import keep_freed_memory
+from yolov7_jax.training.pipeline.plan import Images
 
 IMAGE_SIZE = 640
 P5 = AugmentConfig(mosaic=1.0, mixup=0.15, paste_in=0.15, scale=0.9, translate=0.2)
@@ -39,7 +40,7 @@ PUBLIC = {"P5": (8.4, 15.3), "P5 without mixup and paste-in": (21.0, 41.5)}
 UNAVOIDABLE = ("decode", "resize", "warp", "colour")
 
 
-def make(source: Pictures, config: AugmentConfig, position: int) -> None:
+def make(source: Images, config: AugmentConfig, position: int) -> None:
     """Makes the sample at a position and throws it away."""
     rng = np.random.default_rng(position)
     train_sample(source, position % len(source), IMAGE_SIZE, config, rng)
@@ -68,7 +69,7 @@ class Rate:
 
 
 def measure(
-    jobs: dict[tuple[str, int], tuple[Pictures, AugmentConfig]], seconds: float
+    jobs: dict[tuple[str, int], tuple[Images, AugmentConfig]], seconds: float
 ) -> dict[tuple[str, int], Rate]:
     """Runs jobs, named by configuration and number of threads, in turns."""
     rates = {name: Rate() for name in jobs}
@@ -106,8 +107,8 @@ def stopwatches() -> Iterator[dict[str, float]]:
 
     # Between three and four channels and back is a part of the warp: it makes that cheaper.
     parts = [
-        (pictures, "_read_reduced", "decode"),
-        (pictures, "resize", "resize"),
+        (images, "_read_reduced", "decode"),
+        (images, "resize", "resize"),
         (render, "_shrink", "resize"),
         (cv2, "warpAffine", "warp"),
         (cv2, "cvtColor", "warp"),
@@ -120,7 +121,7 @@ def stopwatches() -> Iterator[dict[str, float]]:
         yield spent
 
 
-def breakdown(source: Pictures, config: AugmentConfig, seconds: float) -> dict[str, float]:
+def breakdown(source: Images, config: AugmentConfig, seconds: float) -> dict[str, float]:
     """Milliseconds a sample of each part in one thread; `rest` is what no part accounts for."""
     samples, start, processor = 0, time.perf_counter(), time.thread_time()
     with stopwatches() as spent:
@@ -141,11 +142,11 @@ def main() -> None:
     cv2.setNumThreads(1)
     keep_freed_memory()
     dataset = load_dataset(options.data, "train")
-    files = pictures.FilePictures(dataset)
+    files = images.FileImages(dataset)
     cache = open_cache(dataset, IMAGE_SIZE, "memory", pathlib.Path())
     if cache is None:
         raise SystemExit("no cache was opened")
-    cached = CachedPictures(files, cache)
+    cached = CachedImages(files, cache)
     for index in range(len(dataset)):
         for halvings in range(4):
             cached.pixels(index, IMAGE_SIZE, halvings)

@@ -1,11 +1,11 @@
-"""Pictures a second from files to drawn boxes, and where the time goes.
+"""Images a second from files to drawn boxes, and where the time goes.
 
-    python -m benchmarks.predict PICTURE... [--models yolov7-tiny yolov7] [--repeats 3]
+    python -m benchmarks.predict IMAGE... [--models yolov7-tiny yolov7] [--repeats 3]
 
 Each model in its deploy form at its published size, with random weights, a head that is sure of
-little, and a threshold that some hundred boxes of a picture exceed; the pictures are used again
+little, and a threshold that some hundred boxes of an image exceed; the images are used again
 until there are enough. The stages are measured alone, one after the other; end to end they overlap,
-since pictures are read in threads.
+since images are read in threads.
 """
 
 import argparse
@@ -22,20 +22,20 @@ import numpy as np
 
 from yolov7_jax import create, decode, deploy, nms, split
 from yolov7_jax.data.ahead import map_ahead
-from yolov7_jax.drawing import colour_of, draw_boxes, readable_scale
-from yolov7_jax.image import letterbox, read_image
+from yolov7_jax.data.images import letterbox, read_image
+from yolov7_jax.detect.detector import Detector, DetectorConfig
+from yolov7_jax.detect.drawing import colour_of, draw_boxes, readable_scale
+from yolov7_jax.detect.outputs import Found, found_in
 from yolov7_jax.model import ARCHITECTURES, Yolov7, apply
-from yolov7_jax.predict import Detector, DetectorConfig
-from yolov7_jax.save import Found, found_in
 
-PICTURES = 16  # a measurement, at least
+IMAGES = 16  # a measurement, at least
 OBJECTNESS, CLASS, SPREAD = -4.0, -1.0, 1.0  # means of the logits, and their deviation
-CANDIDATES = 100  # in a picture, by the median of several
+CANDIDATES = 100  # in an image, by the median of several
 SEVERAL = 8
 
 
 def make_model(name: str, images: np.ndarray) -> Yolov7:
-    """A deployed model that is sure of little in pictures, but of no two places the same."""
+    """A deployed model that is sure of little in images, but of no two places the same."""
     model = deploy(create(name, num_classes=80))
     graphdef, params, batch_stats = split(model)
     network = jax.jit(functools.partial(apply, graphdef, train=False))
@@ -73,7 +73,7 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
 
 def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int) -> None:
     """Prints the speed of a model at a batch size."""
-    files = list(itertools.islice(itertools.cycle(files), max(PICTURES, 2 * batch_size)))
+    files = list(itertools.islice(itertools.cycle(files), max(IMAGES, 2 * batch_size)))
     images = [read_image(file) for file in files]
     side = ARCHITECTURES[name].image_size
     model = make_model(name, np.stack([letterbox(image, side)[0] for image in images[:SEVERAL]]))
@@ -132,7 +132,7 @@ def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int)
     parts = ", ".join(f"{stage} {spent:.1f}" for stage, spent in stages.items())
     boxes = np.mean([len(one.labels) for one in found])
     print(
-        f"{name}, batch {batch_size}: {1000 / whole:.2f} pictures/s end to end; ms a picture: "
+        f"{name}, batch {batch_size}: {1000 / whole:.2f} images/s end to end; ms an image: "
         f"{parts}; {boxes:.0f} boxes drawn",
         flush=True,
     )
@@ -141,7 +141,7 @@ def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int)
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description="Times prediction.")
-    parser.add_argument("pictures", nargs="+", type=pathlib.Path)
+    parser.add_argument("images", nargs="+", type=pathlib.Path)
     parser.add_argument(
         "--models", nargs="+", choices=ARCHITECTURES, default=["yolov7-tiny", "yolov7"]
     )
@@ -151,7 +151,7 @@ def main() -> None:
     print(f"{jax.devices()[0].device_kind}, deploy form, float32")
     for name in options.models:
         for batch_size in options.batch_sizes:
-            measure(name, batch_size, options.pictures, options.repeats)
+            measure(name, batch_size, options.images, options.repeats)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.model import make_targets
-from train import step as steps
-from train.batch import Batch
-from train.optim import OptimConfig, Rates
-from train.state import TrainState, create_state
 from yolov7_jax import LossConfig, LossTerms, assign_ota
 from yolov7_jax import model as networks
 from yolov7_jax.summary import summarize
+from yolov7_jax.training import step as steps
+from yolov7_jax.training.batch import Batch
+from yolov7_jax.training.optim import OptimConfig, Rates
+from yolov7_jax.training.state import TrainState, create_state
 
 CLASSES = 80
 TURNS = 5
@@ -70,7 +70,7 @@ def fresh_state(model: networks.Yolov7) -> TrainState:
 
 
 def random_batch(batch_size: int, size: int) -> Batch:
-    """Returns pictures of noise with ten objects each, on the device."""
+    """Returns images of noise with ten objects each, on the device."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)
     return Batch(jax.device_put(images), make_targets(rng, batch_size, CLASSES))

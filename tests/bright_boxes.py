@@ -1,4 +1,4 @@
-"""A split of seven pictures of many sizes, with a bright rectangle in each."""
+"""A split of seven images of many sizes, with a bright rectangle in each."""
 
 import cv2
 import numpy as np
@@ -11,31 +11,31 @@ SIZES = [(128, 96), (96, 128), (64, 64), (40, 30), (200, 50), (128, 100), (1, 3)
 
 
 def make_dataset(folder, sizes, boxes, labels, **fields):
-    """Dark pictures with a bright rectangle for each box, brighter for class 0."""
+    """Dark images with a bright rectangle for each box, brighter for class 0."""
     paths, brightness = [], iter(np.where(np.asarray(labels) == 0, 250, 200).tolist())
-    for number, ((width, height), of_picture) in enumerate(zip(sizes, boxes, strict=True)):
+    for number, ((width, height), of_image) in enumerate(zip(sizes, boxes, strict=True)):
         image = np.full((height, width, 3), 20, np.uint8)
-        for x0, y0, x1, y1 in of_picture:
+        for x0, y0, x1, y1 in of_image:
             image[y0:y1, x0:x1] = next(brightness)
         paths.append(str(folder / f"{number}.png"))
         cv2.imwrite(paths[-1], image)
     rows = [
         ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
-        for (width, height), of_picture in zip(sizes, boxes, strict=True)
-        for x0, y0, x1, y1 in of_picture
+        for (width, height), of_image in zip(sizes, boxes, strict=True)
+        for x0, y0, x1, y1 in of_image
     ]
     return Dataset(
         names=("a", "b"),
         paths=tuple(paths),
         sizes=np.asarray(sizes, np.int32),
-        offsets=np.cumsum([0, *(len(of_picture) for of_picture in boxes)]),
+        offsets=np.cumsum([0, *(len(of_image) for of_image in boxes)]),
         labels=np.asarray(labels, np.int32),
         boxes=np.asarray(rows, np.float32).reshape(-1, 4),
         **fields,
     )
 
 
-def seven_pictures(folder):
+def seven_images(folder):
     boxes = [
         [(width // 4, height // 4, width // 2 + 1, height // 2 + 1)] for width, height in SIZES
     ]
@@ -50,7 +50,7 @@ def seven_pictures(folder):
 
 
 def find_bright(images):
-    """A detector: the bright rectangle of each picture, of the class that its brightness says."""
+    """A detector: the bright rectangle of each image, of the class that its brightness says."""
     boxes, found = np.zeros((len(images), 1, 4), np.float32), np.zeros((len(images), 1), bool)
     for row, image in enumerate(np.asarray(images)):
         ys, xs = np.nonzero(image[..., 0] > 135)

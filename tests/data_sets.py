@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 NAMES = ("cat", "dog")
-PICTURES = {"a": (40, 20), "b": (30, 30), "c": (16, 24)}  # width, height
+IMAGES = {"a": (40, 20), "b": (30, 30), "c": (16, 24)}  # width, height
 OBJECTS = {  # class, and left, top, right, bottom in pixels
     "a": [(1, (4, 2, 24, 12)), (0, (0, 0, 40, 20))],
     "b": [],
@@ -14,7 +14,7 @@ OBJECTS = {  # class, and left, top, right, bottom in pixels
 }
 
 
-def write_picture(path, width=20, height=10):
+def write_image(path, width=20, height=10):
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.zeros((height, width, 3), np.uint8))
 
@@ -26,8 +26,8 @@ def write_text(path, text):
 
 
 def write_yolo(folder, objects=OBJECTS, split="train"):
-    for name, (width, height) in PICTURES.items():
-        write_picture(folder / f"images/{split}/{name}.jpg", width, height)
+    for name, (width, height) in IMAGES.items():
+        write_image(folder / f"images/{split}/{name}.jpg", width, height)
         rows = [
             f"{label} {(x1 + x2) / 2 / width:.9f} {(y1 + y2) / 2 / height:.9f} "
             f"{(x2 - x1) / width:.9f} {(y2 - y1) / height:.9f}\n"
@@ -41,7 +41,7 @@ def write_yolo(folder, objects=OBJECTS, split="train"):
 
 def coco_content(objects=OBJECTS):
     """Categories have the ids 3 and 18, images 100, 101 ..., annotations 1, 2 ..."""
-    ids = {name: 100 + row for row, name in enumerate(PICTURES)}
+    ids = {name: 100 + row for row, name in enumerate(IMAGES)}
     annotations = [
         {
             "image_id": ids[name],
@@ -49,14 +49,14 @@ def coco_content(objects=OBJECTS):
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "iscrowd": 0,
         }
-        for name in PICTURES
+        for name in IMAGES
         for label, (x1, y1, x2, y2) in objects[name]
     ]
     return {
         "info": {"year": 2017},
         "images": [
             {"id": ids[name], "file_name": f"{name}.jpg", "width": width, "height": height}
-            for name, (width, height) in PICTURES.items()
+            for name, (width, height) in IMAGES.items()
         ],
         "annotations": [{"id": row + 1, **item} for row, item in enumerate(annotations)],
         "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat"}],
@@ -64,8 +64,8 @@ def coco_content(objects=OBJECTS):
 
 
 def write_coco(folder, content=None):
-    for name, size in PICTURES.items():
-        write_picture(folder / f"images/{name}.jpg", *size)
+    for name, size in IMAGES.items():
+        write_image(folder / f"images/{name}.jpg", *size)
     content = coco_content() if content is None else content
     return write_text(folder / "instances.json", json.dumps(content))
 
@@ -82,11 +82,11 @@ def voc_object(label, box, difficult=0):
 
 
 def write_voc(folder, objects=OBJECTS, split="train"):
-    for name, (width, height) in PICTURES.items():
-        write_picture(folder / f"JPEGImages/{name}.jpg", width, height)
+    for name, (width, height) in IMAGES.items():
+        write_image(folder / f"JPEGImages/{name}.jpg", width, height)
         rows = "".join(voc_object(*item) for item in objects[name])
         size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
         text = f"<annotation>\n{size}\n{rows}</annotation>\n"
         write_text(folder / f"Annotations/{name}.xml", text)
-    write_text(folder / f"ImageSets/Main/{split}.txt", "\n".join(PICTURES) + "\n")
+    write_text(folder / f"ImageSets/Main/{split}.txt", "\n".join(IMAGES) + "\n")
     return folder

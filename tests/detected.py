@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from yolov7_jax.metrics import GroundTruth, ScoredBoxes
+from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes
 
 
 def objects(*rows, crowd=()):
-    """Rows are picture, label, x0, y0, x1, y1; `crowd` has the numbers of rows."""
+    """Rows are image, label, x0, y0, x1, y1; `crowd` has the numbers of rows."""
     table = np.asarray(rows, np.float64).reshape(-1, 6)
     is_crowd = np.isin(np.arange(len(table)), crowd)
     return GroundTruth(table[:, 0].astype(int), table[:, 2:], table[:, 1].astype(int), is_crowd)
 
 
 def detected(*rows):
-    """Rows are picture, label, score, x0, y0, x1, y1."""
+    """Rows are image, label, score, x0, y0, x1, y1."""
     table = np.asarray(rows, np.float64).reshape(-1, 7)
     image, labels = table[:, 0].astype(int), table[:, 1].astype(int)
     return ScoredBoxes(image, table[:, 3:], table[:, 2], labels)
@@ -22,7 +22,7 @@ def detected(*rows):
 def random_case(seed, *, num_images=6, num_classes=4, num_objects=40, num_detections=160):
     """Clustered boxes on a coarse grid: equal scores and boxes, IoUs of just 0.5, and crowds.
 
-    The last class has no object, and the last picture none either.
+    The last class has no object, and the last image none either.
     """
     rng = np.random.default_rng(seed)
 

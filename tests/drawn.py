@@ -1,13 +1,13 @@
-"""Small data sets of drawn pictures, as augmentation asks for them."""
+"""Small data sets of drawn images, as augmentation asks for them."""
 
 import math
 
 import cv2
 import numpy as np
 
-from train.data.sample import Pixels
 from yolov7_jax.data.dataset import Objects, Polygons
-from yolov7_jax.image import resize
+from yolov7_jax.data.images import resize
+from yolov7_jax.training.pipeline.plan import Pixels
 
 BACKGROUND = 40
 COLOURS = np.asarray(
@@ -26,8 +26,8 @@ COLOURS = np.asarray(
 )
 
 
-class DrawnPictures:
-    """Pictures in memory; `asked` lists those whose pixels were wanted."""
+class DrawnImages:
+    """Images in memory; `asked` lists those whose pixels were wanted."""
 
     def __init__(self, images, objects):
         self.images, self._objects, self.asked = images, objects, []
@@ -55,7 +55,7 @@ class DrawnPictures:
 
 
 def objects_in_pixels(boxes_xyxy, labels, polygons, size_wh):
-    """Objects of a picture from corners and outlines in its pixels."""
+    """Objects of an image from corners and outlines in its pixels."""
     boxes = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4) / (*size_wh, *size_wh)
     cxcywh = np.concatenate(
         [(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1
@@ -65,7 +65,7 @@ def objects_in_pixels(boxes_xyxy, labels, polygons, size_wh):
 
 
 def rectangles(rng, count=9, outlined=False, sides=(60, 160)):
-    """One picture for each colour, with one rectangle of it."""
+    """One image for each colour, with one rectangle of it."""
     images, objects = [], []
     for label in range(count):
         width, height = rng.integers(*sides, size=2, endpoint=True).tolist()
@@ -80,11 +80,11 @@ def rectangles(rng, count=9, outlined=False, sides=(60, 160)):
                 [(x0, y0, x1, y1)], [label], [[corners] if outlined else []], (width, height)
             )
         )
-    return DrawnPictures(images, objects)
+    return DrawnImages(images, objects)
 
 
 def stars(rng, count=9, size=140):
-    """One picture for each colour, with one star-shaped object of it and its outline."""
+    """One image for each colour, with one star-shaped object of it and its outline."""
     images, objects = [], []
     for label in range(count):
         angles = np.sort(rng.uniform(0, 2 * np.pi, 14))
@@ -96,7 +96,7 @@ def stars(rng, count=9, size=140):
         box = (*outline.min(0), *outline.max(0))
         images.append(image)
         objects.append(objects_in_pixels([box], [label], [[outline]], (size, size)))
-    return DrawnPictures(images, objects)
+    return DrawnImages(images, objects)
 
 
 def seen_box(image, label):
@@ -108,8 +108,8 @@ def seen_box(image, label):
     return np.asarray([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
-def empty_pictures(sizes):
-    """Grey pictures of these (width, height) without objects."""
+def empty_images(sizes):
+    """Grey images of these (width, height) without objects."""
     images = [np.full((height, width, 3), BACKGROUND, np.uint8) for width, height in sizes]
     objects = [objects_in_pixels([], [], [], size) for size in sizes]
-    return DrawnPictures(images, objects)
+    return DrawnImages(images, objects)

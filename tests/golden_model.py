@@ -72,7 +72,7 @@ def golden_model(name, num_classes=3):
 def varied(model, seed=0):
     """A model in which every parameter and statistic has another value than in a fresh one.
 
-    The outputs of a fresh narrow model hardly depend on the picture.
+    The outputs of a fresh narrow model hardly depend on the image.
     """
     rng = np.random.default_rng(seed)
     graphdef, params, batch_stats = split(model)

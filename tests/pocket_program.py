@@ -1,17 +1,16 @@
-"""`python -m train`, which also knows the pocket network."""
+"""`yolov7-jax`, which also knows the pocket network."""
 
 import sys
 
 from pocket import pocket_known
 
-from train import __main__ as cli
+from yolov7_jax.training import command as cli
 
 
 def run() -> int:
     """Runs the command that the program was given; returns its exit code."""
-    cli.show_warnings()
     with pocket_known():
-        return cli.run_program()
+        return cli.run_program(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import pytest
 
-from train import evaluate, setup
-from train.data.pipeline import train_batches
-from train.report import Progress
+from yolov7_jax.training import evaluation as evaluate
+from yolov7_jax.training import prepare as setup
+from yolov7_jax.training.pipeline.stream import train_batches
+from yolov7_jax.training.progress import Progress
 
 
 @contextlib.contextmanager
 def signal_after(images: int, number: signal.Signals) -> Iterator[None]:
-    """Sends this process a signal when a run has told of so many pictures."""
+    """Sends this process a signal when a run has told of so many images."""
     update = Progress.update
 
     def update_and_signal(self, count, epoch, metrics):

@@ -27,8 +27,8 @@ def test_settings_are_frozen(config):
 @pytest.mark.parametrize(
     ("num_classes", "strides", "anchors", "message"),
     [
-        (0, (8, 16), ANCHORS, r"num_classes \(=0\) must be a whole number of at least 1"),
-        (3, (), (), r"strides \(=\(\)\) must be positive whole numbers, one per level"),
+        (0, (8, 16), ANCHORS, r"num_classes \(=0\) must be an integer of at least 1"),
+        (3, (), (), r"strides \(=\(\)\) must be positive integers, one per level"),
         (3, (0, 16), ANCHORS, r"strides \(=\(0, 16\)\) must be positive"),
         (3, (8, 16, 32), ANCHORS, r"anchors has 2 levels and strides has 3"),
         (3, (8, 16), (ANCHORS[0], ANCHORS[1][:1]), r"same number of anchors.*\[2, 1\]"),
@@ -73,7 +73,7 @@ def test_all_faults_of_a_loss_are_told_at_once():
         LossConfig(cls_gain=-1, iou_ratio=2)
 
 
-def test_gains_follow_levels_classes_and_picture_size():
+def test_gains_follow_levels_classes_and_image_size():
     anchors = (((10.0, 12.0),),) * 4
     head = HeadConfig(20, (8, 16, 32, 64), anchors)
     scaled = LossConfig(focal_gamma=1.5).scaled(head, 1280)
@@ -91,8 +91,8 @@ def test_gains_stay_for_80_classes_640_pixels_and_3_levels():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_classes": 2.5}, r"num_classes \(=2\.5\) must be a whole number"),
-        ({"strides": (8.5, 16)}, "must be positive whole numbers"),
+        ({"num_classes": 2.5}, r"num_classes \(=2\.5\) must be an integer"),
+        ({"strides": (8.5, 16)}, "must be positive integers"),
         ({"strides": (16, 8)}, "must grow from level to level"),
         ({"anchors": (((1, float("nan")),), ((2, 2),))}, "positive, finite widths and heights"),
     ],

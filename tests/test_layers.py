@@ -133,7 +133,7 @@ def loss_of_blocks(axis_name):
 
 
 def uneven_images():
-    """Returns four pictures of different statistics, large enough for every formulation."""
+    """Returns four images of different statistics, large enough for every formulation."""
     images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
     return images * np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1, 1)
 

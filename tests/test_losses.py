@@ -165,7 +165,7 @@ odd_cases = {
         plain_case(), (-0.1, 0.5, 0.3, 0.3), (1.05, 1.05, 0.4, 0.4), (1, 1, 0.3, 0.2)
     ),
     "identical boxes": lambda: with_boxes(plain_case(), *[(0.4, 0.6, 0.3, 0.2)] * 8),
-    "a box as large as the picture": lambda: with_boxes(plain_case(), (0.5, 0.5, 1, 1)),
+    "a box as large as the image": lambda: with_boxes(plain_case(), (0.5, 0.5, 1, 1)),
     "predictions exactly on their objects": lambda: with_boxes(
         # Zero logits predict the anchor at the cell's centre: here 20 x 14 of 96 x 64 pixels.
         with_logits(plain_case(), 0.0),

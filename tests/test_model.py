@@ -109,12 +109,12 @@ def test_a_fresh_head_expects_few_objects():
         ((1, 3, 64, 64), r"\[batch, height, width, 3\]"),
     ],
 )
-def test_pictures_of_a_wrong_shape_are_named(shape, message):
+def test_images_of_a_wrong_shape_are_named(shape, message):
     with pytest.raises(ValueError, match=message):
         create("yolov7-tiny", 3, width=0.25)(jnp.zeros(shape))
 
 
-def test_pictures_of_8_bits_are_refused_instead_of_taken_for_0_to_1():
+def test_images_of_8_bits_are_refused_instead_of_taken_for_0_to_1():
     with pytest.raises(ValueError, match=r"images \(dtype uint8\).*divide"):
         create("yolov7-tiny", 3, width=0.125)(jnp.zeros((1, 64, 64, 3), jnp.uint8))
 

@@ -85,7 +85,7 @@ def test_nms_equals_the_oracle_on_random_boxes(ties, multi_label, class_agnostic
         found = jax.vmap(lambda p: nms(p, **settings))(alone)
         return jax.tree.map(lambda x: x[:, 0], found)
 
-    for seed in range(8):  # 64 pictures, so 1,024 with the other settings
+    for seed in range(8):  # 64 images, so 1,024 with the other settings
         predictions = random_predictions(np.random.default_rng(seed), batch=8, ties=ties)
         detections = (one_by_one if seed % 2 else batched)(predictions)
         expected = oracle.nms(*predictions, **settings)

@@ -29,7 +29,7 @@ def compiled_hastily():
 def make(seed, counts, *, inside=False):
     """Outputs and targets whose boxes stand on odd multiples of 1/1024.
 
-    With `inside`, away from the picture's border, so that they can be shifted.
+    With `inside`, away from the image's border, so that they can be shifted.
     """
     case = random_case(seed, P5, CONFIG, coarsest=COARSEST, counts=counts)
     centre = case.rows[:, 2:4]
@@ -81,7 +81,7 @@ def test_padding_more_objects_changes_nothing(seed, counts, nonsense):
 
 
 @given(seeds, counts, st.sampled_from([0, 1]))
-def test_mirroring_picture_and_boxes_mirrors_matches_and_gradients(seed, counts, axis):
+def test_mirroring_image_and_boxes_mirrors_matches_and_gradients(seed, counts, axis):
     """Axis 0 mirrors left and right, 1 up and down."""
 
     def mirror(level):
@@ -108,7 +108,7 @@ def test_mirroring_picture_and_boxes_mirrors_matches_and_gradients(seed, counts,
 
 @given(seeds, counts, st.sampled_from([(1, 0), (0, 1), (-1, 0), (0, -1), (1, -1)]))
 def test_shifting_by_a_coarsest_cell_shifts_the_matches(seed, counts, shift):
-    # Objects keep to the middle: neither before nor after does the picture's border cut cells.
+    # Objects keep to the middle: neither before nor after does the image's border cut cells.
     outputs, targets = make(seed, counts, inside=True)
     right, down = shift
 

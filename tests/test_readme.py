@@ -25,18 +25,18 @@ DETECTOR, LOSS, MODEL, WEIGHTS = BLOCKS
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What the README speaks of: a picture and weights, here random, and a data set."""
+    """What the README speaks of: an image and weights, here random, and a data set."""
     monkeypatch.chdir(tmp_path)
     # Stands for the official file, in another format: the content decides, not the name.
     official = create("yolov7", key=jax.random.key(1), width=0.125)
     weights.save_safetensors(fold_head(official), "yolov7.pt", names=[f"c{i}" for i in range(80)])
     weights.save_safetensors(official, "yolov7_training.pt")
-    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    assert cv2.imwrite("street.jpg", picture)
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    assert cv2.imwrite("street.jpg", image)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     for number in range(2):
-        assert cv2.imwrite(f"images/{number}.jpg", picture)
+        assert cv2.imwrite(f"images/{number}.jpg", image)
         (tmp_path / f"labels/{number}.txt").write_text(f"{number} 0.5 0.5 0.4 0.4\n")
     names = "".join(f"  {i}: c{i}\n" for i in range(80))
     (tmp_path / "DATA.yaml").write_text(f"train: images\nval: images\nnames:\n{names}")

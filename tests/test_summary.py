@@ -31,7 +31,7 @@ def test_the_figure_published_for_d6_counts_its_auxiliary_heads():
     assert summary.deploy_flops / 1e9 == pytest.approx(701.7, rel=0.001)
 
 
-def test_operations_grow_with_the_picture_and_parameters_do_not():
+def test_operations_grow_with_the_image_and_parameters_do_not():
     small, large = (summarize(create_abstract("yolov7-tiny"), side) for side in (320, 640))
     assert large.deploy_flops == 4 * small.deploy_flops
     assert large.deploy_parameters == small.deploy_parameters

@@ -46,7 +46,7 @@ def test_exactly_as_many_objects_as_there_is_room_for_are_accepted():
     [
         (ROWS, 2, 1, r"image 1 has 2 objects, more than max_objects \(=1\)"),
         (ROWS, 2, 0, r"image 1 has 2 objects, more than max_objects \(=0\)"),
-        (ROWS, 1, 4, r"row 0 has image 1; a whole number from 0 to 0"),
+        (ROWS, 1, 4, r"row 0 has image 1; an integer from 0 to 0"),
         (ROWS - [[1, 0, 0, 0, 0, 0]], 2, 4, r"row 1 has image -1"),
         (ROWS * [[1.5, 1, 1, 1, 1, 1]], 4, 4, r"row 0 has image 1.5"),
         (ROWS - [[0, 1, 0, 0, 0, 0]], 2, 4, r"row 2 has class -1"),

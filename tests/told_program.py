@@ -1,4 +1,4 @@
-"""`python -m train`, but it keeps what it tells of every step, and interrupts itself after one.
+"""`yolov7-jax`, but it keeps what it tells of every step, and interrupts itself after one.
 
     told_program.py STEPS PATIENCE AFTER SIGNAL ARGUMENTS...
 
@@ -13,8 +13,8 @@ import sys
 
 import pocket_program
 
-from train import distributed
-from train.report import Progress
+from yolov7_jax.training import distributed
+from yolov7_jax.training.progress import Progress
 
 steps = pathlib.Path(sys.argv[1])
 patience, after, number = map(int, sys.argv[2:5])

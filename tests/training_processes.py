@@ -14,11 +14,11 @@ import pytest
 from pocket import POCKET
 
 from benchmarks.interruptions import MEASURED
-from train.records import read_records
+from yolov7_jax.training.metrics_file import read_records
 
 TESTS = pathlib.Path(__file__).parent
 PYTHONPATH = os.pathsep.join(map(str, (TESTS.parent, TESTS)))  # of the programs in this folder
-STEPS, EPOCH = 20, 10  # of 8 pictures
+STEPS, EPOCH = 20, 10  # of 8 images
 AGREED = 16  # the first step at which processes agree to stop
 MOST_SECONDS = 300  # for a run
 
@@ -114,7 +114,7 @@ class Workshop(NamedTuple):
             "optim.warmup-bias-lr": 0,
         }
         flags = [f"--{name}={value}" for name, value in settings.items()]
-        return self.run(["fit", *flags, *more], devices, **how)
+        return self.run(["train", *flags, *more], devices, **how)
 
     def resume(self, run, devices, **how) -> Ended:
         return self.run(["resume", str(run)], devices, **how)

@@ -104,7 +104,7 @@ def _propose_on_level(targets, stride, anchors, grid, anchor_threshold, reach):
 
     offsets = np.array(DIRECTIONS, np.float32) * np.float32(reach)
     cells = jnp.trunc(centre[:, None] - offsets[:, None])  # [b, 5, m, 2]
-    # Clipped before the cast: a box far outside the picture would overflow an integer.
+    # Clipped before the cast: a box far outside the image would overflow an integer.
     cells = jnp.clip(cells, 0, size[:2] - 1).astype(jnp.int32)
 
     valid = within[:, :, None] & near[:, None] & targets.valid[:, None, None]  # [b, 5, a, m]

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-PAD_VALUE = 114  # the grey around letterboxed pictures, part of what published weights expect
+PAD_VALUE = 114  # the grey around letterboxed images, part of what published weights expect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +38,16 @@ class HeadConfig:
         object.__setattr__(self, "anchors", anchors)
         if not isinstance(self.num_classes, int) or self.num_classes < 1:
             raise ValueError(
-                f"num_classes (={self.num_classes!r}) must be a whole number of at least 1"
+                f"num_classes (={self.num_classes!r}) must be an integer of at least 1"
             )
         if not strides or min(strides) < 1 or strides != given:
-            raise ValueError(f"strides (={given}) must be positive whole numbers, one per level")
+            raise ValueError(f"strides (={given}) must be positive integers, one per level")
         if list(strides) != sorted(set(strides)):
             raise ValueError(f"strides (={strides}) must grow from level to level")
         if len(anchors) != len(strides):
             raise ValueError(
                 f"anchors has {len(anchors)} levels and strides has {len(strides)}; "
-                "they must be as many"
+                "they must have equal length"
             )
         counts = {len(level) for level in anchors}
         if len(counts) != 1 or 0 in counts:
@@ -135,11 +135,11 @@ class LossConfig:
             raise ValueError("; ".join(faults))
 
     def scaled(self, head: HeadConfig, image_size: int) -> "LossConfig":
-        """Returns the gains for another number of levels and classes, or another picture size.
+        """Returns the gains for another number of levels and classes, or another image size.
 
         Args:
           head: gives the numbers of levels and classes.
-          image_size: side of the training pictures in pixels.
+          image_size: side of the training images in pixels.
 
         Returns:
           This configuration with box gain * 3 / L, class gain * C / 80 * 3 / L and objectness

@@ -1,8 +1,8 @@
-"""What a user can mend: the one exception for it, and how to tell what is of this kind."""
+"""What a user can fix: the one exception for it, and how to tell what is of this kind."""
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong; the message alone must be enough to mend it."""
+    """Something the user gave is wrong; the message alone must be enough to fix it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

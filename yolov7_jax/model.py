@@ -58,7 +58,7 @@ class Architecture:
     Attributes:
       backbone, neck: make the parts.
       strides, anchors: of the head, as in `HeadConfig`.
-      image_size: side of the pictures that the model was published with, in pixels.
+      image_size: side of the images that the model was published with, in pixels.
       activation: the one that the model was published with.
     """
 
@@ -105,7 +105,7 @@ ARCHITECTURES = {
 
 
 class Yolov7(nnx.Module):
-    """A whole model, from pictures to logits.
+    """A whole model, from images to logits.
 
     A fresh one is in training mode. `train()` and `eval()` choose the statistics that it
     normalises by, and whether the auxiliary heads of P6 models give anything.
@@ -132,7 +132,7 @@ class Yolov7(nnx.Module):
         self.detect = Detect(build, head, self.neck.widths, self.neck.auxiliary_widths)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Outputs:
-        """Maps RGB pictures in [0, 1] to logits.
+        """Maps RGB images in [0, 1] to logits.
 
         Args:
           images: `[b, h, w, 3]`; h and w are multiples of the largest stride.
@@ -142,7 +142,7 @@ class Yolov7(nnx.Module):
           in training as many more from the auxiliary heads of P6 models.
 
         Raises:
-          ValueError: the pictures have another shape.
+          ValueError: the images have another shape.
         """
         _check_images(images, max(self.head.strides))
         return self.detect(self.neck(*self.backbone(images)))
@@ -225,7 +225,7 @@ def _check_arguments(
     if name not in ARCHITECTURES:
         faults.append(f"there is no model {name!r}; known: {', '.join(ARCHITECTURES)}")
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer):
-        faults.append(f"num_classes (={num_classes!r}) must be a whole number")
+        faults.append(f"num_classes (={num_classes!r}) must be an integer")
     is_number = isinstance(width, int | float | np.number) and not isinstance(width, bool)
     if not is_number or not 0 < width <= MOST_WIDTH:
         faults.append(f"width (={width!r}) must be a number over 0 and at most {MOST_WIDTH}")
@@ -306,7 +306,7 @@ def apply(
       the outputs, and the new `batch_stats`, which are the old ones unless `train`.
 
     Raises:
-      ValueError: the pictures have another shape.
+      ValueError: the images have another shape.
     """
 
     def run(params, batch_stats, images):
@@ -325,7 +325,7 @@ def _check_images(images: Float[Array, "b h w 3"], stride: int):
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"images (dtype {images.dtype}) must be floating-point, RGB in [0, 1]: "
-            "divide 8-bit pictures by 255"
+            "divide 8-bit images by 255"
         )
     faults = [
         f"{side} (={length}) must be a multiple of {stride}, the largest stride"

@@ -23,13 +23,13 @@ class Summary:
     """What a model costs.
 
     Attributes:
-      image_size: side of the square picture that the numbers are for, in pixels.
+      image_size: side of the square image that the numbers are for, in pixels.
       parameters: learned numbers in the training form; None for a deployed model.
       deploy_parameters: numbers in the deploy form.
-      flops: operations of the training form's convolutions for one picture from pixels to logits,
+      flops: operations of the training form's convolutions for one image from pixels to logits,
         auxiliary heads included, a multiplication and an addition counted as two; None likewise.
       deploy_flops: the same of the deploy form.
-      memory: bytes of the deploy form for one picture, parameters and maps in float32: the most
+      memory: bytes of the deploy form for one image, parameters and maps in float32: the most
         that is alive at a time if the operations run in their written order, which a compiler may
         undercut or exceed.
     """
@@ -47,7 +47,7 @@ def summarize(model: Yolov7, image_size: int | None = None) -> Summary:
 
     Args:
       model: any model; one from `create_abstract` will do.
-      image_size: side of the picture in pixels; the published one if not given.
+      image_size: side of the image in pixels; the published one if not given.
 
     Returns:
       the numbers.
@@ -86,7 +86,7 @@ def _parameters(model: Yolov7) -> int:
 
 
 def _program(model: Yolov7, side: int) -> core.Jaxpr:
-    """Returns what a model does with one picture; in training, unless it is deployed."""
+    """Returns what a model does with one image; in training, unless it is deployed."""
     graphdef, params, batch_stats = split(model)
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.make_jaxpr(

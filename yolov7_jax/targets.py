@@ -40,13 +40,13 @@ def pad_targets(rows: np.ndarray, batch_size: int, max_objects: int) -> Targets:
         first = np.flatnonzero(wrong)[0]
         raise ValueError(
             f"row {first} has image {rows[first, 0]:g}; "
-            f"a whole number from 0 to {batch_size - 1} was wanted"
+            f"an integer from 0 to {batch_size - 1} was wanted"
         )
     wrong = (rows[:, 1] != label) | (label < 0) | (label > np.iinfo(np.int32).max)
     if wrong.any():
         first = np.flatnonzero(wrong)[0]
         raise ValueError(
-            f"row {first} has class {rows[first, 1]:g}; a whole number of at least 0 was wanted"
+            f"row {first} has class {rows[first, 1]:g}; an integer of at least 0 was wanted"
         )
     if (rows[:, 4:] < 0).any():
         first = np.flatnonzero((rows[:, 4:] < 0).any(axis=1))[0]

@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from data_sets import PICTURES, coco_content, write_coco, write_picture, write_text
+from data_sets import IMAGES, coco_content, write_coco, write_image, write_text
 
 from yolov7_jax.data import json_stream
 from yolov7_jax.data.json_stream import iterate_lists
+from yolov7_jax.data.layouts import load_dataset, open_source
 from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.sources import load_dataset, open_source
 from yolov7_jax.errors import UserError
 
 SQUARE = [4, 2, 24, 2, 24, 12, 4, 12]
@@ -42,7 +42,7 @@ def test_ids_are_mapped_to_rows_and_classes_and_kept_for_the_way_back(tmp_path):
     assert dataset.category_ids[dataset.labels].tolist() == [18, 3, 3]
 
 
-def test_annotations_of_a_picture_need_not_stand_together(tmp_path):
+def test_annotations_of_a_image_need_not_stand_together(tmp_path):
     def shuffle(content):
         content["annotations"].append({**content["annotations"][0], "bbox": [1, 1, 5, 6]})
         content["annotations"][1]["segmentation"] = [SQUARE]
@@ -106,15 +106,15 @@ def test_areas_are_those_of_the_source_and_else_of_the_box(tmp_path):
     ("field", "value", "reason"),
     [
         ("image_id", 7, "there is no image with the id 7"),
-        ("image_id", "100", "image_id must be a whole number, got '100'"),
-        ("image_id", 100.5, "image_id must be a whole number, got 100.5"),
-        ("image_id", 1e17, "image_id must be a whole number, got 1e+17"),
-        ("category_id", "3", "category_id must be a whole number, got '3'"),
+        ("image_id", "100", "image_id must be an integer, got '100'"),
+        ("image_id", 100.5, "image_id must be an integer, got 100.5"),
+        ("image_id", 1e17, "image_id must be an integer, got 1e+17"),
+        ("category_id", "3", "category_id must be an integer, got '3'"),
         ("category_id", 0.0, "there is no category with the id 0"),
-        ("image_id", 2**70, f"image_id must be a whole number, got {2**70}"),
+        ("image_id", 2**70, f"image_id must be an integer, got {2**70}"),
         ("category_id", 7, "there is no category with the id 7"),
-        ("category_id", None, "category_id must be a whole number, got None"),
-        ("category_id", True, "category_id must be a whole number, got True"),
+        ("category_id", None, "category_id must be an integer, got None"),
+        ("category_id", True, "category_id must be an integer, got True"),
         ("bbox", None, "bbox must be 4 numbers, x y width height; got None"),
         ("bbox", "1", "bbox must be 4 numbers, x y width height; got '1'"),
         ("bbox", [1, 2, 3], "bbox must be 4 numbers, x y width height; got [1, 2, 3]"),
@@ -123,17 +123,17 @@ def test_areas_are_those_of_the_source_and_else_of_the_box(tmp_path):
         (
             "bbox",
             [1, 2, 3, 0],
-            "box of 3 x 0 pixels at x 1, y 2 in a picture of 40 x 20; wanted a box with an area",
+            "box of 3 x 0 pixels at x 1, y 2 in an image of 40 x 20; wanted a box with an area",
         ),
         (
             "bbox",
             [1, 2, -3, 4],
-            "box of -3 x 4 pixels at x 1, y 2 in a picture of 40 x 20; wanted a box with an area",
+            "box of -3 x 4 pixels at x 1, y 2 in an image of 40 x 20; wanted a box with an area",
         ),
         (
             "bbox",
             [40, 2, 3, 4],
-            "box of 3 x 4 pixels at x 40, y 2 in a picture of 40 x 20; it lies outside",
+            "box of 3 x 4 pixels at x 40, y 2 in an image of 40 x 20; it lies outside",
         ),
     ],
 )
@@ -211,10 +211,10 @@ def test_wrong_images_are_left_out_and_named(tmp_path):
         "images/gone.jpg: cannot be read: No such file or directory",
         "instances.json:1: image 100: another image has the id 100",
         "instances.json:1: image 7: image 100 has the same file_name a.jpg",
-        "instances.json:1: image: wanted a whole number as id and a file_name, got 3",
-        "instances.json:1: image: wanted a whole number as id and a file_name, "
+        "instances.json:1: image: wanted an integer as id and a file_name, got 3",
+        "instances.json:1: image: wanted an integer as id and a file_name, "
         "got {'id': 9, 'file_name': 'x\\x00y.jpg'}",
-        "instances.json:1: image: wanted a whole number as id and a file_name, "
+        "instances.json:1: image: wanted an integer as id and a file_name, "
         "got {'id': None, 'file_name': 'x.jpg'}",
     ]
     assert found.dataset.image_ids.tolist() == [100]
@@ -224,10 +224,10 @@ def test_wrong_images_are_left_out_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("annotations"), "'train': no picture has a label: no annotation in"),
+        (lambda c: c.pop("annotations"), "'train': no image has a label: no annotation in"),
         (lambda c: c.pop("images"), "is not COCO JSON: it has no images"),
         (lambda c: c.update(images=3), ":1: is not JSON as wanted: 'images' must be a list"),
-        (lambda c: c.update(images=[]), "names no pictures"),
+        (lambda c: c.update(images=[]), "names no images"),
         (lambda c: c.update(categories=[]), "has no categories"),
         (lambda c: c["categories"].append({"id": 3}), "two categories have the id 3"),
         (
@@ -236,7 +236,7 @@ def test_wrong_images_are_left_out_and_named(tmp_path):
         ),
         (
             lambda c: c["categories"].append({"name": "cat"}),
-            "a category must have a whole number as id, got {'name': 'cat'}",
+            "a category must have an integer as id, got {'name': 'cat'}",
         ),
     ],
 )
@@ -335,8 +335,8 @@ def test_file_names_may_have_folders(tmp_path):
     content = coco_content()
     for image in content["images"]:
         image["file_name"] = f"deep/{image['file_name']}"
-    for name, size in PICTURES.items():
-        write_picture(tmp_path / f"deep/{name}.jpg", *size)
+    for name, size in IMAGES.items():
+        write_image(tmp_path / f"deep/{name}.jpg", *size)
     path = write_text(tmp_path / "a.json", json.dumps(content))
     assert load_dataset(path, "train").paths[0] == str(tmp_path / "deep/a.jpg")
 
@@ -349,7 +349,7 @@ def test_nulls_among_images_and_annotations_are_named(tmp_path, first):
             content[key] = nulls + content[key] if first else content[key] + nulls
 
     found = scan_with(tmp_path, spoil)
-    image = "image: wanted a whole number as id and a file_name, got None"
+    image = "image: wanted an integer as id and a file_name, got None"
     annotation = "annotation: wanted an object, got None"
     assert sorted(reasons(found)) == [annotation] * 2 + [image] * 2
     assert len(found.dataset.labels) == 3
@@ -366,7 +366,7 @@ def test_a_null_that_is_alone_is_named_too(tmp_path, key):
     content[key] = [None]
     path = write_coco(tmp_path, content)
     if key == "images":
-        told = "names no pictures; instances.json:1: image: wanted a whole number as id and a file"
+        told = "names no images; instances.json:1: image: wanted an integer as id and a file"
         assert told in error_of(path)
     else:
         assert reasons(scan(path)) == ["annotation: wanted an object, got None"]

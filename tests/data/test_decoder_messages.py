@@ -1,4 +1,4 @@
-"""What C libraries print about pictures: kept off the terminal, and told as reasons."""
+"""What C libraries print about images: kept off the terminal, and told as reasons."""
 
 import os
 import subprocess
@@ -12,10 +12,10 @@ from data_sets import write_text
 
 from yolov7_jax.data.decoder_messages import DecoderMessages, is_damage, is_doubt, watch_decoder
 from yolov7_jax.data.faults import Kind
-from yolov7_jax.data.picture_size import picture_size
+from yolov7_jax.data.image_size import read_size
+from yolov7_jax.data.images import UnreadableImageError
+from yolov7_jax.data.layouts import open_source
 from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.sources import open_source
-from yolov7_jax.image import UnreadableImageError
 
 MESSAGE = "Corrupt JPEG data: premature end of data segment"
 
@@ -32,7 +32,7 @@ def cut_short(encoded):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Forty pictures; every fourth has a hole."""
+    """Forty images; every fourth has a hole."""
     for number in range(40):
         content = jpeg(number) if number % 4 else cut_short(jpeg(number))
         path = tmp_path / f"images/{number:02d}.jpg"
@@ -43,7 +43,7 @@ def damaged(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
-def test_a_decoders_message_is_the_reason_for_its_own_picture_and_not_printed(
+def test_a_decoders_message_is_the_reason_for_its_own_image_and_not_printed(
     damaged, capfd, workers
 ):
     source = open_source(damaged, "train")
@@ -51,7 +51,7 @@ def test_a_decoders_message_is_the_reason_for_its_own_picture_and_not_printed(
     told = [(os.path.basename(fault.file), fault.kind, fault.reason) for fault in found.faults]
     reason = f"is truncated or damaged ({MESSAGE})"
     wanted = [f"{number:02d}.jpg" for number in range(0, 40, 4)]
-    assert told == [(name, Kind.UNREADABLE_PICTURE, reason) for name in wanted]
+    assert told == [(name, Kind.UNREADABLE_IMAGE, reason) for name in wanted]
     assert len(found.dataset) == 30
     assert capfd.readouterr() == ("", "")
 
@@ -80,23 +80,23 @@ def test_what_is_harmless_is_no_damage(message, damage, doubt):
     assert (is_damage(message), is_doubt(message)) == (damage, doubt)
 
 
-def test_a_picture_that_may_be_damaged_is_kept_and_named(damaged):
+def test_a_image_that_may_be_damaged_is_kept_and_named(damaged):
     whole = jpeg(1)
     (damaged.parent / "images/01.jpg").write_bytes(whole[:-2] + bytes(9) + whole[-2:])
     source = open_source(damaged, "train")
     found = scan_source(source, damaged, "train", decode=True)
     (fault,) = [fault for fault in found.faults if fault.file.endswith("01.jpg")]
-    assert fault.kind is Kind.DOUBTFUL_PICTURE
+    assert fault.kind is Kind.DOUBTFUL_IMAGE
     assert fault.reason.startswith("is decoded, but: Corrupt JPEG data: ")
     assert fault.file in found.dataset.paths
 
 
-def test_without_a_collector_pictures_are_decoded_all_the_same(tmp_path):
+def test_without_a_collector_images_are_decoded_all_the_same(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    assert picture_size(tmp_path / "a.jpg", decode=True) == (64, 64)
+    assert read_size(tmp_path / "a.jpg", decode=True) == (64, 64)
     (tmp_path / "a.jpg").write_bytes(jpeg()[:500])
     with pytest.raises(UnreadableImageError, match=r"is truncated or damaged$"):
-        picture_size(tmp_path / "a.jpg", decode=True)
+        read_size(tmp_path / "a.jpg", decode=True)
 
 
 def test_messages_of_threads_at_work_together_are_not_mixed_up():
@@ -151,7 +151,7 @@ os.write(2, b"afterwards from C\\n")
 
 
 @pytest.mark.parametrize("crash", [False, True])
-def test_only_complaints_about_pictures_are_kept_off_the_terminal(tmp_path, crash):
+def test_only_complaints_about_images_are_kept_off_the_terminal(tmp_path, crash):
     path = tmp_path / "a.jpg"
     path.write_bytes(cut_short(jpeg()))
     command = [sys.executable, "-c", QUIET, str(path), *(["crash"] if crash else [])]

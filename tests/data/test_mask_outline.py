@@ -6,9 +6,9 @@ import pytest
 from data_sets import coco_content, write_coco
 from pycocotools import mask as oracle
 
+from yolov7_jax.data.layouts import open_source
 from yolov7_jax.data.mask_outline import MOST_PARTS, MOST_PIXELS, trace_mask
 from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.sources import open_source
 
 
 def compressed(mask):
@@ -108,7 +108,7 @@ def test_what_is_no_mask_of_an_object_is_refused_with_the_reason(segmentation, r
 
 
 def scan_with(folder, segmentations, crowds=(0, 0, 0)):
-    """Scans objects of 20 x 10 and 40 x 20 pixels in one picture and of 8 x 20 in another."""
+    """Scans objects of 20 x 10 and 40 x 20 pixels in one image and of 8 x 20 in another."""
     content = coco_content()
     for annotation, segmentation, crowd in zip(
         content["annotations"], segmentations, crowds, strict=True
@@ -150,7 +150,7 @@ def test_a_mask_that_cannot_be_used_costs_the_outline_and_not_the_box(tmp_path):
     found = scan_with(tmp_path, [small, {"counts": "x"}, uncompressed(THIRD)])
     assert [fault.reason for fault in found.faults] == [
         "annotation 2: a mask must have its height and width as size, got None",
-        "annotation 1: the mask is of 20 x 10 pixels, and its picture of 40 x 20",
+        "annotation 1: the mask is of 20 x 10 pixels, and its image of 40 x 20",
     ]
     assert found.dataset.labels.tolist() == [1, 0, 0]
     assert found.dataset.polygons.part_offsets.tolist() == [0, 0, 0, 1]

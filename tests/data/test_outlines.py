@@ -5,8 +5,8 @@ import pytest
 from data_sets import coco_content, write_coco
 
 from yolov7_jax.data.faults import summarize
+from yolov7_jax.data.layouts import open_source
 from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.sources import open_source
 
 SQUARE = [4, 2, 24, 2, 24, 12, 4, 12]
 
@@ -37,8 +37,8 @@ def test_an_outline_that_does_not_fit_its_box_is_left_out_and_the_box_kept(tmp_p
 
     found = scan_with(tmp_path, spoil)
     assert [fault.reason for fault in found.faults] == [
-        f"annotation 1: the outline is {told}, cut off at the picture's border; "
-        "it does not fit the box of 20 x 10 pixels at x 4, y 2 in a picture of 40 x 20"
+        f"annotation 1: the outline is {told}, cut off at the image's border; "
+        "it does not fit the box of 20 x 10 pixels at x 4, y 2 in an image of 40 x 20"
     ]
     assert summarize(found.faults) == "1 outline left out, box kept"
     assert found.dataset.labels.tolist() == [1, 0, 0]

@@ -9,14 +9,14 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from data_sets import write_coco, write_picture, write_text, write_voc, write_yolo
+from data_sets import write_coco, write_image, write_text, write_voc, write_yolo
 
 from yolov7_jax.data import scan_cache
 from yolov7_jax.data.faults import Effect, Fault, Kind, summarize
+from yolov7_jax.data.layouts import YoloTxt, load_dataset, open_source
 from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.scan_cache import cache_files, picture_stamps
-from yolov7_jax.data.sources import YoloTxt, load_dataset, open_source
-from yolov7_jax.data.yolo_txt import PICTURE_SUFFIXES
+from yolov7_jax.data.scan_cache import cache_files, image_stamps
+from yolov7_jax.data.yolo_txt import IMAGE_SUFFIXES
 from yolov7_jax.errors import UserError
 
 WRITERS = (write_yolo, write_coco, write_voc)
@@ -75,7 +75,7 @@ def test_an_unchanged_split_is_not_read_again(faulty, monkeypatch):
     forbid_reading(monkeypatch)
     second = scan(faulty)
     assert_same(second, first)
-    assert [fault.kind for fault in second.faults] == [Kind.UNREADABLE_PICTURE, Kind.UNKNOWN_CLASS]
+    assert [fault.kind for fault in second.faults] == [Kind.UNREADABLE_IMAGE, Kind.UNKNOWN_CLASS]
     assert second.dataset.fingerprint() == first.dataset.fingerprint()
 
 
@@ -84,7 +84,7 @@ def test_the_second_start_still_tells_of_the_faults(faulty, caplog):
         load_dataset(faulty, "train")
     first, second = [record.getMessage() for record in caplog.records]
     assert first == second
-    assert "2 faults (1 picture left out, 1 object left out)" in first
+    assert "2 faults (1 image left out, 1 object left out)" in first
 
 
 def change_names(data):
@@ -103,20 +103,20 @@ def add_label(data):
     write_text(data.parent / "labels/train/b.txt", "0 0.5 0.5 0.5")
 
 
-def remove_picture(data):
+def remove_image(data):
     (data.parent / "images/train/a.jpg").unlink()
 
 
-def add_picture(data):
-    write_picture(data.parent / "images/train/d.jpg")
+def add_image(data):
+    write_image(data.parent / "images/train/d.jpg")
 
 
-def change_picture(data):
-    write_picture(data.parent / "images/train/a.jpg", 50, 60)
+def change_image(data):
+    write_image(data.parent / "images/train/a.jpg", 50, 60)
 
 
-def mend_picture(data):
-    write_picture(data.parent / "images/train/b.jpg", 30, 30)
+def mend_image(data):
+    write_image(data.parent / "images/train/b.jpg", 30, 30)
 
 
 def add_orphan(data):
@@ -127,10 +127,10 @@ CHANGES = (
     change_names,
     change_label,
     add_label,
-    remove_picture,
-    add_picture,
-    change_picture,
-    mend_picture,
+    remove_image,
+    add_image,
+    change_image,
+    mend_image,
     add_orphan,
 )
 
@@ -146,13 +146,13 @@ def test_after_a_change_the_scan_is_that_of_a_fresh_one(faulty, change):
         assert_same(after, before)
 
 
-def test_coco_pictures_that_change_or_appear_are_noticed(tmp_path):
+def test_coco_images_that_change_or_appear_are_noticed(tmp_path):
     data = write_coco(tmp_path)
     (tmp_path / "images/a.jpg").unlink()
     assert len(scan(data).dataset) == 2
-    write_picture(tmp_path / "images/a.jpg", 40, 20)
+    write_image(tmp_path / "images/a.jpg", 40, 20)
     assert len(scan(data).dataset) == 3
-    write_picture(tmp_path / "images/a.jpg", 41, 20)
+    write_image(tmp_path / "images/a.jpg", 41, 20)
     assert len(scan(data).dataset) == 2
     data.write_text(data.read_text().replace('"dog"', '"elk"'))
     assert scan(data).dataset.names == ("cat", "elk")
@@ -271,7 +271,7 @@ def test_no_unfinished_cache_is_left_behind(faulty, monkeypatch):
 def test_any_number_of_workers_finds_the_same(tmp_path, write):
     data = write(tmp_path)
     for name in "defghijklmnop":
-        write_picture(tmp_path / f"images/train/{name}.jpg")
+        write_image(tmp_path / f"images/train/{name}.jpg")
     scans = []
     for workers in (0, 1, 3):
         scans.append(scan(data, decode=True, workers=workers))
@@ -282,15 +282,15 @@ def test_any_number_of_workers_finds_the_same(tmp_path, write):
 
 def test_stamps_tell_missing_files_from_empty_ones(tmp_path):
     path = str(tmp_path / "a")
-    missing = picture_stamps((path,))
+    missing = image_stamps((path,))
     write_text(tmp_path / "a", "")
-    assert picture_stamps((path,)) != missing
+    assert image_stamps((path,)) != missing
 
 
 def test_effects_are_counted_by_what_is_left_out():
-    kinds = (Kind.DUPLICATE, Kind.ZERO_AREA, Kind.MISSING_PICTURE, Kind.STICKS_OUT, Kind.STICKS_OUT)
+    kinds = (Kind.DUPLICATE, Kind.ZERO_AREA, Kind.MISSING_IMAGE, Kind.STICKS_OUT, Kind.STICKS_OUT)
     faults = [Fault(kind, "file", None, "") for kind in kinds]
-    text = "1 picture left out, 2 objects left out, 2 boxes clipped to the picture"
+    text = "1 image left out, 2 objects left out, 2 boxes clipped to the image"
     assert summarize(faults) == text
     assert {kind.effect for kind in Kind} == set(Effect)
 
@@ -324,13 +324,13 @@ def hostile_label(rng):
     return f"{good}\n\n{' '.join(words)}\n".encode(), 3
 
 
-def hostile_picture(rng, encoded):
-    """Returns a picture that is cut somewhere."""
+def hostile_image(rng, encoded):
+    """Returns an image that is cut somewhere."""
     whole = encoded[int(rng.integers(len(encoded)))]
     return whole[: int(rng.integers(len(whole) - 1))]
 
 
-def test_hostile_label_files_and_truncated_pictures_are_named_and_nothing_fails(tmp_path):
+def test_hostile_label_files_and_truncated_images_are_named_and_nothing_fails(tmp_path):
     rng = np.random.default_rng(7)
     image = rng.integers(0, 255, (8, 8, 3), np.uint8)
     encoded = [cv2.imencode(suffix, image)[1].tobytes() for suffix in (".jpg", ".png", ".bmp")]
@@ -342,12 +342,12 @@ def test_hostile_label_files_and_truncated_pictures_are_named_and_nothing_fails(
         content, line = hostile_label(rng)
         label = tmp_path / f"labels/{number}.txt"
         label.write_bytes(content)
-        picture = tmp_path / f"images/{number}.jpg"
+        image = tmp_path / f"images/{number}.jpg"
         if number % 4 == 0:
-            picture.write_bytes(hostile_picture(rng, encoded))
-            cut.add(str(picture))
+            image.write_bytes(hostile_image(rng, encoded))
+            cut.add(str(image))
         else:
-            picture.hardlink_to(tmp_path / "good.jpg")
+            image.hardlink_to(tmp_path / "good.jpg")
             if line is not None:
                 wanted_lines[str(label)] = line
     data = write_text(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
@@ -364,7 +364,7 @@ def test_hostile_label_files_and_truncated_pictures_are_named_and_nothing_fails(
     assert (boxes[:, 2:] > 0).all()
     assert (np.abs(boxes - 0.5) <= 0.5).all()
     assert set(np.unique(found.dataset.labels)) <= {0, 1}
-    assert all(os.path.splitext(path)[1] in PICTURE_SUFFIXES for path in found.looked_at)
+    assert all(os.path.splitext(path)[1] in IMAGE_SUFFIXES for path in found.looked_at)
     assert stat.S_ISREG(os.stat(cache_of(data)).st_mode)
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from data_sets import OBJECTS, PICTURES, voc_object, write_text, write_voc
+from data_sets import IMAGES, OBJECTS, voc_object, write_text, write_voc
 
+from yolov7_jax.data.layouts import load_dataset, open_source
 from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.sources import load_dataset, open_source
 from yolov7_jax.errors import UserError
 
 
@@ -16,7 +16,7 @@ def faults_of(folder):
 
 
 def annotate(folder, *objects, size="<size><width>40</width><height>20</height></size>"):
-    """Rewrites the annotation of the first picture, 40 x 20 pixels."""
+    """Rewrites the annotation of the first image, 40 x 20 pixels."""
     text = f"<annotation>\n{size}\n{''.join(objects)}</annotation>"
     write_text(folder / "Annotations/a.xml", text)
 
@@ -85,7 +85,7 @@ GOOD = voc_object(0, (0, 0, 9, 9))
         ),
         (
             voc_object(0, (9, 1, 3, 5)).replace("\n", ""),
-            "box of -6 x 4 pixels at x 9, y 1 in a picture of 40 x 20; wanted a box with an area",
+            "box of -6 x 4 pixels at x 9, y 1 in an image of 40 x 20; wanted a box with an area",
         ),
     ],
 )
@@ -123,17 +123,17 @@ def test_a_class_that_a_data_yaml_does_not_name_is_left_out_and_named(tmp_path):
         ('<v:annotation xmlns:v="u"/>', ": has <v:annotation> outermost, wanted <annotation>"),
     ],
 )
-def test_a_picture_whose_xml_cannot_be_read_is_left_out_and_named(tmp_path, text, reason):
+def test_a_image_whose_xml_cannot_be_read_is_left_out_and_named(tmp_path, text, reason):
     write_voc(tmp_path)
     path = tmp_path / "Annotations/a.xml"
     path.unlink() if text is None else path.write_text(text)
     (fault,) = faults_of(tmp_path)
     assert fault.startswith(f"Annotations/a.xml{reason}")
-    assert fault.endswith("; its picture is left out")
+    assert fault.endswith("; its image is left out")
     assert len(load_dataset(tmp_path, "train")) == 2
 
 
-def test_a_picture_of_another_size_is_left_out_and_named(tmp_path):
+def test_a_image_of_another_size_is_left_out_and_named(tmp_path):
     write_voc(tmp_path)
     annotate(tmp_path, GOOD, size="<size><width>20</width><height>40</height></size>")
     reason = "is 40 x 20 pixels, but its XML file says 20 x 40"
@@ -141,13 +141,13 @@ def test_a_picture_of_another_size_is_left_out_and_named(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>0</height></size>"])
-def test_a_missing_size_is_that_of_the_picture(tmp_path, size):
+def test_a_missing_size_is_that_of_the_image(tmp_path, size):
     write_voc(tmp_path)
     annotate(tmp_path, GOOD, size=size)
     assert not scan(tmp_path).faults
 
 
-def test_missing_and_repeated_pictures_are_named(tmp_path):
+def test_missing_and_repeated_images_are_named(tmp_path):
     write_voc(tmp_path)
     (tmp_path / "JPEGImages/b.jpg").unlink()
     (tmp_path / "ImageSets/Main/train.txt").write_text("a 1\nb -1\nc\na\n")
@@ -159,7 +159,7 @@ def test_missing_and_repeated_pictures_are_named(tmp_path):
 
 
 def test_a_folder_without_any_named_object_needs_names(tmp_path):
-    write_voc(tmp_path, {name: [] for name in PICTURES})
+    write_voc(tmp_path, {name: [] for name in IMAGES})
     with pytest.raises(UserError, match="no XML file has an object with a name"):
         load_dataset(tmp_path, "train")
 
@@ -167,10 +167,10 @@ def test_a_folder_without_any_named_object_needs_names(tmp_path):
 @pytest.mark.parametrize(
     ("line", "name"),
     [
-        ("my picture 1", "my picture 1"),
-        ("my picture 1 -1", "my picture 1"),
-        ("my picture  1", "my picture"),
-        ("my picture", "my picture"),
+        ("my image 1", "my image 1"),
+        ("my image 1 -1", "my image 1"),
+        ("my image  1", "my image"),
+        ("my image", "my image"),
         ("a 1", "a"),
         ("a\t-1", "a"),
         ("  a  0 ", "a"),
@@ -180,7 +180,7 @@ def test_a_folder_without_any_named_object_needs_names(tmp_path):
 )
 def test_a_list_may_have_names_with_spaces_and_marks_of_a_class(tmp_path, line, name):
     write_voc(tmp_path)
-    for other in ("my picture 1", "my picture", "7"):
+    for other in ("my image 1", "my image", "7"):
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
             content = (tmp_path / folder / f"a{suffix}").read_bytes()
             (tmp_path / folder / f"{other}{suffix}").write_bytes(content)
@@ -195,7 +195,7 @@ def test_a_name_that_exists_nowhere_is_told_without_its_mark(tmp_path):
     assert fault.startswith("JPEGImages/gone away.jpg: cannot be read: No such file")
     assert fault.endswith(
         "nor can its labels be read: Annotations/gone away.xml: cannot be read: No such file or "
-        "directory; its picture is left out"
+        "directory; its image is left out"
     )
 
 
@@ -218,12 +218,12 @@ def test_elements_with_a_prefix_or_capitals_are_named_and_not_passed_over(
         "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>\n", ""
     )
     annotate(tmp_path, text.replace(plain, strange), size='<y:creator xmlns:y="u"/>')
-    told = f"has <{strange}, wanted <{plain}; its picture is left out"
+    told = f"has <{strange}, wanted <{plain}; its image is left out"
     assert faults_of(tmp_path) == [f"Annotations/a.xml:{line}: {told}"]
     assert len(load_dataset(tmp_path, "train")) == 2
 
 
-def test_a_picture_beside_one_of_the_same_name_is_noted_and_not_used(tmp_path):
+def test_a_image_beside_one_of_the_same_name_is_noted_and_not_used(tmp_path):
     write_voc(tmp_path)
     assert not scan(tmp_path).notes
     for name in ("c.webp", "a.png", "a.JPG"):
@@ -232,10 +232,10 @@ def test_a_picture_beside_one_of_the_same_name_is_noted_and_not_used(tmp_path):
     assert not found.faults
     assert [path.rsplit("/", 1)[1] for path in found.looked_at] == ["a.jpg", "b.jpg", "c.jpg"]
     assert found.notes == (
-        "3 pictures not used, because one of the same name and another type is: "
+        "3 images not used, because one of the same name and another type is: "
         f"{tmp_path}/JPEGImages/a.png, the first",
     )
     for name in ("c.webp", "a.JPG"):
         (tmp_path / "JPEGImages" / name).unlink()
-    told = "1 picture not used, because one of the same name and another type is: "
+    told = "1 image not used, because one of the same name and another type is: "
     assert scan(tmp_path).notes == (f"{told}{tmp_path}/JPEGImages/a.png",)

@@ -4,7 +4,7 @@ import pytest
 from data_sets import write_coco, write_text, write_yolo
 
 from yolov7_jax.data.data_yaml import KEYS, read_data_yaml, unused_keys
-from yolov7_jax.data.sources import load_dataset
+from yolov7_jax.data.layouts import load_dataset
 from yolov7_jax.errors import UserError
 
 FOREIGN = (
@@ -144,11 +144,11 @@ def test_a_tilde_is_the_users_folder_in_every_path(tmp_path, monkeypatch, text):
     assert (tmp_path / "elsewhere/.yolov7_jax_cache").is_dir()
 
 
-def test_a_tilde_is_the_users_folder_where_the_pictures_of_a_coco_file_are(tmp_path, monkeypatch):
+def test_a_tilde_is_the_users_folder_where_the_images_of_a_coco_file_are(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_coco(tmp_path / "set")
-    (tmp_path / "set/images").rename(tmp_path / "pictures")
-    text = "train: ~/set/instances.json\nimages: ~/pictures\n"
+    (tmp_path / "set/images").rename(tmp_path / "images")
+    text = "train: ~/set/instances.json\nimages: ~/images\n"
     data = write_text(tmp_path / "data.yaml", text)
     assert len(load_dataset(data, "train")) == 3
 

@@ -3,14 +3,14 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from data_sets import write_picture
+from data_sets import write_image
 
 from yolov7_jax.data.faults import summarize
-from yolov7_jax.data.picture_size import picture_size
+from yolov7_jax.data.image_size import read_size
+from yolov7_jax.data.images import UnreadableImageError, read_image
+from yolov7_jax.data.layouts import load_dataset, open_source
 from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.sources import load_dataset, open_source
 from yolov7_jax.errors import UserError
-from yolov7_jax.image import UnreadableImageError, read_image
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 WANTED = (
@@ -21,10 +21,10 @@ WANTED = (
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three pictures: two objects, no label file, one object."""
+    """Three images: two objects, no label file, one object."""
     (tmp_path / "data.yaml").write_text(YAML)
     for number in range(3):
-        write_picture(tmp_path / f"images/train/{number}.png", 20 + number, 10)
+        write_image(tmp_path / f"images/train/{number}.png", 20 + number, 10)
     write_labels(tmp_path, 0, "1 0.5 0.5 0.2 0.4\n0 0.25 0.25 0.5 0.5\n")
     write_labels(tmp_path, 2, "0 0.1 0.2 0.1 0.2")
     return tmp_path
@@ -53,7 +53,7 @@ def faults_of(folder):
     return [str(fault).replace(str(folder) + "/", "") for fault in scan(folder).faults]
 
 
-def test_every_object_is_read_and_pictures_without_labels_are_background(folder):
+def test_every_object_is_read_and_images_without_labels_are_background(folder):
     dataset = load_dataset(folder / "data.yaml", "train")
     assert dataset.names == ("cat", "dog")
     assert [path.rsplit("/", 1)[1] for path in dataset.paths] == ["0.png", "1.png", "2.png"]
@@ -99,7 +99,7 @@ def test_names_may_be_a_map_and_path_is_relative_to_the_yaml(folder):
 
 
 def test_splits_may_be_lists_of_files_and_folders(folder):
-    write_picture(folder / "more/images/deep/images/a.jpg")
+    write_image(folder / "more/images/deep/images/a.jpg")
     labels = folder / "more/images/deep/labels/a.txt"
     labels.parent.mkdir()
     labels.write_text("0 0.5 0.5 1 1")
@@ -111,7 +111,7 @@ def test_splits_may_be_lists_of_files_and_folders(folder):
 
 
 def test_folders_below_and_linked_ones_belong_to_the_split_and_circles_end(folder):
-    write_picture(folder / "elsewhere/z.png")
+    write_image(folder / "elsewhere/z.png")
     (folder / "images/train/1dir").symlink_to(folder / "elsewhere")
     (folder / "images/train/again").symlink_to(folder / "images")
     paths = load_dataset(folder / "data.yaml", "train").paths
@@ -119,8 +119,8 @@ def test_folders_below_and_linked_ones_belong_to_the_split_and_circles_end(folde
     assert names == ["0.png", "1.png", "1dir/z.png", "2.png"]
 
 
-def test_labels_may_lie_beside_the_pictures(tmp_path):
-    write_picture(tmp_path / "set/a.png")
+def test_labels_may_lie_beside_the_images(tmp_path):
+    write_image(tmp_path / "set/a.png")
     (tmp_path / "set/a.txt").write_text("0 0.5 0.5 0.5 0.5")
     (tmp_path / "data.yaml").write_text("train: set\nnames: [cat]")
     assert load_dataset(tmp_path / "data.yaml", "train").labels.tolist() == [0]
@@ -139,7 +139,7 @@ def test_repeated_rows_are_left_out_and_counted(folder, caplog):
     data = folder / "data.yaml"
     assert [record.getMessage() for record in caplog.records] == [
         f"{data}: train: 4 faults (4 objects left out); "
-        f"see `python -m train check --data {data} --split train`"
+        f"see `yolov7-jax check --data {data} --split train`"
     ]
 
 
@@ -153,7 +153,7 @@ def test_rounding_beyond_the_border_is_clipped_without_complaint(folder):
 def test_a_box_that_sticks_out_is_clipped_and_named(folder):
     write_labels(folder, 0, "0 0.95 0.5 0.5 0.5")
     assert faults_of(folder) == [
-        "labels/train/0.txt:1: box of 10 x 5 pixels at x 14, y 2.5 in a picture of 20 x 10; "
+        "labels/train/0.txt:1: box of 10 x 5 pixels at x 14, y 2.5 in an image of 20 x 10; "
         "it is clipped"
     ]
     boxes = load_dataset(folder / "data.yaml", "train").objects_of(0).boxes_cxcywh
@@ -184,7 +184,7 @@ def test_a_box_that_sticks_out_is_clipped_and_named(folder):
         ),
         (
             "0 0.5 0.5 1e-60 0.1",
-            "box of 2e-59 x 1 pixels at x 10, y 4.5 in a picture of 20 x 10; "
+            "box of 2e-59 x 1 pixels at x 10, y 4.5 in an image of 20 x 10; "
             "wanted a box with an area",
         ),
     ],
@@ -195,9 +195,9 @@ def test_a_wrong_row_is_left_out_and_named_by_file_line_and_reason(folder, line,
     assert load_dataset(folder / "data.yaml", "train").labels.tolist() == [0, 1, 0]
 
 
-def test_a_picture_with_unreadable_labels_is_left_out_not_taken_for_background(folder):
+def test_a_image_with_unreadable_labels_is_left_out_not_taken_for_background(folder):
     write_labels(folder, 0, b"\xff\xfe0\0 \0")
-    reason = "cannot be read as text in UTF-8; its picture is left out"
+    reason = "cannot be read as text in UTF-8; its image is left out"
     assert faults_of(folder) == [f"labels/train/0.txt: {reason}"]
     assert len(load_dataset(folder / "data.yaml", "train")) == 2
 
@@ -206,15 +206,13 @@ def test_a_picture_with_unreadable_labels_is_left_out_not_taken_for_background(f
     ("content", "reason"),
     ids=("nonsense", "empty", "png", "jpg"),
     argvalues=[
-        (b"nonsense", "is not a picture that OpenCV can decode"),
+        (b"nonsense", "is not an image that OpenCV can decode"),
         (b"", "is empty, 0 bytes"),
         (cv2.imencode(".png", np.zeros((10, 20, 3)))[1].tobytes()[:-3], "is truncated or damaged"),
         (cv2.imencode(".jpg", np.zeros((10, 20, 3)))[1].tobytes()[:-9], "is truncated or damaged"),
     ],
 )
-def test_a_broken_picture_is_left_out_and_named_without_decoding_the_others(
-    folder, content, reason
-):
+def test_a_broken_image_is_left_out_and_named_without_decoding_the_others(folder, content, reason):
     (folder / "images/train/0.png").write_bytes(content)
     (fault,) = faults_of(folder)
     assert fault.startswith(f"images/train/0.png: {reason}")
@@ -223,10 +221,10 @@ def test_a_broken_picture_is_left_out_and_named_without_decoding_the_others(
     assert dataset.sizes.tolist() == [[21, 10], [22, 10]]
 
 
-def test_labels_without_a_picture_are_named(folder):
+def test_labels_without_a_image_are_named(folder):
     write_labels(folder, 5, "0 0.5 0.5 0.1 0.1")
     (folder / "labels/train/classes.txt").write_text("cat\ndog\n")
-    reason = "there is no picture with these labels"
+    reason = "there is no image with these labels"
     assert faults_of(folder) == [f"labels/train/5.txt: {reason}"]
 
 
@@ -234,7 +232,7 @@ def test_a_suffix_in_upper_case_is_read_where_there_is_none_in_lower_case(folder
     (folder / "labels/train/2.txt").rename(folder / "labels/train/2.TXT")
     (folder / "labels/train/0.TXT").write_text("0 0.5 0.5 0.1 0.1")
     (folder / "labels/train/1.Txt").write_text("0 0.5 0.5 0.1 0.1")
-    reason = "no picture takes its labels from here; wanted a name that ends in .txt"
+    reason = "no image takes its labels from here; wanted a name that ends in .txt"
     assert faults_of(folder) == [
         f"labels/train/0.TXT: {reason}",
         f"labels/train/1.Txt: {reason}",
@@ -244,45 +242,45 @@ def test_a_suffix_in_upper_case_is_read_where_there_is_none_in_lower_case(folder
 
 def test_a_label_file_that_cannot_be_opened_is_named_with_the_reason(folder):
     (folder / "labels/train/1.txt").mkdir()
-    reason = "cannot be read: Is a directory; its picture is left out"
+    reason = "cannot be read: Is a directory; its image is left out"
     assert faults_of(folder) == [f"labels/train/1.txt: {reason}"]
     assert len(load_dataset(folder / "data.yaml", "train")) == 2
 
 
-def test_pictures_that_are_listed_twice_or_missing_are_left_out_and_named(folder):
+def test_images_that_are_listed_twice_or_missing_are_left_out_and_named(folder):
     (folder / "list.txt").write_text("images/train/0.png\nimages/train/9.png\n./images/train/0.png")
     (folder / "data.yaml").write_text("train: list.txt\nnames: [a, b]")
     assert faults_of(folder) == [
         "images/train/0.png: is named more than once by 'train'",
-        "list.txt:2: there is no picture images/train/9.png",
+        "list.txt:2: there is no image images/train/9.png",
     ]
     assert len(load_dataset(folder / "data.yaml", "train")) == 1
 
 
-def test_pictures_are_counted_once_however_often_they_are_listed_or_faulty(folder):
+def test_images_are_counted_once_however_often_they_are_listed_or_faulty(folder):
     lines = ["images/train/0.png"] * 3 + ["gone.png"] * 2 + ["images/train/1.png"]
     (folder / "list.txt").write_text("\n".join(lines))
     (folder / "images/train/1.png").write_bytes(b"")
     write_labels(folder, 1, b"\xff")
     (folder / "data.yaml").write_text("train: list.txt\nnames: [a, b]")
     found = scan(folder)
-    # gone.png, and 1.png of which neither picture nor labels can be read
-    assert summarize(found.faults) == "2 pictures left out, 3 repetitions left out"
+    # gone.png, and 1.png of which neither image nor labels can be read
+    assert summarize(found.faults) == "2 images left out, 3 repetitions left out"
     assert (len(found.looked_at), len(found.dataset)) == (2, 1)
     both = "is empty, 0 bytes; nor can its labels be read: labels/train/1.txt: cannot be read as"
     assert any(both in fault for fault in faults_of(folder))
 
 
-def test_pictures_that_share_a_label_file_are_kept_and_named(folder):
-    write_picture(folder / "images/train/0.jpg", 20, 10)
-    write_picture(folder / "images/train/1.jpg", 20, 10)  # without labels there is no doubt
+def test_images_that_share_a_label_file_are_kept_and_named(folder):
+    write_image(folder / "images/train/0.jpg", 20, 10)
+    write_image(folder / "images/train/1.jpg", 20, 10)  # without labels there is no doubt
     assert faults_of(folder) == [
         "images/train/0.png: labels/train/0.txt holds the labels of images/train/0.jpg too"
     ]
     assert load_dataset(folder / "data.yaml", "train").offsets.tolist() == [0, 2, 4, 4, 4, 5]
 
 
-def test_pictures_of_a_type_that_is_not_read_are_left_out_and_named(folder):
+def test_images_of_a_type_that_is_not_read_are_left_out_and_named(folder):
     for name in ("a.heic", "b.GIF", "notes.txt", ".hidden.gif", "Thumbs.db"):
         (folder / "images/train" / name).write_text("")
     wanted = "is not read; wanted .bmp .jpeg .jpg .png .tif .tiff .webp"
@@ -290,7 +288,7 @@ def test_pictures_of_a_type_that_is_not_read_are_left_out_and_named(folder):
         f"images/train/a.heic: .heic {wanted}",
         f"images/train/b.GIF: .gif {wanted}",
     ]
-    assert summarize(scan(folder).faults) == "2 pictures left out"
+    assert summarize(scan(folder).faults) == "2 images left out"
 
 
 @pytest.mark.parametrize(
@@ -313,7 +311,7 @@ def test_pictures_of_a_type_that_is_not_read_are_left_out_and_named(folder):
         ("val: images/val\nnames: [a]", "has no split 'train'; it has val"),
         (
             "train: 3\nnames: [a]",
-            "'train' must be a folder, a .txt file that lists pictures, a COCO .json file, "
+            "'train' must be a folder, a .txt file that lists images, a COCO .json file, "
             "or a list of these; got [3]",
         ),
         ("- 1", "wanted a map with the keys path, train, val, test, nc, names, images"),
@@ -336,7 +334,7 @@ def test_missing_folders_are_named(folder):
     assert error_of(folder, "val").startswith("data.yaml: 'val': images/val is neither a folder")
     (folder / "images/val").unlink()
     (folder / "images/val").mkdir()
-    assert error_of(folder, "val").startswith("data.yaml: 'val': no pictures (.bmp ")
+    assert error_of(folder, "val").startswith("data.yaml: 'val': no images (.bmp ")
 
 
 def with_exif(encoded, orientation, order):
@@ -349,12 +347,12 @@ def with_exif(encoded, orientation, order):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(9))
-def test_size_read_from_a_jpeg_header_is_that_of_the_decoded_picture(tmp_path, order, orientation):
+def test_size_read_from_a_jpeg_header_is_that_of_the_decoded_image(tmp_path, order, orientation):
     encoded = cv2.imencode(".jpg", np.zeros((10, 20, 3), np.uint8))[1].tobytes()
     path = tmp_path / "a.jpg"
     path.write_bytes(with_exif(encoded, orientation, order))
     height, width = read_image(path).shape[:2]
-    assert picture_size(path) == (width, height)
+    assert read_size(path) == (width, height)
     assert (width < height) == (orientation >= 5)
 
 
@@ -363,14 +361,14 @@ def test_size_is_found_behind_long_headers_and_in_front_of_trailing_bytes(tmp_pa
     comment = b"\xff\xfe" + struct.pack(">H", 60_002) + bytes(60_000)
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded[:2] + comment * 3 + encoded[2:] + b"trailing")
-    assert picture_size(path) == (20, 10)
+    assert read_size(path) == (20, 10)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tiff", ".jpg"])
 def test_size_is_read_from_every_format(tmp_path, suffix):
-    write_picture(tmp_path / f"a{suffix}", 21, 12)
-    assert picture_size(tmp_path / f"a{suffix}") == (21, 12)
-    assert picture_size(tmp_path / f"a{suffix}", decode=True) == (21, 12)
+    write_image(tmp_path / f"a{suffix}", 21, 12)
+    assert read_size(tmp_path / f"a{suffix}") == (21, 12)
+    assert read_size(tmp_path / f"a{suffix}", decode=True) == (21, 12)
 
 
 def test_damage_inside_a_png_is_found_by_decoding(tmp_path):
@@ -378,6 +376,6 @@ def test_damage_inside_a_png_is_found_by_decoding(tmp_path):
     encoded = bytearray(cv2.imencode(".png", rng.integers(0, 255, (9, 9, 3)))[1].tobytes())
     encoded[len(encoded) // 2] ^= 1
     (tmp_path / "a.png").write_bytes(encoded)
-    assert picture_size(tmp_path / "a.png") == (9, 9)
+    assert read_size(tmp_path / "a.png") == (9, 9)
     with pytest.raises(UnreadableImageError, match="is truncated or damaged"):
-        picture_size(tmp_path / "a.png", decode=True)
+        read_size(tmp_path / "a.png", decode=True)

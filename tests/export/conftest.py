@@ -1,4 +1,4 @@
-"""A small model whose outputs depend on the picture, and programs that are compiled quickly."""
+"""A small model whose outputs depend on the image, and programs that are compiled quickly."""
 
 import jax
 import pytest

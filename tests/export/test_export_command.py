@@ -15,10 +15,10 @@ from yolov7_jax.cli import export as command
 from yolov7_jax.cli import main
 from yolov7_jax.export import stablehlo
 from yolov7_jax.export import weights_file as weights_file_format
+from yolov7_jax.export.export_config import Settings
+from yolov7_jax.export.export_model import export_model
 from yolov7_jax.export.metadata import describe_model
-from yolov7_jax.export.settings import Settings
 from yolov7_jax.export.verify import ExportError
-from yolov7_jax.export.written import export_model
 from yolov7_jax.nn.blocks import silu
 from yolov7_jax.weights import load_model, read_checkpoint, save_safetensors, to_official
 

@@ -7,15 +7,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from yolov7_jax import HeadConfig, Predictions, nms
-from yolov7_jax.export.onnx_model import outputs
-from yolov7_jax.export.onnx_model.file import IR_VERSION, OPSET
+from yolov7_jax.export.export_config import Settings
+from yolov7_jax.export.onnx_model import onnx_outputs as outputs
 from yolov7_jax.export.onnx_model.graph import Graph
-from yolov7_jax.export.settings import Settings
+from yolov7_jax.export.onnx_model.onnx_file import IR_VERSION, OPSET
 
 # Compiled once for each kind of call.
 NMS = jax.jit(nms, static_argnames=("class_agnostic", "max_detections", "max_candidates"))
 SIZE = (64, 64)
-NUM = 3 * (64 + 16 + 4)  # predictions of such a picture at three strides
+NUM = 3 * (64 + 16 + 4)  # predictions of such an image at three strides
 
 
 def head(num_classes):

@@ -11,13 +11,13 @@ from export.consumer import blocks, run_without
 from export.small import NAMES, SIZE
 
 from yolov7_jax import deploy
+from yolov7_jax.data.images import letterbox, letterbox_boxes
 from yolov7_jax.export import stablehlo
+from yolov7_jax.export.export_config import Settings
 from yolov7_jax.export.metadata import describe_model
-from yolov7_jax.export.onnx_model import file as onnx_file
+from yolov7_jax.export.onnx_model import onnx_file
 from yolov7_jax.export.program import program_of
-from yolov7_jax.export.settings import Settings
-from yolov7_jax.export.verify import compare_detections, compare_outputs, pictures
-from yolov7_jax.image import letterbox, letterbox_boxes
+from yolov7_jax.export.verify import compare_detections, compare_outputs, sample_images
 
 THRESHOLD = 0.1  # many candidates pass
 BATCHES = (1, 3, 4)
@@ -26,7 +26,7 @@ FORMATS = {"stablehlo": stablehlo, "onnx": onnx_file}
 
 @pytest.fixture(scope="module")
 def images():
-    return pictures(max(BATCHES), SIZE)
+    return sample_images(max(BATCHES), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def wanted(model, images):
 
 @pytest.fixture(scope="module")
 def files(model, tmp_path_factory):
-    """Paths of files with any number of pictures, by (format, contents)."""
+    """Paths of files with any number of images, by (format, contents)."""
     folder = tmp_path_factory.mktemp("exported")
     facts = describe_model(model, NAMES, max(SIZE))
     paths = {}
@@ -62,7 +62,7 @@ def first(results, count):
 
 @pytest.mark.parametrize("contents", ["raw", "decoded"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_any_number_of_pictures_gives_what_the_model_gives(form, contents, files, wanted, images):
+def test_any_number_of_images_gives_what_the_model_gives(form, contents, files, wanted, images):
     run = FORMATS[form].load(files[form, contents], settings(contents))
     for count in (1, 4):
         found = run(images[:count], None)
@@ -99,14 +99,14 @@ def test_both_formats_have_the_same_detections_in_the_same_order(files, images):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_fixed_number_of_pictures_is_all_that_is_taken(form, model, tmp_path):
+def test_a_fixed_number_of_images_is_all_that_is_taken(form, model, tmp_path):
     fixed = Settings(SIZE, batch=3, contents="decoded")
     path = tmp_path / "fixed"
     FORMATS[form].write(deploy(model), fixed, describe_model(model, NAMES, 96), path)
     run = FORMATS[form].load(path, fixed)
-    assert len(run(pictures(3, SIZE), None)["scores"]) == 3
+    assert len(run(sample_images(3, SIZE), None)["scores"]) == 3
     with pytest.raises(Exception, match=r"[Dd]imension|shape"):
-        run(pictures(2, SIZE), None)
+        run(sample_images(2, SIZE), None)
 
 
 def test_a_program_of_stablehlo_runs_on_every_platform(files):
@@ -189,9 +189,9 @@ def check_consumer(printed, folder, wanted):
 def test_the_letterbox_of_the_page_is_that_of_the_library(size):
     code = {}
     exec(blocks("What programs take and give")[0], code)
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    fitted, back = code["letterbox"](picture, 96, 64)
-    wanted, info = letterbox(picture, (96, 64))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    fitted, back = code["letterbox"](image, 96, 64)
+    wanted, info = letterbox(image, (96, 64))
     np.testing.assert_array_equal(fitted, wanted)
     boxes = letterbox_boxes(np.asarray([[1, 2, 15, 18]], np.float32), info)
     np.testing.assert_allclose(back(boxes), [[1, 2, 15, 18]], atol=1e-3)

@@ -8,15 +8,15 @@ from golden_model import varied
 
 from yolov7_jax import create, deploy
 from yolov7_jax.export import stablehlo
+from yolov7_jax.export.export_config import Settings
 from yolov7_jax.export.metadata import describe_model
-from yolov7_jax.export.onnx_model import file as onnx_file
+from yolov7_jax.export.onnx_model import onnx_file
 from yolov7_jax.export.program import program_of
-from yolov7_jax.export.settings import Settings
 from yolov7_jax.export.verify import (
     compare_detections,
     compare_outputs,
     lower_threshold,
-    pictures,
+    sample_images,
 )
 from yolov7_jax.model import ARCHITECTURES
 
@@ -37,7 +37,7 @@ def leave_no_gigabytes_behind():
 def test_a_model_computes_the_same_everywhere(name, width, tmp_path):
     model = varied(create(name, 3, width=width))
     model.eval()
-    images = pictures(2, SIZE)
+    images = sample_images(2, SIZE)
     program, arguments = program_of(model, DECODED)
     wanted = jax.device_get(jax.jit(program)(arguments, images))
     threshold = lower_threshold(wanted)

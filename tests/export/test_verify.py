@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from yolov7_jax import Predictions, nms
-from yolov7_jax.export.settings import Settings
+from yolov7_jax.export.export_config import Settings
 from yolov7_jax.export.verify import (
     ExportError,
     compare_detections,
     compare_outputs,
     lower_threshold,
-    pictures,
+    sample_images,
 )
 
 # Compiled once for each kind of call.
@@ -84,7 +84,7 @@ def change(found, name, value):
 
 
 def without_row(found, row):
-    """Detections of the second picture without one, the others moved up."""
+    """Detections of the second image without one, the others moved up."""
     found = {name: x.copy() for name, x in found.items()}
     for x in found.values():
         x[1, row:-1] = x[1, row + 1 :]
@@ -160,9 +160,9 @@ def test_the_lowered_threshold_leaves_many_candidates():
     assert passing.min() > 100
 
 
-def test_pictures_are_smooth_and_random_in_turn_and_always_the_same():
-    images = pictures(4, (64, 96))
-    np.testing.assert_array_equal(images, pictures(4, (64, 96)))
+def test_images_are_smooth_and_random_in_turn_and_always_the_same():
+    images = sample_images(4, (64, 96))
+    np.testing.assert_array_equal(images, sample_images(4, (64, 96)))
     steps = np.abs(np.diff(images.astype(int), axis=2)).mean(axis=(1, 2, 3))
     assert (steps[[0, 2]] < 30).all()
     assert (steps[[1, 3]] > 60).all()

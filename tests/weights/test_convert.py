@@ -49,7 +49,7 @@ def test_only_what_is_asked_for_starts_afresh(name):
     given = to_official(create(name, 5, width=0.125))
     model = create(name, 3, width=0.125)
     fresh, keys = to_official(model), class_keys(model)
-    loaded = to_official(load_official(model, given, afresh=keys))
+    loaded = to_official(load_official(model, given, reinit=keys))
     for key, value in loaded.items():
         np.testing.assert_array_equal(value, (fresh if key in keys else given)[key], err_msg=key)
     detect = {"yolov7-tiny": "model.77", "yolov7-w6": "model.122"}[name]
@@ -61,13 +61,13 @@ def test_only_what_is_asked_for_starts_afresh(name):
 def test_starting_something_unknown_afresh_is_an_error():
     model = create("yolov7-tiny", 3, width=0.125)
     with pytest.raises(ValueError, match=r"yolov7-tiny has no model\.99\.weight"):
-        load_official(model, to_official(model), afresh=["model.99.weight"])
+        load_official(model, to_official(model), reinit=["model.99.weight"])
 
 
 def test_one_text_is_not_a_collection_of_keys():
     model = create("yolov7-tiny", 3, width=0.125)
     with pytest.raises(ValueError, match="collection of keys"):
-        load_official(model, to_official(model), afresh="model.77.m.0.weight")
+        load_official(model, to_official(model), reinit="model.77.m.0.weight")
 
 
 @pytest.mark.parametrize("name", ["yolov7", "yolov7-e6e"])
@@ -120,14 +120,14 @@ def test_an_abstract_model_has_nothing_to_keep():
     given = to_official(create("yolov7-tiny", 3, width=0.125))
     model = create_abstract("yolov7-tiny", 3, width=0.125)
     with pytest.raises(ValueError, match="abstract"):
-        load_official(model, given, afresh=class_keys(model))
+        load_official(model, given, reinit=class_keys(model))
 
 
 def test_the_whole_head_can_start_afresh():
     released = to_official(fold_head(create("yolov7", 5, width=0.125)))
     model = create("yolov7", 3, width=0.125, key=jax.random.key(1))
     before = to_official(model)
-    after = to_official(load_official(model, released, afresh=head_keys(model)))
+    after = to_official(load_official(model, released, reinit=head_keys(model)))
     assert {key.split(".")[2] for key in head_keys(model)} == {"m", "ia", "im"}
     for key, value in after.items():
         if not key.endswith((".anchors", ".anchor_grid")):

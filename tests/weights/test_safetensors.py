@@ -12,7 +12,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from yolov7_jax.weights.checkpoint import CheckpointError
+from yolov7_jax.weights.contents import CheckpointError
 from yolov7_jax.weights.safetensors_file import DTYPES, read_safetensors, write_safetensors
 
 TENSORS = {"model.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -268,7 +268,7 @@ def test_damaged_files_end_in_one_clear_error(path, data, message):
         ({"names": f'["{"a" * 1001}"]'}, "the name of class 0 has 1,001 characters"),
         ({"names": json.dumps([""] * 100_001)}, "100,001 class names"),
         ({"names": "[" * 100_000}, "its names"),
-        ({"epoch": "last"}, "its epoch is 'last'; wanted a whole number"),
+        ({"epoch": "last"}, "its epoch is 'last'; wanted an integer"),
         ({"epoch": "9" * 5000}, "its epoch"),
         ({"anchors": "[[1, 2]]"}, "its anchors"),
         ({"anchors": "[[[1, 2], [3]]]"}, "its anchors"),

@@ -14,7 +14,7 @@ from typing import NoReturn
 import jax
 
 from yolov7_jax import __version__
-from yolov7_jax.cli.commands import stopped_by, stopping_for_sure
+from yolov7_jax.cli.common import stopped_by, stopping_for_sure
 from yolov7_jax.cli.convert import add_convert
 from yolov7_jax.cli.export import add_export
 from yolov7_jax.cli.info import add_info
@@ -23,6 +23,7 @@ from yolov7_jax.cli.val import add_val
 from yolov7_jax.errors import is_out_of_memory
 
 WRONG_USE = 2
+TRAINING = ("train", "resume", "check", "anchors", "preview")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,13 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: what follows the program's name; those of the process if not given.
 
     Returns:
-      The exit code: 0; 1 if all was done but some pictures could not be read; 2 for wrong use and
+      The exit code: 0; 1 if all was done but some images could not be read; 2 for wrong use and
       files that cannot be read or written; or 128 + n for signal n.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show
-    options = _parsed(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in TRAINING:
+        from yolov7_jax.training.command import run_program  # needs the extra `train`
+
+        return run_program(list(arguments))
+    options = _parsed(arguments)
     try:
         with stopping_for_sure():
             code = options.run(options)
@@ -105,7 +111,7 @@ def _with_flags(message: str, options: argparse.Namespace) -> str:
 
 def _one_line(error: Exception) -> str:
     if is_out_of_memory(error):
-        return "this needs more memory than there is; smaller batches or pictures need less"
+        return "this needs more memory than there is; smaller batches or images need less"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -4,9 +4,9 @@ import argparse
 import pathlib
 
 from yolov7_jax import weights
-from yolov7_jax.cli.commands import Commands, check_not_source, described
+from yolov7_jax.cli.common import Commands, check_not_source, described
 from yolov7_jax.deploy import deploy
-from yolov7_jax.weights.files import model_of
+from yolov7_jax.weights.load import model_of
 
 SAFETENSORS = ".safetensors"
 

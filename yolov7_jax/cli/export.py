@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import get_args
 
 from yolov7_jax import weights
-from yolov7_jax.cli.commands import Commands, check_not_source, described, keep_compiled
+from yolov7_jax.cli.common import Commands, check_not_source, described, keep_compiled
 from yolov7_jax.errors import UserError
 from yolov7_jax.export import stablehlo, weights_file
-from yolov7_jax.export.settings import Contents, Settings
-from yolov7_jax.export.written import Load, Write, export_model
+from yolov7_jax.export.export_config import Contents, Settings
+from yolov7_jax.export.export_model import Load, Write, export_model
 from yolov7_jax.model import ARCHITECTURES
-from yolov7_jax.weights.files import check_finite, model_of
+from yolov7_jax.weights.load import check_finite, model_of
 
 ENDINGS = {
     "stablehlo": ".stablehlo",
@@ -59,7 +59,7 @@ def add_export(commands: Commands) -> None:
         "--image-size",
         type=_image_size,
         metavar="PIXELS",
-        help="side of the pictures, or height,width; default: that of training",
+        help="side of the images, or height,width; default: that of training",
     )
     export.add_argument("--force", action="store_true", help="replace OUT if it exists")
     program = export.add_argument_group("stablehlo and onnx")
@@ -73,13 +73,13 @@ def add_export(commands: Commands) -> None:
         "--batch",
         type=_batch,
         metavar="N",
-        help="how many pictures at once, or dynamic; default: dynamic",
+        help="how many images at once, or dynamic; default: dynamic",
     )
     fields = {field.name: field.default for field in dataclasses.fields(Settings)}
     for name, kind, meaning in (
         ("score_threshold", float, "objectness and score must both be more"),
         ("iou_threshold", float, "boxes of a class that overlap more are dropped"),
-        ("max_detections", int, "rows given for each picture"),
+        ("max_detections", int, "rows given for each image"),
     ):
         program.add_argument(
             PROGRAM_OPTIONS[name],
@@ -147,7 +147,7 @@ def _functions(name: str) -> tuple[Write, Load]:
         case "saved-pt":
             return weights_file.write_as_saved_pt, weights_file.load
     # Only now, since it needs an extra.
-    from yolov7_jax.export.onnx_model import file
+    from yolov7_jax.export.onnx_model import onnx_file as file
 
     return file.write, file.load
 
@@ -189,7 +189,7 @@ def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of pictures, or dynamic")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of images, or dynamic")
     return int(text)
 
 

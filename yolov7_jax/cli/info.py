@@ -4,11 +4,11 @@ import argparse
 import collections
 
 from yolov7_jax import weights
-from yolov7_jax.cli.commands import FORMS, Commands, printable
+from yolov7_jax.cli.common import FORMS, Commands, printable
 from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
 from yolov7_jax.summary import Summary, summarize
-from yolov7_jax.weights.files import model_of
 from yolov7_jax.weights.identify import activation_name
+from yolov7_jax.weights.load import model_of
 
 
 def add_info(commands: Commands) -> None:
@@ -26,7 +26,7 @@ def add_info(commands: Commands) -> None:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="side of the pictures; default: that of the training, where the weights tell, or the "
+        help="side of the images; default: that of the training, where the weights tell, or the "
         "published one",
     )
     info.set_defaults(run=_info)
@@ -48,8 +48,8 @@ def _info(options: argparse.Namespace) -> None:
     print("model          training  deploy  training  deploy  pixels  memory (MB)")
     for model in models:
         print(_row(model.name, summarize(model, image_size)), flush=True)
-    print("GFLOPs: convolutions of one picture, forward; training counts auxiliary heads.")
-    print("memory: deploy form in float32, one picture, parameters included; an estimate.")
+    print("GFLOPs: convolutions of one image, forward; training counts auxiliary heads.")
+    print("memory: deploy form in float32, one image, parameters included; an estimate.")
 
 
 def _row(name: str, summary: Summary) -> str:

@@ -1,25 +1,25 @@
-"""`yolov7-jax predict`: what is in pictures and videos."""
+"""`yolov7-jax predict`: what is in images and videos."""
 
 import argparse
 import os
 
-from yolov7_jax.cli.commands import Commands
+from yolov7_jax.cli.common import Commands
 
 
 def add_predict(commands: Commands) -> None:
     """Adds the command."""
     predict = commands.add_parser(
         "predict",
-        help="what is in pictures and videos",
-        description="Finds objects in pictures and videos, prints a line for each, and writes "
+        help="what is in images and videos",
+        description="Finds objects in images and videos, prints a line for each, and writes "
         "them with boxes drawn. Exit code 1 if any could not be read.",
     )
     predict.add_argument(
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="a picture, a video, a folder of them, a pattern like 'some/*.jpg', the index of a "
-        "camera, the address of a stream, or - for a picture on standard input",
+        help="an image, a video, a folder of them, a pattern like 'some/*.jpg', the index of a "
+        "camera, the address of a stream, or - for an image on standard input",
     )
     predict.add_argument(
         "--weights", metavar="FILE", required=True, help="a file of weights, or a run's folder"
@@ -34,7 +34,7 @@ def add_predict(commands: Commands) -> None:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="longer side that pictures are scaled to; default: that of the training, where the "
+        help="longer side that images are scaled to; default: that of the training, where the "
         "weights tell, or the published one",
     )
     looks.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
@@ -58,37 +58,39 @@ def add_predict(commands: Commands) -> None:
         "--class-agnostic", action="store_true", help="boxes suppress those of other classes too"
     )
     looks.add_argument(
-        "--max-detections", type=int, default=300, metavar="N", help="in a picture; default: 300"
+        "--max-detections", type=int, default=300, metavar="N", help="in an image; default: 300"
     )
     looks.add_argument(
         "--max-frames", type=int, metavar="N", help="of each video, camera or stream; default: all"
     )
     saves = predict.add_argument_group("what to write")
     saves.add_argument(
-        "--no-pictures", action="store_true", help="not the pictures and videos with boxes drawn"
+        "--no-images", action="store_true", help="not the images and videos with boxes drawn"
     )
     saves.add_argument("--save-txt", action="store_true", help="YOLO txt, with scores")
     saves.add_argument("--save-coco", action="store_true", help="one COCO .json file")
     saves.add_argument(
         "--save-csv",
         action="store_true",
-        help="one .csv file; its column output has the picture or video that was written, relative "
-        "to the folder, and is empty with --no-pictures",
+        help="one .csv file; its column output has the image or video that was written, relative "
+        "to the folder, and is empty with --no-images",
     )
     saves.add_argument(
         "--save-jsonl",
         action="store_true",
-        help="one file with a line a picture; output is that of --save-csv, or null",
+        help="one file with a line an image; output is that of --save-csv, or null",
     )
-    saves.add_argument("--save-crops", action="store_true", help="a picture of each object")
+    saves.add_argument("--save-crops", action="store_true", help="an image of each object")
     predict.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    # Read by OpenCV when it is loaded: no pictures that fill the memory, no lines of its own.
+    # Read by OpenCV when it is loaded: no images that fill the memory, no lines of its own.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from yolov7_jax.cli import looking  # needs the extra `images`, which other commands do not
+    from yolov7_jax.detect import (
+        predict_files,
+    )  # needs the extra `images`, which other commands do not
 
-    return looking.run(options)
+    return predict_files.run(options)

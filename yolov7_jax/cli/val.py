@@ -2,7 +2,7 @@
 
 import argparse
 
-from yolov7_jax.cli.commands import Commands
+from yolov7_jax.cli.common import Commands
 
 BATCH_SIZE = 16
 # COCO AP counts detections of every score, so nearly all of them are kept.
@@ -14,9 +14,9 @@ def add_val(commands: Commands) -> None:
     val = commands.add_parser(
         "val",
         help="how accurate weights are on a data set",
-        description="Detects in all pictures of a split and measures it as COCO does. Prints the "
-        "numbers, and writes them, the detections, curves, confusions and the worst pictures. Exit "
-        "code 1 if any picture had to be left out. Of a COCO file without annotations, as "
+        description="Detects in all images of a split and measures it as COCO does. Prints the "
+        "numbers, and writes them, the detections, curves, confusions and the worst images. Exit "
+        "code 1 if any image had to be left out. Of a COCO file without annotations, as "
         "competitions have them, only the detections are written.",
     )
     val.add_argument(
@@ -33,7 +33,7 @@ def add_val(commands: Commands) -> None:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="longer side that larger pictures are shrunk to; default: what the weights were "
+        help="longer side that larger images are shrunk to; default: what the weights were "
         "trained with, or the model's published size",
     )
     val.add_argument(
@@ -41,13 +41,13 @@ def add_val(commands: Commands) -> None:
         type=int,
         metavar="N",
         default=BATCH_SIZE,
-        help="pictures at a time, rounded up for the devices to share; default: %(default)s",
+        help="images at a time, rounded up for the devices to share; default: %(default)s",
     )
     val.add_argument(
         "--augment",
         action="store_true",
-        help="test-time augmentation: look at each picture in three sizes, the largest its own; "
-        "takes twice the time, and finds more unless pictures are small",
+        help="test-time augmentation: look at each image in three sizes, the largest its own; "
+        "takes twice the time, and finds more unless images are small",
     )
     val.add_argument(
         "--single-class",
@@ -57,7 +57,7 @@ def add_val(commands: Commands) -> None:
     val.add_argument(
         "--square",
         action="store_true",
-        help="pad pictures to squares, as in training, instead of to a few rectangles",
+        help="pad images to squares, as in training, instead of to a few rectangles",
     )
     val.add_argument(
         "--output",
@@ -68,7 +68,7 @@ def add_val(commands: Commands) -> None:
     val.add_argument(
         "--report",
         action="store_true",
-        help="also write report.html, a page to look through the pictures by class, score and "
+        help="also write report.html, a page to look through the images by class, score and "
         "kind of fault",
     )
     val.add_argument(
@@ -89,6 +89,8 @@ def add_val(commands: Commands) -> None:
 
 
 def _val(options: argparse.Namespace) -> int:
-    from yolov7_jax.cli import measuring  # needs the extra `images`, which other commands do not
+    from yolov7_jax.evaluate import (
+        validate,
+    )  # needs the extra `images`, which other commands do not
 
-    return measuring.run(options)
+    return validate.run(options)

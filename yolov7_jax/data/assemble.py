@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from yolov7_jax.data.dataset import Dataset, Polygons, offsets_of
 from yolov7_jax.data.faults import Fault, Kind
 
-# Boxes are rounded and counted from 0 or from 1, so a side may lie this far outside its picture.
+# Boxes are rounded and counted from 0 or from 1, so a side may lie this far outside its image.
 SLACK_PIXELS = 1.0
-SLACK = 1e-3  # of the picture's side
+SLACK = 1e-3  # of the image's side
 LEAST_OVERLAP = 0.1  # an outline whose hull and box have a smaller IoU is not this object's
-LEAST_INSIDE = 0.1  # a box with a smaller part of its area in the picture shows nothing
+LEAST_INSIDE = 0.1  # a box with a smaller part of its area in the image shows nothing
 
 
 class Place(NamedTuple):
@@ -39,16 +39,16 @@ class Found(NamedTuple):
 
     Attributes:
       names, category_ids: the classes, as in `Dataset`.
-      paths: every picture that the source names.
-      sizes: width and height in pixels; zeros where the picture is to be left out.
+      paths: every image that the source names.
+      sizes: width and height in pixels; zeros where the image is to be left out.
       image_ids: as in `Dataset`.
-      picture: the row in `paths` of each object.
+      image: the row in `paths` of each object.
       labels: in `[0, classes)`.
-      boxes: centre, width and height, normalised by the picture's size.
+      boxes: centre, width and height, normalised by the image's size.
       crowd, areas, polygons: as in `Dataset`.
       place_of: where an object stands, for messages.
       faults: what was wrong so far; objects and outlines with these faults are not among those
-        above, and pictures have no size.
+        above, and images have no size.
       notes: what is no fault, but good to know.
     """
 
@@ -57,7 +57,7 @@ class Found(NamedTuple):
     paths: tuple[str, ...]
     sizes: Int32[np.ndarray, "n 2"]
     image_ids: Int64[np.ndarray, " n"]
-    picture: Int64[np.ndarray, " objects"]
+    image: Int64[np.ndarray, " objects"]
     labels: Int32[np.ndarray, " objects"]
     boxes: Float64[np.ndarray, "objects 4"]
     crowd: Bool[np.ndarray, " objects"]
@@ -75,8 +75,8 @@ class Scan(NamedTuple):
       dataset: what is sound.
       faults: what is not, by file and line.
       notes: what is no fault, but good to know.
-      looked_at: every picture that the source names, those left out included.
-      decoded: whether the pictures were decoded, not only their headers read.
+      looked_at: every image that the source names, those left out included.
+      decoded: whether the images were decoded, not only their headers read.
       from_cache: whether that was an earlier look, since which nothing has changed.
     """
 
@@ -93,11 +93,11 @@ def assemble(found: Found, *, decoded: bool) -> Scan:
     faults = list(found.faults)
     boxes, kept = _sift_boxes(found, faults)
     polygons = _sift_outlines(found, boxes, kept, faults)
-    # Objects are kept in the source's order within each picture.
-    order = np.argsort(found.picture, kind="stable")
+    # Objects are kept in the source's order within each image.
+    order = np.argsort(found.image, kind="stable")
     order = order[kept[order]]
     sound = found.sizes.min(axis=1, initial=1) > 0  # [n]
-    counts = np.bincount(found.picture[order], minlength=len(found.paths))[sound]
+    counts = np.bincount(found.image[order], minlength=len(found.paths))[sound]
     same = len(order) == len(kept) and bool((np.diff(order) == 1).all())
     dataset = Dataset(
         names=found.names,
@@ -117,9 +117,9 @@ def assemble(found: Found, *, decoded: bool) -> Scan:
 
 
 def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the boxes, clipped to their pictures, and which of them to keep."""
-    boxes, size = found.boxes, found.sizes[found.picture].astype(np.float64)  # [objects, 4 and 2]
-    kept = size.min(axis=1, initial=np.inf) > 0  # of pictures that are kept
+    """Returns the boxes, clipped to their images, and which of them to keep."""
+    boxes, size = found.boxes, found.sizes[found.image].astype(np.float64)  # [objects, 4 and 2]
+    kept = size.min(axis=1, initial=np.inf) > 0  # of images that are kept
 
     def refuse(wrong: np.ndarray, kind: Kind, reason: Callable[[int], str]) -> None:
         for row in np.flatnonzero(wrong & kept):
@@ -158,7 +158,7 @@ def _sift_outlines(
     """Returns the outlines but for those that do not belong to their boxes.
 
     Training takes the box of an object from its outline, so one in other units than the box, or
-    outside the picture, would lose the object.
+    outside the image, would lose the object.
     """
     polygons = found.polygons
     parts = np.diff(polygons.part_offsets)
@@ -180,11 +180,11 @@ def _sift_outlines(
         return polygons
     for at in np.flatnonzero(foreign):
         row = int(rows[at])
-        size = found.sizes[found.picture[row]]
+        size = found.sizes[found.image[row]]
         (x, y), (w, h) = low[at] * size, (high[at] - low[at]) * size
         reason = (
             f"the outline is {w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g}, cut off at the "
-            f"picture's border; it does not fit the box of {_in_pixels(found, boxes, row)}"
+            f"image's border; it does not fit the box of {_in_pixels(found, boxes, row)}"
         )
         faults.append(found.place_of(row).fault(Kind.BAD_OUTLINE, reason))
     parts[rows[foreign]] = 0
@@ -192,9 +192,9 @@ def _sift_outlines(
 
 
 def _in_pixels(found: Found, boxes: np.ndarray, row: int) -> str:
-    size = found.sizes[found.picture[row]]
+    size = found.sizes[found.image[row]]
     (x, y), (w, h) = (boxes[row, :2] - boxes[row, 2:] / 2) * size, boxes[row, 2:] * size
-    return f"{w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g} in a picture of {size[0]} x {size[1]}"
+    return f"{w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g} in an image of {size[0]} x {size[1]}"
 
 
 def _every(table: np.ndarray) -> np.ndarray:
@@ -203,11 +203,11 @@ def _every(table: np.ndarray) -> np.ndarray:
 
 
 def _duplicates(found: Found, kept: np.ndarray) -> tuple[np.ndarray, Kind, Callable[[int], str]]:
-    """Finds objects whose picture, class and box another object has that stands before them."""
+    """Finds objects whose image, class and box another object has that stands before them."""
     rows = np.flatnonzero(kept)
     table = np.concatenate(
         [
-            np.stack([found.picture[rows], found.labels[rows], found.crowd[rows]], axis=1),
+            np.stack([found.image[rows], found.labels[rows], found.crowd[rows]], axis=1),
             found.boxes[rows],
         ],
         axis=1,

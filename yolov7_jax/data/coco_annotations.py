@@ -17,7 +17,7 @@ _LARGEST_FLOAT_ID = 2**53  # beyond, a floating-point number stands for several 
 
 
 class Annotations:
-    """The annotations as they come, in flat arrays; picture and class still by their ids."""
+    """The annotations as they come, in flat arrays; image and class still by their ids."""
 
     def __init__(self, file: str):
         self.file = file
@@ -41,13 +41,13 @@ class Annotations:
         if identity is None:
             identity = -1
         place = _place(self.file, line, identity)
-        image = whole_number(annotation.get("image_id"))
+        image_id = whole_number(annotation.get("image_id"))
         category = whole_number(annotation.get("category_id"))
-        if image is None or category is None or not _is_box(annotation.get("bbox")):
+        if image_id is None or category is None or not _is_box(annotation.get("bbox")):
             self.faults.append(place.fault(Kind.MALFORMED, _problem(annotation)))
             return
         self.ids.append(identity)
-        self.images.append(image)
+        self.images.append(image_id)
         self.categories.append(category)
         self.lines.append(line)
         self.boxes.extend(annotation["bbox"])
@@ -105,25 +105,25 @@ class Annotations:
         sizes: np.ndarray,
         image_ids: np.ndarray,
     ) -> Found:
-        """Joins annotations, pictures and classes."""
+        """Joins annotations, images and classes."""
         ids, lines = self.ids, self.lines
         row_of = {identity: row for row, identity in enumerate(image_ids.tolist())}
-        picture = np.array([row_of.get(image, -1) for image in self.images], np.int64)
+        image = np.array([row_of.get(image_id, -1) for image_id in self.images], np.int64)
         labels = np.array([label_of.get(category, -1) for category in self.categories], np.int32)
-        for row in np.flatnonzero(picture < 0):
+        for row in np.flatnonzero(image < 0):
             reason = f"there is no image with the id {self.images[row]}"
             place = _place(file, lines[row], ids[row])
             self.faults.append(place.fault(Kind.UNKNOWN_IMAGE, reason))
-        for row in np.flatnonzero((labels < 0) & (picture >= 0)):
+        for row in np.flatnonzero((labels < 0) & (image >= 0)):
             reason = f"there is no category with the id {self.categories[row]}"
             place = _place(file, lines[row], ids[row])
             self.faults.append(place.fault(Kind.UNKNOWN_CLASS, reason))
-        known = np.flatnonzero((picture >= 0) & (labels >= 0))
-        polygons = self._polygons(picture, sizes)
+        known = np.flatnonzero((image >= 0) & (labels >= 0))
+        polygons = self._polygons(image, sizes)
         if len(known) < len(ids):
-            picture, labels = picture[known], labels[known]
+            image, labels = image[known], labels[known]
             polygons = polygons.take(known)
-        size = np.maximum(sizes[picture], 1).astype(np.float64)  # [objects, 2]
+        size = np.maximum(sizes[image], 1).astype(np.float64)  # [objects, 2]
         boxes = np.array(self.boxes).reshape(-1, 4)[known]
         with np.errstate(all="ignore"):
             boxes[:, :2] += boxes[:, 2:] / 2
@@ -137,7 +137,7 @@ class Annotations:
             paths=paths,
             sizes=sizes,
             image_ids=image_ids,
-            picture=picture,
+            image=image,
             labels=labels,
             boxes=boxes,
             crowd=np.array(self.crowd, bool)[known],
@@ -154,8 +154,8 @@ class Annotations:
         masks = f"{len(self.masks)} {plural('mask', len(self.masks))}"
         return (f"{masks} in run lengths (RLE): outlines are traced, without holes",)
 
-    def _polygons(self, picture: np.ndarray, sizes: np.ndarray) -> Polygons:
-        """Returns the outlines, normalised and clipped to their pictures."""
+    def _polygons(self, image: np.ndarray, sizes: np.ndarray) -> Polygons:
+        """Returns the outlines, normalised and clipped to their images."""
         points = np.asarray(self.points).reshape(-1, 2)  # the same memory
         corners = np.asarray(self.corners)
         polygons = Polygons(
@@ -164,7 +164,7 @@ class Annotations:
             np.concatenate([[0], np.cumsum(self.parts, dtype=np.int64)]),
         )
         of_part = np.repeat(np.arange(len(self.parts)), self.parts)
-        broken = self._broken_outlines(points, np.repeat(of_part, corners), picture, sizes)
+        broken = self._broken_outlines(points, np.repeat(of_part, corners), image, sizes)
         if len(broken):
             parts = np.array(self.parts)
             parts[broken] = 0
@@ -175,7 +175,7 @@ class Annotations:
                 np.concatenate([[0], np.cumsum(parts, dtype=np.int64)]),
             )
             of_part, corners = of_part[kept], corners[kept]
-        side = np.maximum(sizes[picture[of_part]], 1).astype(np.float32)  # [parts, 2]
+        side = np.maximum(sizes[image[of_part]], 1).astype(np.float32)  # [parts, 2]
         for axis in (0, 1):
             column = polygons.points[:, axis]
             column /= np.repeat(side[:, axis], corners)
@@ -183,19 +183,19 @@ class Annotations:
         return polygons
 
     def _broken_outlines(
-        self, points: np.ndarray, of_point: np.ndarray, picture: np.ndarray, sizes: np.ndarray
+        self, points: np.ndarray, of_point: np.ndarray, image: np.ndarray, sizes: np.ndarray
     ) -> np.ndarray:
         """Returns the rows of objects whose outlines cannot be used, and names them."""
         infinite = np.unique(of_point[~np.isfinite(points).all(axis=1)])
         of_mask = np.asarray(self.masks)
         mask_sizes = np.asarray(self.mask_sizes).reshape(-1, 2)
-        wanted = sizes[picture[of_mask]]  # [masks, 2]; zeros where the picture is left out
-        differs = (picture[of_mask] >= 0) & wanted.any(axis=1) & (mask_sizes != wanted).any(axis=1)
+        wanted = sizes[image[of_mask]]  # [masks, 2]; zeros where the image is left out
+        differs = (image[of_mask] >= 0) & wanted.any(axis=1) & (mask_sizes != wanted).any(axis=1)
         reasons = dict.fromkeys(infinite.tolist(), "a polygon must have finite numbers")
         for at in np.flatnonzero(differs):
             (width, height), (wanted_width, wanted_height) = mask_sizes[at], wanted[at]
             reasons[int(of_mask[at])] = (
-                f"the mask is of {width} x {height} pixels, and its picture of "
+                f"the mask is of {width} x {height} pixels, and its image of "
                 f"{wanted_width} x {wanted_height}"
             )
         for row, reason in reasons.items():
@@ -208,7 +208,7 @@ def _problem(annotation: dict[str, Any]) -> str:
     """Returns what is wrong with an annotation that cannot be used."""
     for key in ("image_id", "category_id"):
         if whole_number(annotation.get(key)) is None:
-            return f"{key} must be a whole number, got {quoted(annotation.get(key))}"
+            return f"{key} must be an integer, got {quoted(annotation.get(key))}"
     return f"bbox must be 4 numbers, x y width height; got {quoted(annotation.get('bbox'))}"
 
 
@@ -221,7 +221,7 @@ def _is_box(box: Any) -> bool:
 
 
 def whole_number(value: Any) -> int | None:
-    """Returns a whole number, also where it is written as 3.0; None for everything else."""
+    """Returns an integer, also where it is written as 3.0; None for everything else."""
     if type(value) is int:
         return value if -_LARGEST_ID < value < _LARGEST_ID else None
     if type(value) is float and value.is_integer() and abs(value) < _LARGEST_FLOAT_ID:

@@ -13,14 +13,14 @@ import numpy as np
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.coco_annotations import Annotations, whole_number
 from yolov7_jax.data.faults import Fault, Kind, quoted, shown
+from yolov7_jax.data.image_size import examine_image
 from yolov7_jax.data.json_stream import NO_ELEMENT, iterate_lists
 from yolov7_jax.data.parallel import map_files
-from yolov7_jax.data.picture_size import examine_picture
 from yolov7_jax.errors import UserError
 
 LISTS = ("images", "annotations", "categories")
-NEEDED = ("images", "categories")  # pictures of a competition have no annotations
-PROBES = 50  # pictures that are looked for to find their folder
+NEEDED = ("images", "categories")  # images of a competition have no annotations
+PROBES = 50  # images that are looked for to find their folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CocoJson:
     Attributes:
       file: the JSON file.
       names: the classes; None where the file names them.
-      folders: where the pictures may be; the first that has some of them counts.
+      folders: where the images may be; the first that has some of them counts.
       notes: what there is to tell about how the split was found.
     """
 
@@ -45,7 +45,7 @@ class CocoJson:
     notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
-        """Returns a hash of all that the scan depends on, but for the pictures."""
+        """Returns a hash of all that the scan depends on, but for the images."""
         del workers  # one file is read in one go
         digest = hashlib.blake2b(digest_size=32)
         digest.update(repr(("coco_json", self.names, list(map(str, self.folders)))).encode())
@@ -59,21 +59,21 @@ class CocoJson:
 
     def without_labels(self) -> str:
         """Says where labels were looked for, where there are none."""
-        return f"no annotation in {self.file} is of a picture that is used"
+        return f"no annotation in {self.file} is of an image that is used"
 
     def read(self, *, decode: bool, workers: int) -> Found:
         """Looks at every file; see `Found`.
 
         Raises:
-          UserError: the file is not JSON, or not COCO's, or no picture is in any of the folders.
+          UserError: the file is not JSON, or not COCO's, or no image is in any of the folders.
         """
         table, images, categories = self._parse()
         faults = table.faults
         category_ids, names, label_of = self._classes(categories)
         paths, annotated, image_ids = self._images(images, faults)
-        examine = functools.partial(examine_picture, decode=decode)
+        examine = functools.partial(examine_image, decode=decode)
         sizes = np.zeros((len(paths), 2), np.int32)
-        looks = map_files(examine, paths, workers=workers, title="pictures")
+        looks = map_files(examine, paths, workers=workers, title="images")
         for row, (size, fault) in enumerate(looks):
             sizes[row] = size
             if 0 not in (*size, *annotated[row]) and annotated[row] != size:
@@ -110,8 +110,7 @@ class CocoJson:
             identity = whole_number(category.get("id")) if isinstance(category, dict) else None
             if identity is None:
                 raise UserError(
-                    f"{self.file}: a category must have a whole number as id, "
-                    f"got {quoted(category)}"
+                    f"{self.file}: a category must have an integer as id, got {quoted(category)}"
                 )
             if identity in names:
                 raise UserError(f"{self.file}: two categories have the id {identity}")
@@ -139,7 +138,7 @@ class CocoJson:
     def _images(
         self, images: list[tuple[Any, int]], faults: list[Fault]
     ) -> tuple[list[str], list[tuple[int, int]], np.ndarray]:
-        """Returns path, annotated size (zeros if unknown) and id of every picture."""
+        """Returns path, annotated size (zeros if unknown) and id of every image."""
         ids: dict[int, int] = {}
         files: dict[str, int] = {}
         sizes = []
@@ -149,15 +148,15 @@ class CocoJson:
             if isinstance(image, dict):
                 identity, file = whole_number(image.get("id")), image.get("file_name")
             if identity is None or not isinstance(file, str) or not file or "\0" in file:
-                reason = f"wanted a whole number as id and a file_name, got {quoted(image)}"
-                faults.append(place.fault(Kind.MISSING_PICTURE, reason))
+                reason = f"wanted an integer as id and a file_name, got {quoted(image)}"
+                faults.append(place.fault(Kind.MISSING_IMAGE, reason))
                 continue
             place = place._replace(subject=f"image {identity}")
             if identity in ids or file in files:
                 reason = f"another image has the id {identity}"
                 if identity not in ids:
                     reason = f"image {files[file]} has the same file_name {shown(file)}"
-                faults.append(place.fault(Kind.REPEATED_PICTURE, reason))
+                faults.append(place.fault(Kind.REPEATED_IMAGE, reason))
                 continue
             ids[identity] = files[file] = identity
             width, height = whole_number(image.get("width")), whole_number(image.get("height"))
@@ -165,19 +164,19 @@ class CocoJson:
             sizes.append((width, height) if known else (0, 0))
         if not ids:
             more = f"; {faults[0]}" if faults else ""
-            raise UserError(f"{self.file}: names no pictures{more}")
+            raise UserError(f"{self.file}: names no images{more}")
         folder = self._folder(list(files))
         return [os.path.join(folder, name) for name in files], sizes, np.array(list(ids), np.int64)
 
     def _folder(self, files: Sequence[str]) -> str:
-        """Returns the first folder that has some of the pictures."""
+        """Returns the first folder that has some of the images."""
         probes = files[:: max(1, len(files) // PROBES)]
         for folder in self.folders:
             if any(os.path.exists(os.path.join(folder, name)) for name in probes):
                 return str(folder)
         places = ", ".join(str(folder) for folder in self.folders)
         raise UserError(
-            f"{self.file}: its pictures ({shown(files[0])}, ...) are in none of {places}; "
+            f"{self.file}: its images ({shown(files[0])}, ...) are in none of {places}; "
             "a data.yaml can name their folder as 'images'"
         )
 

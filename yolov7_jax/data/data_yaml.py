@@ -23,7 +23,7 @@ class DataYaml(NamedTuple):
       file: the data.yaml itself.
       names: the classes; None where the source is to name them.
       entries: the files and folders of the split, absolute.
-      images: where pictures are that a COCO file names; None where it doesn't say.
+      images: where images are that a COCO file names; None where it doesn't say.
       notes: what was read otherwise than it stands there.
     """
 
@@ -59,7 +59,7 @@ def read_data_yaml(file: Path, split: str) -> DataYaml:
         raise UserError(f"{file}: 'path' must be a folder; got {root!r}")
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise UserError(
-            f"{file}: '{split}' must be a folder, a .txt file that lists pictures, "
+            f"{file}: '{split}' must be a folder, a .txt file that lists images, "
             f"a COCO .json file, or a list of these; got {entries!r}"
         )
     if "kpt_shape" in config and not all(entry.lower().endswith(".json") for entry in entries):

@@ -1,4 +1,4 @@
-"""A detection data set in memory: where the pictures are, and every object in them."""
+"""A detection data set in memory: where the images are, and every object in them."""
 
 import dataclasses
 import hashlib
@@ -74,11 +74,11 @@ class Polygons(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """The ground truth of one picture.
+    """The ground truth of one image.
 
     Attributes:
       labels: class indices.
-      boxes_cxcywh: normalised by the picture's width and height.
+      boxes_cxcywh: normalised by the image's width and height.
       crowd: regions with many objects of the class: nothing to learn, and no fault to detect in.
       polygons: outlines, normalised likewise.
     """
@@ -93,19 +93,19 @@ class Objects(NamedTuple):
 class Dataset:
     """One split of a detection data set.
 
-    The objects of all pictures stand in one array, so that a large data set costs no Python
+    The objects of all images stand in one array, so that a large data set costs no Python
     object per box and is cheap to share with worker processes.
 
     Attributes:
       names: the classes.
-      paths: one file per picture.
-      sizes: width and height of each picture in pixels, upright.
-      offsets: the objects of picture i are the rows `offsets[i]:offsets[i + 1]`.
+      paths: one file per image.
+      sizes: width and height of each image in pixels, upright.
+      offsets: the objects of image i are the rows `offsets[i]:offsets[i + 1]`.
       labels: class index of each object.
-      boxes: centre, width and height of each object, normalised by its picture's size.
+      boxes: centre, width and height of each object, normalised by its image's size.
       crowd: which objects are crowd regions; none if not given.
       polygons: outlines of the objects, normalised likewise; none if not given.
-      image_ids: what the source calls each picture; 0, 1, 2 ... if not given.
+      image_ids: what the source calls each image; 0, 1, 2 ... if not given.
       category_ids: what the source calls each class; 0, 1, 2 ... if not given.
       areas: pixels that each object covers, by which accuracy tells small from large; those of
         its box if not given.
@@ -165,13 +165,13 @@ class Dataset:
         return np.prod(self.boxes[:, 2:] * sizes, axis=1, dtype=np.float32)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """Returns a hash of everything here but the pictures' folders, and their ids and areas.
+        """Returns a hash of everything here but the images' folders, and their ids and areas.
 
-        So it covers the names of classes and files, in their order, the sizes of the pictures,
+        So it covers the names of classes and files, in their order, the sizes of the images,
         and class, box, crowd mark and outlines of every object, but no pixels.
         """
         digest = hashlib.sha256()
@@ -184,16 +184,16 @@ class Dataset:
         return digest.hexdigest()
 
     def objects_of(self, index: int) -> Objects:
-        """Returns the objects of one picture.
+        """Returns the objects of one image.
 
         Args:
-          index: the picture, in `[0, len(self))`.
+          index: the image, in `[0, len(self))`.
 
         Raises:
-          IndexError: there is no such picture.
+          IndexError: there is no such image.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} is outside [0, {len(self)})")
+            raise IndexError(f"image {index} is outside [0, {len(self)})")
         start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
         return Objects(
             self.labels[start:stop],

@@ -1,4 +1,4 @@
-"""What libraries in C print about pictures: kept off the terminal, and told as reasons.
+"""What libraries in C print about images: kept off the terminal, and told as reasons.
 
 libjpeg and libpng write to the standard error of the process, past Python, in the middle of
 progress bars and without the name of the file.
@@ -27,9 +27,9 @@ DECODERS = (
     "libpng warning:",
     "libpng error:",
 )
-# After these a JPEG picture is decoded to the end, but some of it is grey or displaced.
+# After these a JPEG image is decoded to the end, but some of it is grey or displaced.
 DAMAGE = ("Corrupt JPEG data:", "Premature end of JPEG file")
-# What lies between the picture and its end: nothing that matters, or what was left over when the
+# What lies between the image and its end: nothing that matters, or what was left over when the
 # decoder lost its place in damaged data.
 DOUBT = "extraneous bytes before marker 0xd"
 # How lines of OpenCV's own log begin, which tell no more than it returns.
@@ -53,7 +53,7 @@ _FILTER_SECONDS = 0.5  # what a filter may take to pass on the last lines
 
 
 class DecoderMessages:
-    """Collects what is printed while pictures are decoded; a context manager.
+    """Collects what is printed while images are decoded; a context manager.
 
     Only one can be open at a time, since a process has one standard error. What Python itself
     prints still reaches the terminal; what other C code prints does so in the end, or when it
@@ -128,7 +128,7 @@ def watch_decoder(decode: Callable[[], Result]) -> tuple[Result, str]:
 
 
 def is_damage(message: str) -> bool:
-    """Says whether a decoder's message means that a picture is not as it was made."""
+    """Says whether a decoder's message means that an image is not as it was made."""
     return message.startswith(DAMAGE) and "extraneous bytes" not in message
 
 
@@ -139,7 +139,7 @@ def is_doubt(message: str) -> bool:
 
 @contextlib.contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Keeps what C code prints about pictures off the terminal, and passes on all the rest.
+    """Keeps what C code prints about images off the terminal, and passes on all the rest.
 
     A process of its own does so: what the last words of a crash are still arrives.
     """

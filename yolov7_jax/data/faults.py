@@ -9,13 +9,13 @@ class Effect(enum.Enum):
     """What a fault does to the data set that is trained on; the value is how reports put it."""
 
     SPLIT = "split not usable"
-    PICTURE = "picture left out"
+    IMAGE = "image left out"
     REPETITION = "repetition left out"
-    DOUBTFUL = "picture kept but to be looked at"
+    DOUBTFUL = "image kept but to be looked at"
     OBJECT = "object left out"
     DOUBTFUL_OBJECT = "object kept but to be looked at"
     OUTLINE = "outline left out, box kept"
-    CLIPPED = "box clipped to the picture"
+    CLIPPED = "box clipped to the image"
     NOTHING = "file not used"
 
 
@@ -24,14 +24,14 @@ class Kind(enum.Enum):
 
     UNREADABLE_SPLIT = ("split that cannot be read", Effect.SPLIT)
     NO_LABELS = ("no labels at all", Effect.SPLIT)
-    MISSING_PICTURE = ("missing picture", Effect.PICTURE)
-    UNREADABLE_PICTURE = ("unreadable or truncated picture", Effect.PICTURE)
-    OTHER_SIZE = ("picture of another size than annotated", Effect.PICTURE)
-    DOUBTFUL_PICTURE = ("picture that may be damaged", Effect.DOUBTFUL)
-    UNSUPPORTED_PICTURE = ("picture of a type that is not read", Effect.PICTURE)
-    REPEATED_PICTURE = ("repeated picture", Effect.REPETITION)
-    SHARED_LABELS = ("pictures with the same label file", Effect.DOUBTFUL)
-    UNREADABLE_LABELS = ("unreadable labels of a picture", Effect.PICTURE)
+    MISSING_IMAGE = ("missing image", Effect.IMAGE)
+    UNREADABLE_IMAGE = ("unreadable or truncated image", Effect.IMAGE)
+    OTHER_SIZE = ("image of another size than annotated", Effect.IMAGE)
+    DOUBTFUL_IMAGE = ("image that may be damaged", Effect.DOUBTFUL)
+    UNSUPPORTED_IMAGE = ("image of a type that is not read", Effect.IMAGE)
+    REPEATED_IMAGE = ("repeated image", Effect.REPETITION)
+    SHARED_LABELS = ("images with the same label file", Effect.DOUBTFUL)
+    UNREADABLE_LABELS = ("unreadable labels of an image", Effect.IMAGE)
     MALFORMED = ("malformed annotation", Effect.OBJECT)
     COLUMNS = ("wrong number of columns", Effect.OBJECT)
     NO_NUMBER = ("not a number", Effect.OBJECT)
@@ -39,13 +39,13 @@ class Kind(enum.Enum):
     UNKNOWN_CLASS = ("unknown class", Effect.OBJECT)
     UNKNOWN_IMAGE = ("unknown image", Effect.OBJECT)
     OUT_OF_RANGE = ("label out of range", Effect.OBJECT)
-    OUTSIDE = ("box outside the picture", Effect.OBJECT)
+    OUTSIDE = ("box outside the image", Effect.OBJECT)
     ZERO_AREA = ("zero area", Effect.OBJECT)
     DUPLICATE = ("duplicate box", Effect.OBJECT)
     UNKNOWN_DIFFICULT = ("'difficult' neither 0 nor 1", Effect.DOUBTFUL_OBJECT)
     BAD_OUTLINE = ("bad outline", Effect.OUTLINE)
-    STICKS_OUT = ("box sticks out of the picture", Effect.CLIPPED)
-    NO_PICTURE = ("labels without a picture", Effect.NOTHING)
+    STICKS_OUT = ("box sticks out of the image", Effect.CLIPPED)
+    NO_IMAGE = ("labels without an image", Effect.NOTHING)
 
     def __init__(self, title: str, effect: Effect):
         self.title = title
@@ -72,23 +72,23 @@ class Fault(NamedTuple):
         return f"{place}: {self.reason}"
 
 
-def of_picture(picture: Fault | None, labels: list[Fault]) -> list[Fault]:
-    """Joins what is wrong with a picture and with its labels.
+def of_image(image: Fault | None, labels: list[Fault]) -> list[Fault]:
+    """Joins what is wrong with an image and with its labels.
 
-    A picture is left out once, so where neither can be read both are one fault.
+    An image is left out once, so where neither can be read both are one fault.
     """
     unreadable = [fault for fault in labels if fault.kind is Kind.UNREADABLE_LABELS]
-    if picture is None:
+    if image is None:
         return labels
-    if unreadable and picture.kind.effect is Effect.PICTURE:
+    if unreadable and image.kind.effect is Effect.IMAGE:
         also = "; ".join(str(fault) for fault in unreadable)
-        picture = picture._replace(reason=f"{picture.reason}; nor can its labels be read: {also}")
+        image = image._replace(reason=f"{image.reason}; nor can its labels be read: {also}")
         labels = [fault for fault in labels if fault not in unreadable]
-    return [*labels, picture]
+    return [*labels, image]
 
 
 def summarize(faults: Iterable[Fault]) -> str:
-    """Returns how much each effect happened, as in `2 pictures left out, 5 objects left out`."""
+    """Returns how much each effect happened, as in `2 images left out, 5 objects left out`."""
     counts = dict.fromkeys(Effect, 0)
     for fault in faults:
         counts[fault.kind.effect] += 1
@@ -101,7 +101,7 @@ def summarize(faults: Iterable[Fault]) -> str:
 
 
 def counted(faults: Collection[Fault]) -> str:
-    """Returns how many there are and what they did, as in `3 faults (3 pictures left out)`."""
+    """Returns how many there are and what they did, as in `3 faults (3 images left out)`."""
     return f"{len(faults)} {plural('fault', len(faults))} ({summarize(faults)})"
 
 

@@ -1,4 +1,4 @@
-"""Objects of the pictures of a batch in arrays of few lengths."""
+"""Objects of the images of a batch in arrays of few lengths."""
 
 from collections.abc import Sequence
 
@@ -21,8 +21,8 @@ def stack_targets(
     A short ladder, because every length met is one more compilation of the training step.
 
     Args:
-      boxes_xyxy: per picture, in pixels of the network's input.
-      labels: per picture.
+      boxes_xyxy: per image, in pixels of the network's input.
+      labels: per image.
       shape: height and width of the network's input.
       usual: batches with fewer objects in an image are padded as if they had this many.
     """

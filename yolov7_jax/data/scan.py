@@ -11,9 +11,9 @@ import numpy as np
 
 from yolov7_jax.data.assemble import Found, Scan, assemble
 from yolov7_jax.data.decoder_messages import DecoderMessages
+from yolov7_jax.data.image_size import examine_image
 from yolov7_jax.data.parallel import default_workers, map_files
-from yolov7_jax.data.picture_size import examine_picture
-from yolov7_jax.data.scan_cache import damaged_pictures, read_scan, write_scan
+from yolov7_jax.data.scan_cache import damaged_images, read_scan, write_scan
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Source(Protocol):
         ...
 
     def digest(self, workers: int) -> str:
-        """Returns a hash of all that the scan depends on, but for the pictures' contents."""
+        """Returns a hash of all that the scan depends on, but for the images' contents."""
         ...
 
     def without_labels(self) -> str:
@@ -50,13 +50,13 @@ def scan_source(
     """Looks at every file of a split, or returns what an unchanged split came to before.
 
     The result depends on the content of the annotation files and on name, size and time of
-    change of the pictures. Reading all pictures again would take as long as the scan.
+    change of the images. Reading all images again would take as long as the scan.
 
     Args:
       source: the split.
       data: what the user calls the data set; the cache is beside it.
       split: likewise.
-      decode: decodes all pictures; otherwise headers and ends are looked at, unless an earlier
+      decode: decodes all images; otherwise headers and ends are looked at, unless an earlier
         scan has decoded them. Those that the last scan found damaged are decoded again whatever
         has changed since.
       workers: threads; None for as many as suit the work.
@@ -75,7 +75,7 @@ def scan_source(
     with DecoderMessages():
         found = source.read(decode=decode, workers=readers)
         if not decode:
-            found = _leave_out_damaged(found, damaged_pictures(data, split), readers)
+            found = _leave_out_damaged(found, damaged_images(data, split), readers)
         scan = assemble(found, decoded=decode)
     _log.info("%s: %s: scanned in %.1f s", data, split, time.perf_counter() - start)
     write_scan(data, split, digest, scan)
@@ -83,7 +83,7 @@ def scan_source(
 
 
 def _leave_out_damaged(found: Found, suspects: Set[str], workers: int) -> Found:
-    """Decodes the suspects among pictures whose headers are sound, and adds what is wrong.
+    """Decodes the suspects among images whose headers are sound, and adds what is wrong.
 
     Decoding the few again is simpler than to remember what was wrong with which state of a file.
     """
@@ -93,8 +93,8 @@ def _leave_out_damaged(found: Found, suspects: Set[str], workers: int) -> Found:
         return found
     sizes, faults = found.sizes.copy(), list(found.faults)
     paths = [found.paths[row] for row in rows]
-    examine = functools.partial(examine_picture, decode=True)
-    examined = map_files(examine, paths, workers=workers, title="damaged pictures")
+    examine = functools.partial(examine_image, decode=True)
+    examined = map_files(examine, paths, workers=workers, title="damaged images")
     for row, (size, fault) in zip(rows, examined, strict=True):
         if 0 in size:
             sizes[row] = 0

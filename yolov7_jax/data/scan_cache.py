@@ -25,7 +25,7 @@ CACHE_FOLDER = ".yolov7_jax_cache"
 MAGIC = b"yolov7_jax scan 4\n"
 _ARRAYS = ("sizes", "offsets", "labels", "boxes", "crowd", "image_ids", "category_ids", "areas")
 _ALIGNMENT = 64
-_DAMAGED = (Kind.UNREADABLE_PICTURE.name, Kind.DOUBTFUL_PICTURE.name)
+_DAMAGED = (Kind.UNREADABLE_IMAGE.name, Kind.DOUBTFUL_IMAGE.name)
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ def read_scan(data: str | Path, split: str, digest: str) -> Scan | None:
     return None
 
 
-def damaged_pictures(data: str | Path, split: str) -> frozenset[str]:
-    """Returns the pictures that the last scan found damaged, whatever has changed since."""
+def damaged_images(data: str | Path, split: str) -> frozenset[str]:
+    """Returns the images that the last scan found damaged, whatever has changed since."""
     for path in cache_files(data, split):
         try:
             header, _ = _header(np.fromfile(path, np.uint8))
@@ -89,7 +89,7 @@ def write_scan(data: str | Path, split: str, digest: str, scan: Scan) -> None:
         return
 
 
-def picture_stamps(paths: tuple[str, ...]) -> str:
+def image_stamps(paths: tuple[str, ...]) -> str:
     """Returns a hash of size and time of change of files; missing ones count as such."""
     digest = hashlib.blake2b(digest_size=32)
     stamps = np.full((len(paths), 2), -1, np.int64)
@@ -110,7 +110,7 @@ def _write(path: Path, digest: str, scan: Scan) -> None:
     kept = set(dataset.paths)
     header = {
         "digest": digest,
-        "stamps": picture_stamps(scan.looked_at),
+        "stamps": image_stamps(scan.looked_at),
         "decoded": scan.decoded,
         "names": dataset.names,
         "notes": scan.notes,
@@ -160,8 +160,8 @@ def _decode(content: np.ndarray, digest: str) -> Scan:
     if header["digest"] != digest:
         raise ValueError("annotations have changed")
     looked_at = tuple(header["looked_at"])
-    if header["stamps"] != picture_stamps(looked_at):
-        raise ValueError("pictures have changed")
+    if header["stamps"] != image_stamps(looked_at):
+        raise ValueError("images have changed")
     arrays: dict[str, Any] = {}
     for name, dtype, shape in header["arrays"]:
         position += -position % _ALIGNMENT

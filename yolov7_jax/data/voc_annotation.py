@@ -1,4 +1,4 @@
-"""The XML file of one picture, as Pascal VOC has them."""
+"""The XML file of one image, as Pascal VOC has them."""
 
 import dataclasses
 import math
@@ -57,7 +57,7 @@ class VocObject(NamedTuple):
 
 
 class VocLabels(NamedTuple):
-    """What the XML file of a picture says.
+    """What the XML file of an image says.
 
     Attributes:
       size: width and height in pixels; zeros where it doesn't say.
@@ -71,7 +71,7 @@ class VocLabels(NamedTuple):
 
 
 def read_annotation(file: str) -> VocLabels:
-    """Reads the XML file of one picture."""
+    """Reads the XML file of one image."""
     content, problem = annotation_bytes(file)
     if problem:
         return _unreadable(file, None, f"cannot be read: {problem}")
@@ -106,7 +106,7 @@ def read_annotation(file: str) -> VocLabels:
 
 
 def _unreadable(file: str, line: int | None, reason: str) -> VocLabels:
-    reason += "; its picture is left out"
+    reason += "; its image is left out"
     return VocLabels((0, 0), [], [Fault(Kind.UNREADABLE_LABELS, file, line, reason)])
 
 
@@ -152,7 +152,7 @@ def _parse(content: bytes) -> Element:
 def _other_spelling(element: Element) -> Element | None:
     """Returns an element that would be read if its tag had no prefix, or no capitals.
 
-    To pass over it could take the picture for one without objects.
+    To pass over it could take the image for one without objects.
     """
     wanted = READ.get(element.tag, ())
     for child in element.children:

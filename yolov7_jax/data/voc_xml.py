@@ -1,4 +1,4 @@
-"""Reads data sets in the layout of Pascal VOC: one XML file for each picture."""
+"""Reads data sets in the layout of Pascal VOC: one XML file for each image."""
 
 import dataclasses
 import functools
@@ -12,13 +12,13 @@ import numpy as np
 
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, Kind, of_picture, plural, shown
+from yolov7_jax.data.faults import Fault, Kind, of_image, plural, shown
+from yolov7_jax.data.image_size import examine_image
 from yolov7_jax.data.parallel import map_files
-from yolov7_jax.data.picture_size import examine_picture
 from yolov7_jax.data.voc_annotation import VocLabels, annotation_bytes, read_annotation
 from yolov7_jax.errors import UserError
 
-ANNOTATIONS, PICTURES, SETS = "Annotations", "JPEGImages", "ImageSets/Main"
+ANNOTATIONS, IMAGES, SETS = "Annotations", "JPEGImages", "ImageSets/Main"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp")
 
 
@@ -28,22 +28,22 @@ class VocXml:
 
     Corners count pixels from 1 and both belong to the box. Objects marked `difficult`, with 1 or
     true, are crowd regions: as in VOC's own evaluation, they are neither to be found nor wrong to
-    find, and training leaves them out. Objects of a picture without an XML file are unknown, so it
+    find, and training leaves them out. Objects of an image without an XML file are unknown, so it
     is left out.
 
     Attributes:
       names: the classes; None for all that occur in the folders, in alphabetical order, whatever
         the split.
-      pictures: the pictures.
+      images: the images.
       annotations: the XML file of each.
       others: XML files of other splits, which only name classes.
-      faults: of lists of pictures.
-      twins: pictures that are not used, because one of the same name and another type is.
+      faults: of lists of images.
+      twins: images that are not used, because one of the same name and another type is.
       notes: what there is to tell about how the split was found.
     """
 
     names: tuple[str, ...] | None
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     annotations: tuple[str, ...]
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
@@ -51,9 +51,9 @@ class VocXml:
     notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
-        """Returns a hash of all that the scan depends on, but for the pictures' contents."""
+        """Returns a hash of all that the scan depends on, but for the images' contents."""
         digest = hashlib.blake2b(digest_size=32)
-        fields = ("voc_xml", self.names, self.pictures, self.twins)
+        fields = ("voc_xml", self.names, self.images, self.twins)
         digest.update(repr(fields).encode("utf-8", "replace"))
         digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
         files = (*self.annotations, *self.others)
@@ -75,12 +75,12 @@ class VocXml:
           UserError: there is no object at all that would name a class.
         """
         examine = functools.partial(_examine, decode)
-        pairs = list(zip(self.pictures, self.annotations, strict=True))
-        results = list(map_files(examine, pairs, workers=workers, title="pictures"))
+        pairs = list(zip(self.images, self.annotations, strict=True))
+        results = list(map_files(examine, pairs, workers=workers, title="images"))
         names = self.names or self._all_names([labels for _, labels in results], workers)
         label_of = {name: label for label, name in enumerate(names)}
         faults, sizes = list(self.faults), []
-        picture, labels, boxes, crowd, lines = [], [], [], [], []
+        image, labels, boxes, crowd, lines = [], [], [], [], []
         for row, (size, read) in enumerate(results):
             sizes.append(size)
             faults += read.faults
@@ -90,29 +90,29 @@ class VocXml:
                     reason = f"class {shown(item.name)!r} is not one of {shown(', '.join(names))}"
                     faults.append(place.fault(Kind.UNKNOWN_CLASS, reason))
                     continue
-                picture.append(row)
+                image.append(row)
                 labels.append(label_of[item.name])
                 boxes.append(item.box)
                 crowd.append(item.difficult)
                 lines.append(item.line)
         table = np.array(sizes, np.int32).reshape(-1, 2)
-        rows = np.array(picture, np.int64)
+        rows = np.array(image, np.int64)
         corners = np.array(boxes, np.float64).reshape(-1, 4)
         scale = np.tile(np.maximum(table[rows], 1), 2)  # [objects, 4]
         centre, side = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
         return Found(
             names=names,
             category_ids=np.arange(len(names), dtype=np.int64),
-            paths=self.pictures,
+            paths=self.images,
             sizes=table,
             image_ids=np.arange(len(table), dtype=np.int64),
-            picture=rows,
+            image=rows,
             labels=np.array(labels, np.int32),
             boxes=np.concatenate([centre, side], axis=1) / scale,
             crowd=np.array(crowd, bool),
             areas=None,
             polygons=Polygons.none(len(rows)),
-            place_of=lambda row: Place(self.annotations[picture[row]], lines[row]),
+            place_of=lambda row: Place(self.annotations[image[row]], lines[row]),
             faults=faults,
             notes=self._notes(),
         )
@@ -122,7 +122,7 @@ class VocXml:
             return ()
         count = len(self.twins)
         return (
-            f"{count} {plural('picture', count)} not used, because one of the same name and "
+            f"{count} {plural('image', count)} not used, because one of the same name and "
             f"another type is: {shown(self.twins[0], 300)}" + ", the first" * (count > 1),
         )
 
@@ -138,7 +138,7 @@ class VocXml:
 
 
 def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, split: str) -> VocXml:
-    """Finds the pictures of a split.
+    """Finds the images of a split.
 
     Args:
       names: the classes, or None for those that occur.
@@ -148,7 +148,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
     Raises:
       UserError: a list is missing, or all are empty.
     """
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     faults: list[Fault] = []
     others: set[str] = set()
     twins: dict[str, None] = {}
@@ -156,25 +156,25 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
     for source in lists:
         root = source.parents[2]
         present = _names_in(root / ANNOTATIONS)
-        stems = _names_in(root / PICTURES)
+        stems = _names_in(root / IMAGES)
         others |= {str(root / ANNOTATIONS / name) for name in present if name.endswith(".xml")}
         for identity, line in _identities(source, stems, present):
             there = [identity + end for end in SUFFIXES if identity + end in stems]
-            picture, *unused = (
-                str(root / PICTURES / name) for name in there or [identity + SUFFIXES[0]]
+            image, *unused = (
+                str(root / IMAGES / name) for name in there or [identity + SUFFIXES[0]]
             )
             twins |= dict.fromkeys(unused)
-            if picture in pictures:
+            if image in images:
                 reason = f"{shown(identity)} is listed more than once"
-                faults.append(Fault(Kind.REPEATED_PICTURE, str(source), line, reason))
-            pictures[picture] = str(root / ANNOTATIONS / (identity + ".xml"))
-    if not pictures:
-        raise UserError(f"{', '.join(map(str, lists))}: lists no pictures")
-    others -= set(pictures.values())
+                faults.append(Fault(Kind.REPEATED_IMAGE, str(source), line, reason))
+            images[image] = str(root / ANNOTATIONS / (identity + ".xml"))
+    if not images:
+        raise UserError(f"{', '.join(map(str, lists))}: lists no images")
+    others -= set(images.values())
     return VocXml(
         names,
-        tuple(pictures),
-        tuple(pictures.values()),
+        tuple(images),
+        tuple(images.values()),
         # Only needed where they name classes.
         () if names else tuple(sorted(others)),
         tuple(faults),
@@ -188,7 +188,7 @@ def is_voc_folder(path: Path) -> bool:
 
 
 def is_voc_list(path: Path) -> bool:
-    """Says whether a file is a list of pictures in a folder laid out as Pascal VOC's."""
+    """Says whether a file is a list of images in a folder laid out as Pascal VOC's."""
     return path.suffix == ".txt" and path.parent.parts[-2:] == tuple(SETS.split("/"))
 
 
@@ -207,20 +207,20 @@ def _image_set(folder: Path, split: str) -> Path:
 
 
 def _identities(
-    source: Path, pictures: frozenset[str], annotations: frozenset[str]
+    source: Path, images: frozenset[str], annotations: frozenset[str]
 ) -> list[tuple[str, int]]:
-    """Returns the pictures that a list names, and the lines that do.
+    """Returns the images that a list names, and the lines that do.
 
     Args:
       source: the list.
-      pictures: names of the files in the folder of pictures.
+      images: names of the files in the folder of images.
       annotations: likewise of the XML files.
     """
     try:
         lines = source.read_text(encoding="utf-8-sig").replace("\0", " ").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as text") from error
-    stems = {os.path.splitext(name)[0] for name in (*pictures, *annotations)}
+    stems = {os.path.splitext(name)[0] for name in (*images, *annotations)}
     return [
         (_identity(line.strip(), stems), number)
         for number, line in enumerate(lines, 1)
@@ -229,10 +229,10 @@ def _identities(
 
 
 def _identity(line: str, stems: set[str]) -> str:
-    """Returns the picture that a line names.
+    """Returns the image that a line names.
 
     A number may stand behind the name, as in lists of one class, where it says whether the class
-    is in the picture. A name may itself have spaces and end in a number, so what exists decides.
+    is in the image. A name may itself have spaces and end in a number, so what exists decides.
     """
     numbered = re.fullmatch(r"(.*\S)\s+[+-]?\d+", line)
     return line if numbered is None or line in stems else numbered[1]
@@ -243,13 +243,13 @@ def _names_in(folder: Path) -> frozenset[str]:
 
 
 def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], VocLabels]:
-    picture, annotation = pair
-    size, fault = examine_picture(picture, decode=decode)
+    image, annotation = pair
+    size, fault = examine_image(image, decode=decode)
     labels = read_annotation(annotation)
     if 0 not in (*size, *labels.size) and labels.size != size:
         annotated = f"{labels.size[0]} x {labels.size[1]}"
         reason = f"is {size[0]} x {size[1]} pixels, but its XML file says {annotated}"
-        size, fault = (0, 0), Fault(Kind.OTHER_SIZE, picture, None, reason)
+        size, fault = (0, 0), Fault(Kind.OTHER_SIZE, image, None, reason)
     if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
         size = (0, 0)
-    return size, labels._replace(faults=of_picture(fault, labels.faults))
+    return size, labels._replace(faults=of_image(fault, labels.faults))

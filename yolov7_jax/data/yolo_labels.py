@@ -1,4 +1,4 @@
-"""The label file of one picture in the YOLO txt layout: where it is, and what its rows say."""
+"""The label file of one image in the YOLO txt layout: where it is, and what its rows say."""
 
 import math
 import os
@@ -18,7 +18,7 @@ class LabelRow(NamedTuple):
 
     Attributes:
       label: index of its class.
-      box: centre, width and height, normalised by the picture's size.
+      box: centre, width and height, normalised by the image's size.
       outline: x1 y1 x2 y2 ..., normalised likewise; or empty.
     """
 
@@ -27,11 +27,11 @@ class LabelRow(NamedTuple):
     outline: list[float]
 
 
-class PictureLabels(NamedTuple):
-    """What the label file of one picture says.
+class ImageLabels(NamedTuple):
+    """What the label file of one image says.
 
     Attributes:
-      file: its path; empty where the picture has none.
+      file: its path; empty where the image has none.
       rows: those that are sound.
       lines: where each stands, counted from 1.
       faults: what is wrong.
@@ -51,29 +51,29 @@ class _RowError(ValueError):
         self.kind = kind
 
 
-def labels_path(picture: str) -> str | None:
+def labels_path(image: str) -> str | None:
     """Returns the path with the last folder `images` replaced by `labels`; None without one."""
-    folder, name = os.path.split(picture)
+    folder, name = os.path.split(image)
     head, images, tail = (os.sep + folder + os.sep).rpartition(f"{os.sep}images{os.sep}")
     if not images:
         return None
     return os.path.join(f"{head}{os.sep}labels{os.sep}"[1:] + tail, name)
 
 
-def label_paths(picture: str) -> list[str]:
-    """Returns where the labels of a picture may be, the first choice first."""
-    beside = os.path.splitext(picture)[0]
+def label_paths(image: str) -> list[str]:
+    """Returns where the labels of an image may be, the first choice first."""
+    beside = os.path.splitext(image)[0]
     twin = labels_path(beside)
     stems = [twin, beside] if twin else [beside]
     return [stem + suffix for stem in stems for suffix in LABEL_SUFFIXES]
 
 
-def label_bytes(picture: str) -> tuple[str, bytes, str]:
-    """Returns the label file of a picture, its content and why it cannot be read.
+def label_bytes(image: str) -> tuple[str, bytes, str]:
+    """Returns the label file of an image, its content and why it cannot be read.
 
-    All are empty where the picture has none.
+    All are empty where the image has none.
     """
-    for path in label_paths(picture):
+    for path in label_paths(image):
         try:
             with open(path, "rb", buffering=0) as file:
                 return path, file.read(), ""
@@ -84,7 +84,7 @@ def label_bytes(picture: str) -> tuple[str, bytes, str]:
     return "", b"", ""
 
 
-def read_labels(file: str, content: bytes, problem: str, num_classes: int) -> PictureLabels:
+def read_labels(file: str, content: bytes, problem: str, num_classes: int) -> ImageLabels:
     """Parses what `label_bytes` has returned; classes are 0 to `num_classes - 1`."""
     rows, lines, faults = [], [], []
     reason = f"cannot be read: {problem}" if problem else ""
@@ -93,7 +93,7 @@ def read_labels(file: str, content: bytes, problem: str, num_classes: int) -> Pi
     except UnicodeDecodeError:
         text, reason = "", "cannot be read as text in UTF-8"
     if reason:
-        reason += "; its picture is left out"
+        reason += "; its image is left out"
         faults.append(Fault(Kind.UNREADABLE_LABELS, file, None, reason))
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         words = line.split()
@@ -104,7 +104,7 @@ def read_labels(file: str, content: bytes, problem: str, num_classes: int) -> Pi
             lines.append(number)
         except _RowError as error:
             faults.append(Fault(error.kind, file, number, str(error)))
-    return PictureLabels(file, rows, lines, faults)
+    return ImageLabels(file, rows, lines, faults)
 
 
 def _parse(words: list[str], num_classes: int) -> LabelRow:

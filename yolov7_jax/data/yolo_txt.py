@@ -1,4 +1,4 @@
-"""Reads data sets in the YOLO txt layout: pictures, and one label file for each."""
+"""Reads data sets in the YOLO txt layout: images, and one label file for each."""
 
 import array
 import dataclasses
@@ -12,12 +12,12 @@ import numpy as np
 
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, Kind, of_picture, plural, shown
+from yolov7_jax.data.faults import Fault, Kind, of_image, plural, shown
+from yolov7_jax.data.image_size import examine_image
 from yolov7_jax.data.parallel import map_files
-from yolov7_jax.data.picture_size import examine_picture
 from yolov7_jax.data.yolo_labels import (
     LABEL_SUFFIXES,
-    PictureLabels,
+    ImageLabels,
     label_bytes,
     label_paths,
     labels_path,
@@ -25,8 +25,8 @@ from yolov7_jax.data.yolo_labels import (
 )
 from yolov7_jax.errors import UserError
 
-PICTURE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-# Pictures that are not read. To pass over them in silence would lose them.
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+# Images that are not read. To pass over them in silence would lose them.
 OTHER_SUFFIXES = frozenset(
     (
         *(".arw", ".avif", ".cr2", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe"),
@@ -37,7 +37,7 @@ OTHER_SUFFIXES = frozenset(
 OTHER_TEXTS = frozenset(
     (
         *("classes.txt", "notes.txt", "readme.txt", "predefined_classes.txt"),
-        *("train.txt", "val.txt", "test.txt"),  # lists of pictures
+        *("train.txt", "val.txt", "test.txt"),  # lists of images
     )
 )
 
@@ -46,23 +46,23 @@ OTHER_TEXTS = frozenset(
 class YoloTxt:
     """A split in the YOLO txt layout.
 
-    The labels of `a/images/b.jpg` are in `a/labels/b.txt` (or `.TXT`) or else beside the picture;
-    a picture without either has no objects. Each line of a label file is `class cx cy w h` or an
-    outline `class x1 y1 x2 y2 x3 y3 ...`, whose box is its hull; normalised by the picture's size.
+    The labels of `a/images/b.jpg` are in `a/labels/b.txt` (or `.TXT`) or else beside the image;
+    an image without either has no objects. Each line of a label file is `class cx cy w h` or an
+    outline `class x1 y1 x2 y2 x3 y3 ...`, whose box is its hull; normalised by the image's size.
 
     Attributes:
       names: the classes.
-      pictures: files that exist or were listed.
-      faults: of lists of pictures.
-      orphans: label files that no picture uses, in the folders of labels that belong to the split.
-      strays: likewise those beside pictures, and in the folders of labels of listed pictures, which
+      images: files that exist or were listed.
+      faults: of lists of images.
+      orphans: label files that no image uses, in the folders of labels that belong to the split.
+      strays: likewise those beside images, and in the folders of labels of listed images, which
         other splits may share.
-      doubled: second label files of pictures, and those that are used instead.
+      doubled: second label files of images, and those that are used instead.
       notes: what there is to tell about how the split was found.
     """
 
     names: tuple[str, ...]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     faults: tuple[Fault, ...]
     orphans: tuple[str, ...]
     strays: tuple[str, ...] = ()
@@ -70,46 +70,46 @@ class YoloTxt:
     notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
-        """Returns a hash of all that the scan depends on, but for the pictures' contents."""
+        """Returns a hash of all that the scan depends on, but for the images' contents."""
         digest = hashlib.blake2b(digest_size=32)
         fields = ("yolo_txt", self.names, self.orphans, self.strays, self.doubled)
         digest.update(repr(fields).encode())
         digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
-        texts = map_files(label_bytes, self.pictures, workers=workers, title="labels")
-        for picture, (file, content, problem) in zip(self.pictures, texts, strict=True):
-            head = f"{picture}\0{file}\0{problem}\0{len(content)}\0"
+        texts = map_files(label_bytes, self.images, workers=workers, title="labels")
+        for image, (file, content, problem) in zip(self.images, texts, strict=True):
+            head = f"{image}\0{file}\0{problem}\0{len(content)}\0"
             digest.update(head.encode("utf-8", "surrogatepass"))
             digest.update(content)
         return digest.hexdigest()
 
     def without_labels(self) -> str:
         """Says where labels were looked for, where there are none."""
-        empty = sum(os.path.isfile(path) for name in self.pictures for path in label_paths(name))
+        empty = sum(os.path.isfile(path) for name in self.images for path in label_paths(name))
         if empty:
             return f"{empty} label {plural('file', empty)}, without a row"
-        first = self.pictures[0]
+        first = self.images[0]
         text = f"there is no label file; that of {first}, the first, would be "
         text += " or ".join(path for path in label_paths(first) if path.endswith(LABEL_SUFFIXES[0]))
         if labels_path(first) is None:
-            text += ", or in a folder 'labels' if its pictures were in one beside it named 'images'"
+            text += ", or in a folder 'labels' if its images were in one beside it named 'images'"
         return text
 
     def read(self, *, decode: bool, workers: int) -> Found:
         """Looks at every file; see `Found`."""
         examine = functools.partial(_examine, len(self.names), decode)
-        results = map_files(examine, self.pictures, workers=workers, title="pictures")
+        results = map_files(examine, self.images, workers=workers, title="images")
         faults = list(self.faults)
         for file in self.orphans:
-            reason = "there is no picture with these labels"
+            reason = "there is no image with these labels"
             if not file.endswith(LABEL_SUFFIXES[0]):
-                reason = "no picture takes its labels from here; wanted a name that ends in .txt"
-            faults.append(Fault(Kind.NO_PICTURE, file, None, reason))
-        sizes, files, counts, picture_of = [], [], [], {}
+                reason = "no image takes its labels from here; wanted a name that ends in .txt"
+            faults.append(Fault(Kind.NO_IMAGE, file, None, reason))
+        sizes, files, counts, image_of = [], [], [], {}
         labels, lines = array.array("i"), array.array("i")
         boxes, points = array.array("d"), array.array("f")
         corners, parts = array.array("i"), array.array("b")
-        for name, (size, read) in zip(self.pictures, results, strict=True):
-            other = picture_of.setdefault(read.file, name)
+        for name, (size, read) in zip(self.images, results, strict=True):
+            other = image_of.setdefault(read.file, name)
             if other != name and read.file:
                 reason = f"{shown(read.file, 300)} holds the labels of {shown(other, 300)} too"
                 faults.append(Fault(Kind.SHARED_LABELS, name, None, reason))
@@ -125,7 +125,7 @@ class YoloTxt:
                 if row.outline:
                     corners.append(len(row.outline) // 2)
                 parts.append(bool(row.outline))
-        picture = np.repeat(np.arange(len(files)), counts)
+        image = np.repeat(np.arange(len(files)), counts)
         polygons = Polygons(
             np.array(points, np.float32).reshape(-1, 2),
             np.cumsum([0, *corners], dtype=np.int64),
@@ -134,16 +134,16 @@ class YoloTxt:
         return Found(
             names=self.names,
             category_ids=np.arange(len(self.names), dtype=np.int64),
-            paths=self.pictures,
+            paths=self.images,
             sizes=np.array(sizes, np.int32).reshape(-1, 2),
             image_ids=np.arange(len(files), dtype=np.int64),
-            picture=picture,
+            image=image,
             labels=np.array(labels, np.int32),
             boxes=np.array(boxes).reshape(-1, 4),
             crowd=np.zeros(len(labels), bool),
             areas=None,
             polygons=polygons,
-            place_of=lambda row: Place(files[picture[row]], lines[row]),
+            place_of=lambda row: Place(files[image[row]], lines[row]),
             faults=faults,
             notes=self._notes(),
         )
@@ -153,13 +153,13 @@ class YoloTxt:
         if self.strays:
             count = len(self.strays)
             notes.append(
-                f"{count} label {plural('file', count)} without a picture, not used: "
+                f"{count} label {plural('file', count)} without an image, not used: "
                 + shown(self.strays[0], 300)
                 + ", the first" * (count > 1)
             )
         if self.doubled:
             count, (unused, used) = len(self.doubled), self.doubled[0]
-            have = "pictures have" if count > 1 else "picture has"
+            have = "images have" if count > 1 else "image has"
             notes.append(
                 f"{count} {have} a second label file: {shown(used, 300)} is used, "
                 f"{shown(unused, 300)} is not" + ", the first" * (count > 1)
@@ -170,54 +170,54 @@ class YoloTxt:
 def open_yolo_txt(
     names: tuple[str, ...], entries: Sequence[Path], *, file: Path, split: str
 ) -> YoloTxt:
-    """Finds the pictures of a split.
+    """Finds the images of a split.
 
     Args:
       names: the classes.
-      entries: folders of pictures and .txt files that list pictures.
+      entries: folders of images and .txt files that list images.
       file: the data.yaml, for messages.
       split: for messages.
 
     Raises:
-      UserError: an entry is neither, or there are no pictures in any.
+      UserError: an entry is neither, or there are no images in any.
     """
-    pictures: list[str] = []
+    images: list[str] = []
     faults: list[Fault] = []
     orphans: list[str] = []
     missing: set[str] = set()
     for entry in entries:
         if entry.is_dir():
-            found = _files_below(str(entry), PICTURE_SUFFIXES | OTHER_SUFFIXES)
+            found = _files_below(str(entry), IMAGE_SUFFIXES | OTHER_SUFFIXES)
             orphans += _orphans(str(entry), found)
             for path in found:
                 suffix = os.path.splitext(path)[1].lower()
-                if suffix in PICTURE_SUFFIXES:
-                    pictures.append(path)
+                if suffix in IMAGE_SUFFIXES:
+                    images.append(path)
                 else:
-                    reason = f"{suffix} is not read; wanted {' '.join(sorted(PICTURE_SUFFIXES))}"
-                    faults.append(Fault(Kind.UNSUPPORTED_PICTURE, path, None, reason))
+                    reason = f"{suffix} is not read; wanted {' '.join(sorted(IMAGE_SUFFIXES))}"
+                    faults.append(Fault(Kind.UNSUPPORTED_IMAGE, path, None, reason))
         elif entry.suffix == ".txt" and entry.is_file():
-            pictures += _listed(entry, missing, faults)
+            images += _listed(entry, missing, faults)
         elif not entry.exists():
             raise UserError(f"{file}: '{split}': there is no {entry}")
         else:
             raise UserError(
                 f"{file}: '{split}': {entry} is neither a folder nor a .txt file that lists "
-                "pictures, nor a COCO .json file, nor a Pascal VOC folder"
+                "images, nor a COCO .json file, nor a Pascal VOC folder"
             )
-    once = dict.fromkeys(pictures)
-    if len(once) < len(pictures):
+    once = dict.fromkeys(images)
+    if len(once) < len(images):
         seen: set[str] = set()
-        for picture in pictures:
-            if picture in seen:
+        for image in images:
+            if image in seen:
                 reason = f"is named more than once by '{split}'"
-                faults.append(Fault(Kind.REPEATED_PICTURE, picture, None, reason))
-            seen.add(picture)
+                faults.append(Fault(Kind.REPEATED_IMAGE, image, None, reason))
+            seen.add(image)
     if not once:
         where = ", ".join(map(str, entries))
-        suffixes = " ".join(sorted(PICTURE_SUFFIXES))
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(
-            f"{file}: '{split}': no pictures ({suffixes}) in {where}"
+            f"{file}: '{split}': no images ({suffixes}) in {where}"
             + (f"; {faults[0]}" if faults else "")
         )
     strays, doubled = _unused_texts(once, {*orphans, *map(str, entries)})
@@ -263,19 +263,19 @@ def _listed(source: Path, missing: set[str], faults: list[Fault]) -> list[str]:
         if os.path.isfile(path):
             paths.append(path)
         else:
-            kind = Kind.REPEATED_PICTURE if path in missing else Kind.MISSING_PICTURE
-            reason = f"there is no picture {shown(path, 300)}"
+            kind = Kind.REPEATED_IMAGE if path in missing else Kind.MISSING_IMAGE
+            reason = f"there is no image {shown(path, 300)}"
             faults.append(Fault(kind, str(source), number, reason))
             missing.add(path)
     return paths
 
 
-def _orphans(folder: str, pictures: list[str]) -> list[str]:
-    """Returns the label files below the folder of labels that no picture uses."""
+def _orphans(folder: str, images: list[str]) -> list[str]:
+    """Returns the label files below the folder of labels that no image uses."""
     twin = labels_path(os.path.join(folder, ""))
     if twin is None or not os.path.isdir(twin):
         return []
-    known = {os.path.splitext(path)[0] for path in map(labels_path, pictures) if path}
+    known = {os.path.splitext(path)[0] for path in map(labels_path, images) if path}
     texts = _files_below(twin.rstrip(os.sep), frozenset((".txt",)))
     first, second = LABEL_SUFFIXES
     listed = set(texts)
@@ -290,20 +290,20 @@ def _orphans(folder: str, pictures: list[str]) -> list[str]:
 
 
 def _unused_texts(
-    pictures: Iterable[str], known: Set[str]
+    images: Iterable[str], known: Set[str]
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Finds label files that are not read, among pictures and in the folders of their labels.
+    """Finds label files that are not read, among images and in the folders of their labels.
 
     Args:
-      pictures: those of the split.
+      images: those of the split.
       known: files that are told of elsewhere, or are no labels.
 
     Returns:
-      Those of which there is no picture; and second ones of a picture, each with the one that is
+      Those of which there is no image; and second ones of an image, each with the one that is
       read.
     """
     strays, doubled = [], []
-    for folder in dict.fromkeys(map(os.path.dirname, pictures)):
+    for folder in dict.fromkeys(map(os.path.dirname, images)):
         names = _names_in(folder)
         twin = labels_path(os.path.join(folder, ""))
         texts = [os.path.join(folder, name) for name in names if _is_text(name)]
@@ -311,11 +311,11 @@ def _unused_texts(
             texts += [os.path.join(twin, name) for name in _names_in(twin) if _is_text(name)]
         there = set(texts)
         split = map(os.path.splitext, names)
-        stems = {stem for stem, end in split if end.lower() in PICTURE_SUFFIXES | OTHER_SUFFIXES}
+        stems = {stem for stem, end in split if end.lower() in IMAGE_SUFFIXES | OTHER_SUFFIXES}
         for text in texts:
             stem = os.path.splitext(os.path.basename(text))[0]
-            of_picture = label_paths(os.path.join(folder, f"{stem}.jpg"))
-            used = next((path for path in of_picture if path in there), None)
+            of_image = label_paths(os.path.join(folder, f"{stem}.jpg"))
+            used = next((path for path in of_image if path in there), None)
             if text in known:
                 continue
             if stem not in stems or used is None:
@@ -337,9 +337,9 @@ def _is_text(name: str) -> bool:
     return name.lower().endswith(LABEL_SUFFIXES[0]) and not hidden_or_other
 
 
-def _examine(num_classes: int, decode: bool, picture: str) -> tuple[tuple[int, int], PictureLabels]:
-    size, fault = examine_picture(picture, decode=decode)
-    labels = read_labels(*label_bytes(picture), num_classes)
+def _examine(num_classes: int, decode: bool, image: str) -> tuple[tuple[int, int], ImageLabels]:
+    size, fault = examine_image(image, decode=decode)
+    labels = read_labels(*label_bytes(image), num_classes)
     if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
-        size = (0, 0)  # an unlabelled picture would teach that there is nothing in it
-    return size, labels._replace(faults=of_picture(fault, labels.faults))
+        size = (0, 0)  # an unlabelled image would teach that there is nothing in it
+    return size, labels._replace(faults=of_image(fault, labels.faults))

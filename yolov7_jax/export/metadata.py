@@ -7,7 +7,7 @@ from typing import Any
 from yolov7_jax import __version__
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.errors import UserError
-from yolov7_jax.export.settings import Settings
+from yolov7_jax.export.export_config import Settings
 from yolov7_jax.model import Yolov7
 from yolov7_jax.weights.identify import activation_name
 
@@ -20,7 +20,7 @@ def describe_model(model: Yolov7, names: Sequence[str] | None, image_size: int) 
     Args:
       model: any model.
       names: of its classes, where they are known.
-      image_size: the longer side of the pictures that it is meant for, in pixels.
+      image_size: the longer side of the images that it is meant for, in pixels.
 
     Raises:
       UserError: there are not as many names as classes.
@@ -41,19 +41,19 @@ def describe_model(model: Yolov7, names: Sequence[str] | None, image_size: int) 
     return facts if names is None else facts | {"names": list(names)}
 
 
-def describe_program(settings: Settings, pictures: Metadata) -> Metadata:
+def describe_program(settings: Settings, images: Metadata) -> Metadata:
     """Returns what is true of a program.
 
     Args:
       settings: what was asked of it.
-      pictures: layout, type and range of its input.
+      images: layout, type and range of its input.
     """
     height, width = settings.image_size
     facts = {
         "input": {
             "name": "images",
             "channels": "RGB",
-            **pictures,
+            **images,
             "height": height,
             "width": width,
         },

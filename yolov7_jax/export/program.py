@@ -1,4 +1,4 @@
-"""A model as one function from pictures and named arrays to named arrays."""
+"""A model as one function from images and named arrays to named arrays."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
-from yolov7_jax.export.settings import Settings
-from yolov7_jax.inference import predict
+from yolov7_jax.detect.forward import predict
+from yolov7_jax.export.export_config import Settings
 from yolov7_jax.model import Yolov7, apply, split
 from yolov7_jax.nms import nms
 
@@ -44,10 +44,8 @@ def program_of(model: Yolov7, settings: Settings) -> tuple[Program, dict[str, Ar
     def program(arguments: Arguments, images: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
         state = jax.tree.unflatten(structure, [arguments[name] for name in names])
         if settings.contents == "raw":
-            pictures = images.astype(jnp.float32) / 255
-            outputs, _ = apply(
-                graphdef, state["params"], state["batch_stats"], pictures, train=False
-            )
+            scaled = images.astype(jnp.float32) / 255
+            outputs, _ = apply(graphdef, state["params"], state["batch_stats"], scaled, train=False)
             return dict(zip(output_names(model, settings), outputs.lead, strict=True))
         predictions = predict(graphdef, state["params"], state["batch_stats"], images, model.head)
         if settings.contents == "decoded":

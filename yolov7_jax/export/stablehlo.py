@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from jax import export
 
+from yolov7_jax.export.export_config import Settings
 from yolov7_jax.export.metadata import Metadata, describe_program
 from yolov7_jax.export.program import program_of
-from yolov7_jax.export.settings import Settings
 from yolov7_jax.export.verify import Results, Run
 from yolov7_jax.model import Yolov7
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PICTURES: Metadata = {"layout": "NHWC", "dtype": "uint8", "range": [0, 255]}
+IMAGES: Metadata = {"layout": "NHWC", "dtype": "uint8", "range": [0, 255]}
 
 
 def write(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
@@ -41,7 +41,7 @@ def write(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> Non
     exported = export.export(jax.jit(program), platforms=PLATFORMS)(shapes, images)
     metadata = {
         **facts,
-        **describe_program(settings, PICTURES),
+        **describe_program(settings, IMAGES),
         "jax": jax.__version__,
         "platforms": PLATFORMS,
         "arguments": list(arguments),

@@ -7,17 +7,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from yolov7_jax.export.settings import Settings
+from yolov7_jax.export.export_config import Settings
 
 Results = Mapping[str, np.ndarray]
-# What a file computes of pictures, at its own score threshold or at another one.
+# What a file computes of images, at its own score threshold or at another one.
 Run = Callable[[UInt8[np.ndarray, "b h w 3"], float | None], Results]
 
 TOLERANCE = 1e-3  # of the largest output
 # How much more than what was seen may scores and overlaps be off where they decide.
 ROUNDING = 10
 LEAST_ROUNDING = 1e-6
-CANDIDATES = 300  # of a picture, for suppression to have something to do
+CANDIDATES = 300  # of an image, for suppression to have something to do
 
 
 class ExportError(ValueError):
@@ -36,8 +36,8 @@ class Comparison(NamedTuple):
     detections: int
 
 
-def pictures(count: int, image_size: tuple[int, int]) -> UInt8[np.ndarray, "b h w 3"]:
-    """Returns as many pictures, in turn smooth and random, the same ones each time."""
+def sample_images(count: int, image_size: tuple[int, int]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Returns as many images, in turn smooth and random, the same ones each time."""
     rng = np.random.default_rng(7)
     height, width = image_size
     result = np.empty((count, height, width, 3), np.uint8)
@@ -104,7 +104,7 @@ def lower_threshold(wanted: Results) -> float:
       wanted: predictions of the model.
 
     Returns:
-      the threshold that `CANDIDATES` predictions pass in the picture with the most, or all that
+      the threshold that `CANDIDATES` predictions pass in the image with the most, or all that
       there are.
     """
     strength = np.minimum(wanted["objectness"], wanted["scores"].max(axis=2))  # [b, n]
@@ -149,8 +149,8 @@ def compare_detections(
     differences, count = [0.0], 0
     for i in range(batch):
         kept = _kept({name: array[i] for name, array in found.items()})
-        picture = {name: array[i] for name, array in wanted.items()}
-        differences += [_compare_picture(kept, picture, settings, score_threshold, scale)]
+        image = {name: array[i] for name, array in wanted.items()}
+        differences += [_compare_image(kept, image, settings, score_threshold, scale)]
         count += len(kept.scores)
     return Comparison(max(differences), count)
 
@@ -163,7 +163,7 @@ class _Scale(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """The detections of a picture without the padding."""
+    """The detections of an image without the padding."""
 
     boxes_xyxy: Float[np.ndarray, "k 4"]
     scores: Float[np.ndarray, "k"]
@@ -171,7 +171,7 @@ class _Kept(NamedTuple):
 
 
 def _kept(found: Results) -> _Kept:
-    """Returns the detections of a picture, or says what is wrong with their order or padding."""
+    """Returns the detections of an image, or says what is wrong with their order or padding."""
     num = int(found["valid"].sum())
     if any(np.any(array[num:]) for array in found.values()):
         raise ExportError("rows behind the last detection must be zeros")
@@ -181,10 +181,10 @@ def _kept(found: Results) -> _Kept:
     return kept
 
 
-def _compare_picture(
+def _compare_image(
     kept: _Kept, wanted: Results, settings: Settings, score_threshold: float, scale: _Scale
 ) -> float:
-    """Returns the largest difference of a picture's detections, or says which property fails."""
+    """Returns the largest difference of an image's detections, or says which property fails."""
     best = wanted["scores"].max(axis=1)
     strength = np.minimum(wanted["objectness"], best)  # [n]
     # Some are only nearly candidates: they may be kept, but need not be.

@@ -4,30 +4,30 @@ from pathlib import Path
 
 import jax
 
+from yolov7_jax.export.export_config import Settings
 from yolov7_jax.export.metadata import Metadata, as_texts
 from yolov7_jax.export.program import program_of
-from yolov7_jax.export.settings import Settings
-from yolov7_jax.export.state_dict import write_state_dict
+from yolov7_jax.export.torch_save import write_state_dict
 from yolov7_jax.export.verify import Run
 from yolov7_jax.model import Yolov7
 from yolov7_jax.weights.convert import to_official
-from yolov7_jax.weights.files import load_model
+from yolov7_jax.weights.load import load_model
 from yolov7_jax.weights.safetensors_file import write_safetensors
 
 # What the official networks take.
-PICTURES: Metadata = {"channels": "RGB", "layout": "NCHW", "dtype": "float32", "range": [0, 1]}
+IMAGES: Metadata = {"channels": "RGB", "layout": "NCHW", "dtype": "float32", "range": [0, 1]}
 
 
 def write_as_safetensors(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
     """Writes a deployed model's weights as safetensors, facts included."""
     # PyTorch's own tools write the format, and some refuse files without it.
-    texts = as_texts({"format": "pt", **facts, "input": PICTURES})
+    texts = as_texts({"format": "pt", **facts, "input": IMAGES})
     write_safetensors(to_official(model), path, texts)
 
 
 def write_as_saved_pt(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
     """Writes a deployed model's weights as `torch.save` would, facts included."""
-    write_state_dict(to_official(model), {**facts, "input": PICTURES}, path)
+    write_state_dict(to_official(model), {**facts, "input": IMAGES}, path)
 
 
 def load(path: Path, settings: Settings) -> Run:

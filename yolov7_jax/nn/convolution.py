@@ -28,8 +28,8 @@ Processor milliseconds on a Xeon with AVX-512, float32, batch 2, XLA's form agai
 XLA's kernel gradients keep to one core where the features outnumber the batch's cells, these ones
 use all. A training step of yolov7 at 320 pixels takes 1.08 seconds on two cores so, 1.94 plainly.
 benchmarks/model.py measures what whole training steps gain. Tried and slower: im2col for a whole
-batch, by picture or by strip; nine products of shifted maps; maps with channels first, whose
-transposed copies cost more than the faster product saves; a convolution in which rows or pictures
+batch, by image or by strip; nine products of shifted maps; maps with channels first, whose
+transposed copies cost more than the faster product saves; a convolution in which rows or images
 are the features; for the input at stride 2 a single 2x2 convolution that gives the four phases.
 """
 

@@ -14,7 +14,7 @@ from yolov7_jax.nn.blocks import Build, Features, uniform_by_fan_in
 from yolov7_jax.types import Outputs
 
 # What a fresh head expects, so that the first steps are not spent on unlearning a coin toss.
-EXPECTED_OBJECTS = 8  # on each level of a picture of EXPECTED_SIZE pixels
+EXPECTED_OBJECTS = 8  # on each level of an image of EXPECTED_SIZE pixels
 EXPECTED_SIZE = 640
 EXPECTED_CLASS = 0.6
 

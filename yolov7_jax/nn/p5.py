@@ -21,10 +21,10 @@ FeatureMap = Float[Array, "b _h _w _c"]
 
 
 class P5Backbone(nnx.Module):
-    """From pictures to features of strides 8, 16 and 32.
+    """From images to features of strides 8, 16 and 32.
 
     Attributes:
-      stem0, stem1, stem2: 3x3 convolutions, of which `stem1` halves the picture.
+      stem0, stem1, stem2: 3x3 convolutions, of which `stem1` halves the image.
       down2: 3x3 convolution to stride 4.
       down3, down4, down5: to strides 8, 16 and 32.
       stage2, stage3, stage4, stage5: the aggregation blocks at strides 4, 8, 16 and 32.

@@ -26,10 +26,10 @@ class DownC(Down):
 
 
 class P6Backbone(nnx.Module):
-    """From pictures to features of strides 8, 16, 32 and 64.
+    """From images to features of strides 8, 16, 32 and 64.
 
     Attributes:
-      stem: 3x3 convolution of the picture, after every 2x2 of its cells became channels.
+      stem: 3x3 convolution of the image, after every 2x2 of its cells became channels.
       down2, down3, down4, down5, down6: to strides 4, 8, 16, 32 and 64.
       stage2, stage3, stage4, stage5, stage6: the aggregation blocks at these strides.
     """

@@ -12,7 +12,7 @@ FeatureMap = Float[Array, "b _h _w _c"]
 
 
 class TinyBackbone(nnx.Module):
-    """From pictures to features of strides 8, 16 and 32.
+    """From images to features of strides 8, 16 and 32.
 
     Attributes:
       stem, down: 3x3 convolutions of stride 2, to strides 2 and 4.

@@ -14,7 +14,7 @@ from yolov7_jax.weights.names import Entry, entries, head_prefix, norms
 
 
 def load_official(
-    model: Yolov7, tensors: Mapping[str, np.ndarray], *, afresh: Collection[str] = ()
+    model: Yolov7, tensors: Mapping[str, np.ndarray], *, reinit: Collection[str] = ()
 ) -> Yolov7:
     """Fills a model, in place, with the tensors of an official checkpoint.
 
@@ -22,13 +22,13 @@ def load_official(
     checkpoints hold besides is understood where it is there: the anchors, which replace those of
     `model.head`, and the counters of the norms.
 
-    To fine-tune on other classes, say so by `afresh=class_keys(model)`.
+    To fine-tune on other classes, say so by `reinit=class_keys(model)`.
 
     Args:
       model: of the same name, width and number of classes as the checkpoint; changed only if
         everything fits. One from `create_abstract` will do.
       tensors: official key -> array in PyTorch's layout, of any float type.
-      afresh: official keys of the model that are to keep the values that they have; what `tensors`
+      reinit: official keys of the model that are to keep the values that they have; what `tensors`
         holds under them is left out, whatever its shape. See `class_keys` and `head_keys`.
 
     Returns:
@@ -38,13 +38,13 @@ def load_official(
       ValueError: names all keys that are missing, unknown or of another shape; if there are none,
         all whose values float32 cannot hold.
     """
-    if isinstance(afresh, str):
-        raise ValueError(f"afresh (={afresh!r}) must be a collection of keys, not one text")
-    afresh = frozenset(afresh)
+    if isinstance(reinit, str):
+        raise ValueError(f"reinit (={reinit!r}) must be a collection of keys, not one text")
+    reinit = frozenset(reinit)
     wanted = entries(model)
-    _check_afresh(model, wanted, afresh)
-    wanted = [entry for entry in wanted if entry.key not in afresh]
-    tensors = {key: value for key, value in tensors.items() if key not in afresh}
+    _check_reinit(model, wanted, reinit)
+    wanted = [entry for entry in wanted if entry.key not in reinit]
+    tensors = {key: value for key, value in tensors.items() if key not in reinit}
     shapes = {entry.key: entry.official_shape for entry in wanted}
     counters = {f"{prefix}.num_batches_tracked": norm for prefix, norm in norms(model)}
     anchor_shapes = _anchor_shapes(model)
@@ -57,8 +57,8 @@ def load_official(
         advice = ""
         if len(faults) == len(misshapen) and set(misshapen) <= set(class_keys(model)):
             advice = (
-                "; all of these depend on the number of classes: to start them afresh, pass "
-                "afresh=class_keys(model)"
+                "; all of these depend on the number of classes: to reinitialise them, pass "
+                "reinit=class_keys(model)"
             )
         kind = model.name if model.form == "training" else f"{model.form} {model.name}"
         raise ValueError(
@@ -76,13 +76,13 @@ def load_official(
     return model
 
 
-def _check_afresh(model: Yolov7, wanted: list[Entry], afresh: frozenset[str]) -> None:
-    strangers = sorted(afresh - {entry.key for entry in wanted})
+def _check_reinit(model: Yolov7, wanted: list[Entry], reinit: frozenset[str]) -> None:
+    strangers = sorted(reinit - {entry.key for entry in wanted})
     if strangers:
-        raise ValueError(f"afresh: {model.name} has no {', '.join(strangers)}")
-    kept = [entry.variable.get_value() for entry in wanted if entry.key in afresh]
+        raise ValueError(f"reinit: {model.name} has no {', '.join(strangers)}")
+    kept = [entry.variable.get_value() for entry in wanted if entry.key in reinit]
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in kept):
-        raise ValueError("afresh: an abstract model has no values to keep; make it by `create`")
+        raise ValueError("reinit: an abstract model has no values to keep; make it by `create`")
 
 
 def _faults_in_values(tensors: Mapping[str, np.ndarray], counters: Collection[str]) -> list[str]:

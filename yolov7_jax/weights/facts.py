@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from yolov7_jax.weights.checkpoint import FormatError, quoted
+from yolov7_jax.weights.contents import FormatError, quoted
 
 # A hostile file could ask for any number of them.
 MAX_CLASSES = 100_000

@@ -11,7 +11,7 @@ from flax.typing import Dtype
 from yolov7_jax.deploy import deploy, fold_head
 from yolov7_jax.model import ARCHITECTURES, MOST_WIDTH, Form, Yolov7, create_abstract
 from yolov7_jax.nn.blocks import Activation, leaky_relu, silu
-from yolov7_jax.weights.checkpoint import Checkpoint, FormatError, quoted
+from yolov7_jax.weights.contents import Checkpoint, FormatError, quoted
 from yolov7_jax.weights.names import entries, head_layer
 
 ACTIVATIONS: dict[str, Activation] = {"SiLU": silu, "LeakyReLU": leaky_relu}

@@ -16,7 +16,7 @@ import pickletools
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from yolov7_jax.weights.checkpoint import FormatError, quoted
+from yolov7_jax.weights.contents import FormatError, quoted
 from yolov7_jax.weights.pickle_values import (
     BUILTINS,
     STORAGE_DTYPES,

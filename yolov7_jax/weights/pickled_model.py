@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
-from yolov7_jax.weights.checkpoint import FormatError, quoted, without_wrapper
+from yolov7_jax.weights.contents import FormatError, quoted, without_wrapper
 from yolov7_jax.weights.facts import MAX_CLASSES, MAX_EPOCH, class_names
 from yolov7_jax.weights.pickle_values import Instance, StoredTensor
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
-from yolov7_jax.weights.checkpoint import (
+from yolov7_jax.weights.contents import (
     Checkpoint,
     FormatError,
     naming_file,
@@ -222,7 +222,7 @@ def _number(texts: Mapping[str, str], key: str, limit: int) -> int | None:
         return None
     digits = text.isascii() and text.isdigit() and len(text) <= len(str(limit))
     if not digits or int(text) >= limit:
-        raise FormatError(f"its {key} is {quoted(text)}; wanted a whole number")
+        raise FormatError(f"its {key} is {quoted(text)}; wanted an integer")
     return int(text)
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from yolov7_jax.weights.checkpoint import (
+from yolov7_jax.weights.contents import (
     Checkpoint,
     FormatError,
     naming_file,

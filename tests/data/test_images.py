@@ -1,0 +1,159 @@
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from yolov7_jax.config import PAD_VALUE
+from yolov7_jax.data.images import (
+    LetterboxInfo,
+    letterbox,
+    letterbox_boxes,
+    read_image,
+    unletterbox,
+)
+
+
+def write_jpeg(path, image, orientation=None):
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))
+    data = encoded.tobytes()
+    if orientation:
+        tiff = b"MM\0*" + struct.pack(">IHHHIHxxI", 8, 1, 0x0112, 3, 1, orientation, 0)
+        exif = b"Exif\0\0" + tiff
+        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    path.write_bytes(data)
+
+
+def test_landscape_fills_the_width_and_is_centred_on_grey():
+    image = np.full((30, 60, 3), 200, np.uint8)
+    padded, info = letterbox(image, 120)
+    assert padded.shape == (120, 120, 3)
+    assert (padded[:30] == PAD_VALUE).all()
+    assert (padded[30:90] == 200).all()
+    assert (padded[90:] == PAD_VALUE).all()
+    assert info.scale_xy.tolist() == [2, 2]
+    assert info.pad_xy.tolist() == [0, 30]
+    assert info.size_wh.tolist() == [60, 30]
+
+
+def test_evaluation_never_enlarges_but_still_shrinks():
+    padded, info = letterbox(np.full((10, 20, 3), 9, np.uint8), 64, enlarge=False)
+    assert info.scale_xy.tolist() == [1, 1]
+    assert info.pad_xy.tolist() == [22, 27]
+    assert (padded[27:37, 22:42] == 9).all()
+    assert (padded == 9).sum() == 10 * 20 * 3
+    _, info = letterbox(np.zeros((128, 100, 3), np.uint8), 64, enlarge=False)
+    assert info.scale_xy.tolist() == [0.5, 0.5]
+
+
+def test_input_need_not_be_square():
+    padded, info = letterbox(np.zeros((50, 100, 3), np.uint8), (64, 96))
+    assert padded.shape == (64, 96, 3)
+    assert info.scale_xy.tolist() == pytest.approx([0.96, 0.96])
+    assert info.pad_xy.tolist() == [0, 8]
+
+
+def test_boxes_follow_the_pixels():
+    image = np.zeros((90, 160, 3), np.uint8)
+    image[20:60, 40:100] = 255
+    box = np.asarray([[40, 20, 100, 60]], np.float32)
+    for size in (96, (320, 256)):
+        padded, info = letterbox(image, size)
+        x0, y0, x1, y1 = np.round(letterbox_boxes(box, info)[0]).astype(int)
+        assert (padded[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] == 255).all()
+        outside = np.ones(padded.shape[:2], bool)
+        outside[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2] = False
+        assert padded[outside].max() <= PAD_VALUE
+
+
+@pytest.mark.parametrize(
+    "size", [(5000, 100), (100, 5000), (20000, 3), (999, 1001), (1920, 1080), (17, 640), (3, 3)]
+)
+@pytest.mark.parametrize("enlarge", [True, False])
+def test_boxes_map_back_to_where_their_pixels_are_in_images_of_any_shape(size, enlarge):
+    """Whole rows and columns go where resizing puts them, however many pixels rounding makes."""
+    width, height = size
+    image = np.zeros((height, width, 3), np.uint8)
+    padded, info = letterbox(image, 640, enlarge=enlarge)
+    ys, xs = np.nonzero((padded == 0).all(2))
+    inside = np.asarray([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
+    mapped = inside - np.tile(info.pad_xy, 2)
+    np.testing.assert_allclose(mapped / np.tile(info.scale_xy, 2), [[0, 0, *size]], rtol=1e-5)
+    np.testing.assert_allclose(unletterbox(inside, info), [[0, 0, *size]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("enlarge", [True, False])
+def test_unletterbox_inverts_letterbox_on_a_batch(enlarge):
+    rng = np.random.default_rng(0)
+    infos, boxes = [], []
+    for width, height in ((100, 30), (31, 77), (640, 480)):
+        infos.append(letterbox(np.zeros((height, width, 3), np.uint8), 96, enlarge=enlarge)[1])
+        corners = np.sort(rng.uniform(0, 1, (5, 2, 2)), axis=1).reshape(5, 4)
+        boxes.append(corners * (width, height, width, height))
+    info = LetterboxInfo(*(np.stack(field) for field in zip(*infos, strict=True)))
+    boxes = np.stack(boxes).astype(np.float32)
+    np.testing.assert_allclose(unletterbox(letterbox_boxes(boxes, info), info), boxes, atol=1e-3)
+
+
+def test_unletterbox_clips_to_the_image():
+    _, info = letterbox(np.zeros((50, 100, 3), np.uint8), 100)
+    clipped = unletterbox(np.asarray([[-10, 0, 200, 100]], np.float32), info)
+    assert clipped.tolist() == [[0, 0, 100, 50]]
+
+
+def test_shrinking_averages_instead_of_aliasing():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, ::4] = 255  # a quarter of the columns
+    padded, _ = letterbox(image, 16)
+    np.testing.assert_allclose(padded, 64, atol=1)
+
+
+def test_wrong_shapes_and_sizes_are_named():
+    with pytest.raises(ValueError, match=r"\(4, 4\); wanted \[h, w, 3\]"):
+        letterbox(np.zeros((4, 4), np.uint8), 32)
+    with pytest.raises(ValueError, match=r"size \(=0\) must be positive"):
+        letterbox(np.zeros((4, 4, 3), np.uint8), 0)
+
+
+def test_colours_are_red_green_blue(tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, :, 0] = 255
+    cv2.imwrite(str(tmp_path / "red.png"), image[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "red.png"), image)
+
+
+def test_grey_alpha_and_16_bits_become_8_bit_rgb(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.stack([grey] * 3, -1))
+    bgra = np.zeros((8, 8, 4), np.uint8)
+    bgra[..., 2] = 200
+    cv2.imwrite(str(tmp_path / "alpha.png"), bgra)
+    assert read_image(tmp_path / "alpha.png")[0, 0].tolist() == [200, 0, 0]
+    cv2.imwrite(str(tmp_path / "deep.png"), grey.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png")[..., 0], grey)
+
+
+def test_exif_orientation_turns_the_image_upright(tmp_path):
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:8, :16] = 255  # top left
+    write_jpeg(tmp_path / "as_is.jpg", image)
+    write_jpeg(tmp_path / "turned.jpg", image, orientation=6)  # to be turned clockwise
+    assert read_image(tmp_path / "as_is.jpg").shape == (16, 32, 3)
+    turned = read_image(tmp_path / "turned.jpg")
+    assert turned.shape == (32, 16, 3)
+    assert turned[2, 13].min() > 200  # top right now
+    assert turned[2, 2].max() < 50
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0\0\x10JFIF"])
+def test_what_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.jpg: is not an image"):
+        read_image(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"gone\.jpg: cannot be read: No such file"):
+        read_image(tmp_path / "gone.jpg")

@@ -1,0 +1,229 @@
+"""A pass over a split: where detections end up, and which of them count."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from bright_boxes import SIZE, STRIDE, find_bright, make_dataset, seven_images
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from yolov7_jax import Detections, create
+from yolov7_jax.errors import UserError
+from yolov7_jax.evaluate.coco_ap import coco_ap
+from yolov7_jax.evaluate.detect_split import (
+    classes_for,
+    detect_split,
+    ground_truth,
+    make_detector,
+    shared_batch_size,
+    without_images,
+    write_detections,
+)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return seven_images(tmp_path)
+
+
+def bright(batch):
+    return find_bright(batch.images)
+
+
+def detected(dataset, detect=bright, **options):
+    options = {"image_size": SIZE, "batch_size": 3} | options
+    return detect_split(detect, dataset, **options)
+
+
+def accuracy_of(dataset, detections, truth=None):
+    truth = ground_truth(dataset) if truth is None else truth
+    return coco_ap(truth, detections, num_images=len(dataset), num_classes=len(dataset.names))
+
+
+@pytest.mark.parametrize("stride", [None, STRIDE])
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_boxes_come_back_in_pixels_of_the_images_one_by_one(
+    dataset, batch_size, stride, monkeypatch
+):
+    monkeypatch.setattr("yolov7_jax.evaluate.batches.COMPILATION_IMAGES", 0)
+    found, unreadable = detected(dataset, batch_size=batch_size, stride=stride)
+    assert not unreadable
+    assert found.image.tolist() == list(range(len(dataset)))
+    assert found.labels.tolist() == dataset.labels.tolist()
+    limit = np.maximum(1, dataset.sizes.max(1) / SIZE)[:, None]  # a pixel that the network sees
+    assert (np.abs(found.boxes_xyxy - ground_truth(dataset).boxes_xyxy) <= limit).all()
+
+
+def test_images_that_cannot_be_decoded_are_named_and_neither_miss_nor_find(dataset):
+    whole = accuracy_of(dataset, detected(dataset).detections)
+    pathlib.Path(dataset.paths[2]).write_bytes(b"no image")
+    pathlib.Path(dataset.paths[5]).unlink()
+
+    def everywhere(batch):
+        found = bright(batch)
+        return found._replace(valid=np.ones_like(found.valid))
+
+    found, unreadable = detected(dataset, everywhere)
+    assert list(unreadable) == [2, 5]
+    assert "2.png: is not an image" in unreadable[2]
+    assert "5.png: cannot be read: No such file" in unreadable[5]
+    assert found.image.tolist() == [0, 1, 3, 4, 6]
+    truth = without_images(ground_truth(dataset), unreadable)
+    assert truth.image.tolist() == [0, 1, 3, 4, 6]
+    assert len(truth.crowd) == len(truth.area) == 5
+    assert accuracy_of(dataset, found, truth).ap >= whole.ap
+
+
+def test_detections_in_crowd_regions_are_no_faults(tmp_path):
+    boxes, sizes = [[(10, 10, 40, 40)], [(4, 4, 60, 60)]], [(64, 64), (64, 64)]
+    plain = make_dataset(tmp_path, sizes, boxes, [0, 0])
+    marked = make_dataset(tmp_path, sizes, boxes, [0, 0], crowd=np.asarray([False, True]))
+
+    def find(batch):
+        # In the image of the crowd, a part of it, with the higher score.
+        shape = (len(batch.images), 1)
+        surface = (batch.images[..., 0] > 135).sum((1, 2))
+        scores = (surface / 64**2).reshape(shape).astype(np.float32)
+        boxes = np.asarray([[[10, 10, 40, 40]]] * len(batch.images), np.float32)
+        return Detections(boxes, scores, np.zeros(shape, np.int32), np.ones(shape, bool))
+
+    accuracy = [accuracy_of(data, detected(data, find).detections).ap for data in (plain, marked)]
+    assert accuracy[0] < 0.3
+    assert accuracy[1] == pytest.approx(1)
+
+
+def test_areas_of_the_source_tell_small_objects_from_large(tmp_path):
+    boxes, sizes = [[(10, 10, 60, 60)]], [(64, 64)]
+    box_area = make_dataset(tmp_path, sizes, boxes, [0])
+    outlined = make_dataset(tmp_path, sizes, boxes, [0], areas=np.asarray([900], np.float32))
+    of_boxes, of_outlines = (
+        accuracy_of(data, detected(data).detections) for data in (box_area, outlined)
+    )
+    assert of_boxes.ap_medium == of_outlines.ap_small == pytest.approx(1)
+    assert np.isnan(of_boxes.ap_small)
+    assert np.isnan(of_outlines.ap_medium)
+
+
+def test_written_detections_have_the_ids_of_the_source_and_the_same_accuracy(dataset, tmp_path):
+    detections = detected(dataset).detections
+    path = tmp_path / "detections.json"
+    write_detections(dataset, detections, path)
+    rows = json.loads(path.read_text())
+    assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
+    assert {row["category_id"] for row in rows} == {5, 90}
+    truth = ground_truth(dataset)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": image} for image in dataset.image_ids.tolist()],
+            "categories": [{"id": 5, "name": "a"}, {"id": 90, "name": "b"}],
+            "annotations": [
+                {
+                    "id": row + 1,
+                    "image_id": int(dataset.image_ids[truth.image[row]]),
+                    "category_id": int(dataset.category_ids[truth.labels[row]]),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": float(truth.area[row]),
+                    "iscrowd": int(truth.crowd[row]),
+                }
+                for row, (x0, y0, x1, y1) in enumerate(truth.boxes_xyxy.tolist())
+            ],
+        }
+        coco.createIndex()
+        measured = COCOeval(coco, coco.loadRes(str(path)), "bbox")
+        measured.evaluate()
+        measured.accumulate()
+        measured.summarize()
+    accuracy = np.nan_to_num(np.asarray(accuracy_of(dataset, detections)[:12], float), nan=-1)
+    assert 0.1 < accuracy[0] < 1
+    np.testing.assert_allclose(measured.stats, accuracy, atol=1e-12)
+
+
+def test_no_detections_can_be_measured_and_written(dataset, tmp_path):
+    def find_nothing(batch):
+        found = bright(batch)
+        return found._replace(valid=np.zeros_like(found.valid))
+
+    detections = detected(dataset, find_nothing).detections
+    assert accuracy_of(dataset, detections).ap == 0
+    write_detections(dataset, detections, tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_detections_are_the_same_on_one_and_eight_devices(dataset):
+    model = create("yolov7-tiny", 2, width=0.125, key=jax.random.key(3))
+    for level in model.detect.levels:  # fresh heads are sure of nothing
+        level.bias[...] += 4
+    results = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        detect = make_detector(
+            model, devices, score_threshold=0.001, iou_threshold=0.65, classes=(0, 1), augment=True
+        )
+        results.append(detected(dataset, detect, batch_size=shared_batch_size(3, devices)))
+    (one, _), (eight, _) = results
+    assert len(jax.devices()) == 8
+    assert len(one.labels) > 100
+    np.testing.assert_array_equal(one.image, eight.image)
+    np.testing.assert_array_equal(one.labels, eight.labels)
+    np.testing.assert_allclose(one.scores, eight.scores, rtol=1e-5)
+    np.testing.assert_allclose(one.boxes_xyxy, eight.boxes_xyxy, atol=1e-3)
+
+
+def test_batches_grow_to_what_devices_can_share():
+    assert [shared_batch_size(size, range(8)) for size in (1, 8, 9, 16)] == [8, 8, 16, 16]
+
+
+def named(dataset, *names):
+    return dataclasses.replace(dataset, names=names)
+
+
+def test_classes_in_another_order_are_found_by_their_names(dataset):
+    assert classes_for(("b", "a"), 2, dataset) == [1, 0]
+    assert classes_for(("a", "b"), 2, dataset) == [0, 1]
+    assert classes_for(None, 2, dataset) == [0, 1]
+
+
+def test_classes_that_the_data_lack_are_passed_over(dataset):
+    assert classes_for(("c", "b", "d", "a", "d"), 5, dataset) == [3, 1]
+
+
+def test_repeated_names_are_fine_in_the_same_order(dataset):
+    assert classes_for(("a", "a"), 2, named(dataset, "a", "a")) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "message"),
+    [
+        (("a", "c"), 2, "do not know 1 of the data's 2 classes: 'b'; they know 'c' instead$"),
+        (("a",), 1, "do not know 1 of the data's 2 classes: 'b'$"),
+        (("a", "b", "b"), 3, "names that stand for several classes: 'b'"),
+        (None, 80, "the weights have 80 classes without names, the data 2: 'a', 'b'"),
+    ],
+)
+def test_other_classes_are_refused_by_name(dataset, names, count, message):
+    with pytest.raises(UserError, match=message):
+        classes_for(names, count, dataset)
+
+
+def test_many_other_classes_are_counted(dataset):
+    names = tuple(f"class {number}" for number in range(80))
+    with pytest.raises(
+        UserError, match=r"2 of the data's 2 classes: 'a', 'b'; .* and 72 more instead"
+    ):
+        classes_for(names, 80, dataset)

@@ -1,0 +1,389 @@
+import dataclasses
+import hashlib
+import itertools
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seven_images import EVERYTHING, NUM_IMAGES, SIZE, make_dataset
+
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.training import prepare as setup
+from yolov7_jax.training.pipeline import stream as pipeline
+from yolov7_jax.training.pipeline.augment import AugmentConfig, train_sample, undrawn
+from yolov7_jax.training.pipeline.file_images import FileImages
+from yolov7_jax.training.pipeline.image_cache import open_cache
+from yolov7_jax.training.pipeline.object_bound import most_objects
+from yolov7_jax.training.pipeline.shared_dataset import share
+from yolov7_jax.training.pipeline.stream import (
+    epoch_end,
+    load_sample,
+    train_batches,
+    usual_objects,
+)
+
+PLAIN = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path)
+
+
+def take(dataset, count, **changes):
+    options = {"image_size": SIZE, "batch_size": 4, "seed": 3, "augment": EVERYTHING}
+    batches = train_batches(dataset, **({"num_workers": 0} | options | changes))
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def assert_same(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        np.testing.assert_array_equal(batch.images, other.images)
+        for field, same in zip(batch.targets, other.targets, strict=True):
+            np.testing.assert_array_equal(field, same)
+
+
+def digest(batches):
+    arrays = [array for batch in batches for array in (batch.images, *batch.targets)]
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def images_shown(batches):
+    """The greys in the middle of plain batches tell which images they show."""
+    return [round(image[SIZE // 2, SIZE // 2, 0] / 20) for b in batches for image in b.images]
+
+
+def test_every_epoch_shows_each_image_once_in_another_order(dataset):
+    shown = images_shown(take(dataset, 7, augment=PLAIN))  # 28 samples: 4 epochs of 7
+    epochs = [shown[start : start + 7] for start in range(0, 28, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("step", [1, 5, 7])  # 5 is in the middle of the third epoch
+def test_continuing_at_a_step_gives_what_would_have_come(dataset, step):
+    assert_same(take(dataset, 2, first_step=step), take(dataset, step + 2)[step:])
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+def test_batches_do_not_depend_on_the_number_of_threads(dataset, num_workers):
+    assert_same(take(dataset, 5), take(dataset, 5, num_workers=num_workers))
+
+
+def test_batches_of_processes_with_a_cache_on_disk_are_the_same(dataset, tmp_path):
+    cache = open_cache(dataset, SIZE, "disk", tmp_path / "images")
+    in_processes = take(dataset, 5, first_step=3, num_workers=2, worker_processes=True, cache=cache)
+    assert_same(in_processes, take(dataset, 8)[3:])
+    # The workers have filled the cache: what is in it now is the same too.
+    assert any(cache.get(index, 0) is not None for index in range(NUM_IMAGES))
+    assert_same(in_processes, take(dataset, 5, first_step=3, cache=cache))
+
+
+def test_another_process_makes_the_same_batches(dataset, tmp_path):
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1], sys.argv[1] + '/..'\n"
+        "from pathlib import Path\n"
+        "from test_stream import digest, make_dataset, take\n"
+        "print(digest(take(make_dataset(Path(sys.argv[2])), 4, num_workers=2)))\n"
+    )
+    here = Path(__file__).parent
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(here), str(tmp_path)],
+        cwd=here.parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == digest(take(dataset, 4))
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("first_step", [0, 5])
+def test_the_slices_of_all_hosts_are_the_batch_of_one(dataset, hosts, first_step):
+    whole = take(dataset, 3, first_step=first_step)
+    slices = [
+        take(dataset, 3, first_step=first_step, process_index=host, process_count=hosts)
+        for host in range(hosts)
+    ]
+    for step, batch in enumerate(whole):
+        parts = [of_host[step] for of_host in slices]
+        np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), batch.images)
+        for field in range(3):
+            joined = np.concatenate([part.targets[field] for part in parts])
+            np.testing.assert_array_equal(joined, batch.targets[field])
+
+
+def crowded(dataset, count):
+    """The data set with so many objects in image 0 and none in the others."""
+    return Dataset(
+        names=dataset.names,
+        paths=dataset.paths,
+        sizes=dataset.sizes,
+        offsets=np.asarray([0, *[count] * NUM_IMAGES]),
+        labels=np.zeros(count, np.int32),
+        boxes=np.tile(np.asarray([[0.5, 0.5, 0.9, 0.9]], np.float32), (count, 1)),
+    )
+
+
+def test_hosts_pad_alike_when_only_one_has_many_objects(dataset, monkeypatch):
+    monkeypatch.setattr("yolov7_jax.training.pipeline.stream.SAMPLES_COUNTED", 1)
+    busy = crowded(dataset, 40)
+    options = {"augment": PLAIN, "batch_size": 2}
+    whole = take(busy, 7, **options)
+    lengths = [batch.targets.valid.shape[1] for batch in whole]
+    assert set(lengths) == {8, 64}
+    for host in range(2):
+        part = take(busy, 7, **options, process_index=host, process_count=2)
+        assert [batch.targets.valid.shape[1] for batch in part] == lengths
+
+
+def test_hosts_count_the_objects_of_others_exactly(dataset):
+    images = FileImages(dataset)
+    for seed in range(150):
+        config = dataclasses.replace(EVERYTHING, mosaic=seed % 2)
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        counted = pipeline._num_objects(images, SIZE, config, seed % NUM_IMAGES, rngs[0])
+        sample = train_sample(images, seed % NUM_IMAGES, SIZE, config, rngs[1])
+        assert counted == len(sample.labels)
+
+
+class Shown(FileImages):
+    """Images that remember which of them were asked for their objects."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        self.indices = []
+
+    def objects(self, index):
+        self.indices.append(index)
+        return super().objects(index)
+
+
+@pytest.mark.parametrize("copy_paste", [0, 0.5])
+def test_hosts_know_the_images_of_a_sample_from_its_random_numbers(dataset, copy_paste):
+    images = FileImages(dataset)
+    counts = np.asarray([len(images.objects(index).labels) for index in range(NUM_IMAGES)])
+    config = dataclasses.replace(EVERYTHING, copy_paste=copy_paste, paste_in=0)
+    for seed in range(150):
+        rng, shown = np.random.default_rng(seed), Shown(dataset)
+        train_sample(shown, seed % NUM_IMAGES, SIZE, config, rng, undrawn)
+        rng = np.random.default_rng(seed)
+        most = most_objects(counts, seed % NUM_IMAGES, SIZE, config, rng)
+        assert most == (None if copy_paste else counts[shown.indices].sum())
+        if not copy_paste:
+            pasting = dataclasses.replace(config, paste_in=0.5)
+            rng = np.random.default_rng(seed)
+            more = most_objects(counts, seed % NUM_IMAGES, SIZE, pasting, rng)
+            assert more == most + 20
+
+
+@pytest.mark.parametrize("copy_paste", [0, 0.5])
+def test_hosts_pad_alike_with_and_without_looking_where_objects_end_up(
+    dataset, monkeypatch, copy_paste
+):
+    monkeypatch.setattr("yolov7_jax.training.pipeline.stream.SAMPLES_COUNTED", 1)
+    augment = dataclasses.replace(EVERYTHING, copy_paste=copy_paste)
+    options = {"augment": augment, "batch_size": 4}
+    lengths = [batch.targets.valid.shape[1] for batch in take(dataset, 12, **options)]
+    assert len(set(lengths)) > 1
+    for host in range(4):
+        part = take(dataset, 12, **options, process_index=host, process_count=4)
+        assert [batch.targets.valid.shape[1] for batch in part] == lengths
+
+
+def test_counting_the_objects_of_others_draws_no_image(dataset, monkeypatch):
+    def unwanted(*arguments):
+        raise AssertionError("an image was drawn")
+
+    monkeypatch.setattr(pipeline._Blank, "pixels", unwanted)
+    without = dataclasses.replace(EVERYTHING, paste_in=0)
+    assert usual_objects(FileImages(dataset), SIZE, without) > 0
+
+
+@pytest.mark.parametrize("batch_size", [8, 20])
+def test_batches_longer_than_an_epoch_are_the_same_on_four_hosts(dataset, batch_size):
+    whole = take(dataset, 3, batch_size=batch_size)
+    slices = [
+        take(dataset, 3, batch_size=batch_size, process_index=host, process_count=4)
+        for host in range(4)
+    ]
+    for step, batch in enumerate(whole):
+        images = np.concatenate([of_host[step].images for of_host in slices])
+        np.testing.assert_array_equal(images, batch.images)
+
+
+def test_samples_depend_on_their_position_not_on_the_batch_size(dataset):
+    small = np.concatenate([batch.images for batch in take(dataset, 6, batch_size=2)])
+    large = np.concatenate([batch.images for batch in take(dataset, 2, batch_size=6)])
+    np.testing.assert_array_equal(small, large)
+
+
+def one_image(dataset):
+    return Dataset(
+        names=dataset.names,
+        paths=dataset.paths[6:],
+        sizes=dataset.sizes[6:],
+        offsets=np.asarray([0, 6]),
+        labels=dataset.labels[-6:],
+        boxes=dataset.boxes[-6:],
+    )
+
+
+def test_another_seed_gives_other_images_in_another_order(dataset):
+    one = one_image(dataset)  # which has no order
+    assert digest(take(one, 2, seed=1)) != digest(take(one, 2, seed=2))
+    plain = [images_shown(take(dataset, 2, seed=seed, augment=PLAIN)) for seed in (1, 2)]
+    assert plain[0] != plain[1]
+
+
+def test_images_that_are_drawn_by_chance_share_no_random_numbers_with_their_order(
+    dataset, monkeypatch
+):
+    seeds = []
+
+    def watched(seed=None):
+        seeds.append(seed)
+        return default_rng(seed)
+
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", watched)
+    pipeline._permutation.cache_clear()
+    take(dataset, 4, augment=PLAIN)
+    orders = {seed for seed in seeds if isinstance(seed, tuple)}
+    seeds.clear()
+    probabilities = np.full(NUM_IMAGES, 1 / NUM_IMAGES)
+    take(dataset, 4, augment=PLAIN, probabilities=probabilities)
+    drawn = {seed for seed in seeds if isinstance(seed, tuple)}
+    samples = {seed for seed in drawn if seed[0] == pipeline.SAMPLE_STREAM}
+    assert orders & drawn == samples
+    assert len(drawn - samples) == len(samples) == 16
+
+
+def test_every_use_of_random_numbers_has_a_stream_of_its_own():
+    streams = [
+        getattr(module, name)
+        for module in (pipeline, setup)
+        for name in vars(module)
+        if name.endswith("_STREAM") and name != "END_OF_STREAM"
+    ]
+    assert sorted(streams) == [0, 1, 2, 3, 4]
+
+
+def test_a_image_is_varied_anew_in_every_epoch(dataset):
+    batches = take(one_image(dataset), 3)
+    images = [image.tobytes() for batch in batches for image in batch.images]
+    assert len(set(images)) == 12
+
+
+def test_batches_have_the_declared_types_and_normalised_boxes(dataset):
+    for batch in take(dataset, 4):
+        assert batch.images.shape == (4, SIZE, SIZE, 3)
+        assert batch.images.dtype == np.uint8
+        boxes, labels, valid = batch.targets
+        assert (boxes.dtype, labels.dtype, valid.dtype) == (np.float32, np.int32, bool)
+        corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2]], -1)[valid]
+        assert corners.min() >= -1e-6
+        assert boxes.max() <= 1
+        assert ((labels >= 0) & (labels < 7)).all()
+
+
+def test_crowd_regions_are_not_learnt(dataset):
+    shown = take(dataset, 7, augment=PLAIN, batch_size=1)
+    counts = {
+        image: int(batch.targets.valid.sum())
+        for image, batch in zip(images_shown(shown), shown, strict=True)
+    }
+    assert counts == {0: 0, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5}
+
+
+def test_a_loaded_sample_has_its_objects_and_outlines_in_pixels(dataset):
+    sample = load_sample(dataset, 3)
+    assert sample.image.shape == (50, 70, 3)
+    assert sample.labels.tolist() == [3, 3]
+    middle = (sample.boxes_xyxy[:, :2] + sample.boxes_xyxy[:, 2:]) / 2
+    np.testing.assert_allclose(middle, dataset.boxes[3:5, :2] * (70, 50), rtol=1e-5)
+    points = sample.polygons.points.reshape(2, 4, 2)
+    np.testing.assert_allclose(points.mean(1), middle, rtol=1e-5)
+    np.testing.assert_allclose(points.min(1), sample.boxes_xyxy[:, :2], rtol=1e-4)
+
+
+def test_a_training_step_is_compiled_at_most_twice_in_ten_epochs(dataset):
+    batches = take(dataset, 18)
+    lengths = {batch.targets.valid.shape for batch in batches}
+    assert len(lengths) <= 2
+    most = max(int(batch.targets.valid.sum(1).max()) for batch in batches)
+    usual = usual_objects(FileImages(dataset), SIZE, EVERYTHING)
+    assert 0 < usual < 2 * most
+
+
+def test_an_epoch_ends_with_the_step_that_shows_its_last_image():
+    assert [epoch_end(epoch, 7, 4) for epoch in range(4)] == [2, 4, 6, 7]
+    assert epoch_end(0, 1000, 8) == 125
+    assert epoch_end(9, 3, 64) == 1
+
+
+def test_a_shared_data_set_is_the_same_and_travels_as_a_name(dataset, tmp_path):
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    shared = share(dataset, folder)
+    packed = pickle.dumps(shared)
+    assert len(packed) < 500
+    for other in (shared, pickle.loads(packed)):
+        assert (other.names, other.paths) == (dataset.names, dataset.paths)
+        assert other.fingerprint() == dataset.fingerprint()
+        np.testing.assert_array_equal(other.areas, dataset.areas)
+        np.testing.assert_array_equal(other.image_ids, dataset.image_ids)
+        np.testing.assert_array_equal(other.category_ids, dataset.category_ids)
+
+
+def test_a_data_set_without_objects_can_be_shared_and_trained_on(dataset, tmp_path):
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    shared = share(crowded(dataset, 0), folder)
+    assert not any(batch.targets.valid.any() for batch in take(shared, 2))
+
+
+def test_wrong_numbers_and_an_empty_data_set_are_named_at_once(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"image_size \(=0\) .*; seed \(=-1\) must be at least 0"):
+        take(dataset, 1, image_size=0, seed=-1)
+    with pytest.raises(ValueError, match=r"batch_size \(=4\) must be a multiple of .* \(=3\)"):
+        take(dataset, 1, process_count=3)
+    with pytest.raises(ValueError, match=r"process_index \(=2\) must be at least 0 and less than"):
+        take(dataset, 1, process_count=2, process_index=2)
+    cache = open_cache(dataset, 32, "memory", tmp_path)
+    with pytest.raises(ValueError, match=r"cache is in the memory of this process.*; cache has"):
+        take(dataset, 1, cache=cache, num_workers=1, worker_processes=True)
+    empty = Dataset(
+        names=("a",),
+        paths=(),
+        sizes=np.zeros((0, 2), np.int32),
+        offsets=np.zeros(1, np.int64),
+        labels=np.zeros(0, np.int32),
+        boxes=np.zeros((0, 4), np.float32),
+    )
+    with pytest.raises(ValueError, match="no images"):
+        take(empty, 1)
+
+
+def test_a_image_that_vanished_is_named(dataset, tmp_path):
+    (tmp_path / "3.png").unlink()
+    for workers in (0, 2):
+        with pytest.raises(ValueError, match=r"3\.png: cannot be read"):
+            take(dataset, 9, num_workers=workers)
+
+
+def test_a_data_set_whose_arrays_do_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"sizes has the shape \(1, 2\), wanted \(2, 2\)"):
+        Dataset(
+            names=("a",),
+            paths=("x", "y"),
+            sizes=np.zeros((1, 2), np.int32),
+            offsets=np.zeros(3, np.int64),
+            labels=np.zeros(0, np.int32),
+            boxes=np.zeros((0, 4), np.float32),
+        )

@@ -1,0 +1,411 @@
+"""report.html, read back as a browser would."""
+
+import dataclasses
+import html.parser
+import math
+
+import cv2
+import numpy as np
+import pytest
+from detected import detected, objects
+
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes, coco_ap
+from yolov7_jax.evaluate.report.charts import ticks
+from yolov7_jax.training.run_report import write_report
+from yolov7_jax.training.train_config import TrainConfig
+
+VOID = {"br", "meta"}
+NASTY = """<b>&"'x<td>"""
+BOX, FAR = (10, 10, 50, 50), (60, 60, 90, 90)
+
+
+class Node:
+    def __init__(self, tag, attributes, parent):
+        self.tag, self.attributes, self.parent = tag, dict(attributes), parent
+        self.children = []
+
+    @property
+    def text(self):
+        return "".join(part if isinstance(part, str) else part.text for part in self.children)
+
+    def all(self, tag, name_of_class=None):
+        """Elements inside, in order, with a tag and a class."""
+        found = []
+        for child in self.children:
+            if isinstance(child, Node):
+                classes = child.attributes.get("class", "").split()
+                if child.tag == tag and (name_of_class is None or name_of_class in classes):
+                    found.append(child)
+                found += child.all(tag, name_of_class)
+        return found
+
+
+class Reader(html.parser.HTMLParser):
+    """Makes a tree; elements that are closed wrongly are a fault."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = self.at = Node("", {}, None)
+
+    def handle_starttag(self, tag, attrs):
+        child = Node(tag, attrs, self.at)
+        self.at.children.append(child)
+        if tag not in VOID:
+            self.at = child
+
+    def handle_endtag(self, tag):
+        assert tag == self.at.tag
+        self.at = self.at.parent
+
+    def handle_data(self, data):
+        self.at.children.append(data)
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    reader.close()
+    assert reader.at is reader.root
+    return reader.root
+
+
+def make_dataset(folder, names=("cat", "dog"), num_images=3, size=(100, 100)):
+    """Grey images; what is in them does not matter, the report takes objects apart."""
+    paths = []
+    for number in range(num_images):
+        paths.append(str(folder / f"{number}.png"))
+        cv2.imwrite(paths[-1], np.full((size[1], size[0], 3), 90, np.uint8))
+    return Dataset(
+        names=tuple(names),
+        paths=tuple(paths),
+        sizes=np.full((num_images, 2), size, np.int32),
+        offsets=np.zeros(num_images + 1, np.int64),
+        labels=np.zeros(0, np.int32),
+        boxes=np.zeros((0, 4), np.float32),
+    )
+
+
+TRUTH = objects((0, 0, *BOX), (0, 1, *FAR), (1, 0, *BOX), (2, 1, *BOX))
+FOUND = detected(
+    (0, 0, 0.9, *BOX),
+    (0, 1, 0.8, *FAR),
+    (1, 1, 0.9, *BOX),
+    (2, 1, 0.9, 12, 12, 50, 50),
+    (2, 1, 0.85, 70, 70, 80, 80),
+)
+RECORDS = ({"epoch": 1, "step": 10, "ap": 0.5, "seconds": 3.0},)
+
+
+def report(folder, dataset, truth=TRUTH, found=FOUND, records=RECORDS, config=None, title="A run"):
+    path = folder / "report.html"
+    sizes = {"num_images": len(dataset), "num_classes": len(dataset.names)}
+    write_report(
+        path,
+        title=title,
+        config=config or TrainConfig(),
+        records=records,
+        dataset=dataset,
+        truth=truth,
+        detections=found,
+        accuracy=coco_ap(truth, found, **sizes),
+    )
+    return read(path)
+
+
+def section(page, name):
+    (found,) = [part for part in page.all("section") if part.attributes["id"] == name]
+    return found
+
+
+def rows(part):
+    """The tables of a part of the page, as lists of texts."""
+    return [
+        [cell.text for cell in row.children if isinstance(cell, Node)] for row in part.all("tr")
+    ]
+
+
+def charts(page):
+    """Title to figure."""
+    return {part.all("b")[0].text: part for part in section(page, "epochs").all("figure")}
+
+
+def test_page_refers_to_nothing_outside_of_it_and_has_no_script(tmp_path):
+    page = report(tmp_path, make_dataset(tmp_path))
+    assert [path.name for path in tmp_path.glob("report*")] == ["report.html"]
+    assert not page.all("script")
+    assert "url(" not in page.all("style")[0].text
+    assert "@import" not in page.all("style")[0].text
+
+    def addresses(part):
+        for child in part.children:
+            if isinstance(child, Node):
+                yield from (
+                    value for name, value in child.attributes.items() if name in ("href", "src")
+                )
+                yield from addresses(child)
+
+    found = list(addresses(page))
+    assert found
+    assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in found)
+    anchors = {part.attributes["id"] for part in page.all("section")}
+    assert {address[1:] for address in found if address.startswith("#")} == anchors
+
+
+def test_headlines_are_those_of_the_evaluation(tmp_path):
+    page = report(tmp_path, make_dataset(tmp_path), records=[{"ap": 0.25}, {"ap": 0.75}, {}])
+    cards = {part.all("span")[0].text: part.all("b")[0].text for part in page.all("div", "card")}
+    accuracy = coco_ap(TRUTH, FOUND, num_images=3, num_classes=2)
+    assert cards["AP"] == f"{accuracy.ap:.3f}"
+    assert cards["AP50"] == f"{accuracy.ap50:.3f}"
+    assert cards["best AP, epoch 2"] == "0.750"
+    assert cards["epochs"] == "3"
+
+
+def test_losses_of_both_splits_share_a_chart_and_groups_share_another(tmp_path):
+    names = ("train/ota/box", "val/ota/box", "train/ota/obj", "lr/kernel", "lr/bias", "data_wait")
+    records = [{"epoch": epoch} | dict.fromkeys(names, 0.1 * epoch) for epoch in (1, 2, 3)]
+    drawn = charts(report(tmp_path, make_dataset(tmp_path), records=records))
+    assert set(drawn) == {"box", "obj", "lr", "data_wait"}
+    legends = {title: part.all("div", "legend")[0].text for title, part in drawn.items()}
+    assert legends["box"] == "train/ota: 0.3val/ota: 0.3"
+    assert legends["lr"] == "kernel: 0.3bias: 0.3"
+    assert len(drawn["box"].all("polyline")) == 2
+
+
+def test_accuracies_share_a_chart_and_what_is_no_number_has_none(tmp_path):
+    record = {
+        "epoch": 1,
+        "step": 5,
+        "ap": 0.1,
+        "ap50": 0.2,
+        "note": "text",
+        "ok": True,
+        "class_ap": {"cat": 0.1, "dog": None},
+        "class_ap50": {str(label): 0.5 for label in range(80)},
+    }
+    drawn = charts(report(tmp_path, make_dataset(tmp_path), records=[record]))
+    assert set(drawn) == {"all classes", "class_ap"}
+    assert len(drawn["all classes"].all("circle")) == 2
+    assert len(drawn["class_ap"].all("circle")) == 1
+
+
+def test_undefined_numbers_are_left_out_of_the_charts(tmp_path):
+    values = [None, 0.25, math.nan, 0.75]
+    records = [{"epoch": epoch, "ap": value} for epoch, value in enumerate(values, 1)]
+    chart = charts(report(tmp_path, make_dataset(tmp_path), records=records))["all classes"]
+    titles = [part.text for part in chart.all("circle")]
+    assert titles == ["ap: 0.25 (epoch 2)", "ap: 0.75 (epoch 4)"]
+
+
+def test_points_stand_where_their_numbers_are(tmp_path):
+    records = [{"epoch": epoch, "loss": value} for epoch, value in ((1, 2.0), (2, 4.0), (3, 3.0))]
+    chart = charts(report(tmp_path, make_dataset(tmp_path), records=records))["loss"]
+    points = chart.all("polyline")[0].attributes["points"].split()
+    x, y = np.array([point.split(",") for point in points], float).T
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2)
+    assert y[0] - y[1] == pytest.approx(2 * (y[0] - y[2]), abs=0.2)  # upwards is less
+    assert y[0] > y[2] > y[1]
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 300])
+def test_any_number_of_epochs_is_drawn(tmp_path, epochs):
+    records = [{"epoch": epoch + 1, "ap": 0.5, "train/total": 3.0} for epoch in range(epochs)]
+    drawn = charts(report(tmp_path, make_dataset(tmp_path), records=records))
+    assert set(drawn) == ({"all classes", "total"} if epochs else set())
+    lines = [line for part in drawn.values() for line in part.all("polyline")]
+    assert [len(line.attributes["points"].split()) for line in lines] == [300, 300] * (epochs > 1)
+
+
+def test_names_are_shown_as_they_are_whatever_they_hold(tmp_path):
+    folder = tmp_path / "<i>&"
+    folder.mkdir()
+    dataset = make_dataset(folder, names=(NASTY, "dog"))
+    records = [{"epoch": 1, NASTY: 0.5, "class_ap": {NASTY: 0.5}}]
+    config = dataclasses.replace(TrainConfig(), data=NASTY)
+    page = report(tmp_path, dataset, records=records, config=config, title=NASTY)
+    assert page.all("h1")[0].text == page.all("title")[0].text == NASTY
+    assert NASTY in [row[0] for row in rows(section(page, "classes"))]
+    assert NASTY in charts(page)
+    assert ["data", NASTY] in rows(section(page, "settings"))
+    heads = [part for part in section(page, "confusion").all("th") if part.text == NASTY]
+    assert [part.attributes["title"] for part in heads] == [NASTY, NASTY]
+    assert any(NASTY in part.text for part in section(page, "images").all("title"))
+
+
+def test_file_names_that_are_no_unicode_can_be_written(tmp_path):
+    dataset = make_dataset(tmp_path)
+    dataset = dataclasses.replace(dataset, paths=("/none/\udcff.png", *dataset.paths[1:]))
+    truth = objects((0, 0, *BOX))
+    assert "udcff.png" in section(report(tmp_path, dataset, truth), "images").text
+
+
+def test_class_table_has_accuracy_the_best_class_first(tmp_path):
+    page = report(tmp_path, make_dataset(tmp_path, names=("cat", "dog", "none")))
+    table = rows(section(page, "classes"))
+    accuracy = coco_ap(TRUTH, FOUND, num_images=3, num_classes=3)
+    assert table[0] == ["class", "objects", "AP", "AP50", "precision", "recall", "F1"]
+    # Of two cats one is found; both dogs are, and two more where there are none.
+    cat, dog = (f"{accuracy.class_ap[label]:.3f}" for label in (0, 1))
+    assert [row[:3] for row in table[1:3]] == [["cat", "2", cat], ["dog", "2", dog]]
+    assert [row[4:6] for row in table[1:3]] == [["1.000", "0.500"], ["0.500", "1.000"]]
+    assert table[3] == ["none", "0", "–", "–", "–", "–", "–"]  # noqa: RUF001 - a dash is meant
+
+
+def test_faults_are_counted_by_kind(tmp_path):
+    table = rows(section(report(tmp_path, make_dataset(tmp_path)), "faults"))
+    counts = {row[0]: row[1] for row in table}
+    assert counts == {
+        "objects": "count",
+        "found": "3",
+        "missed": "1",
+        "detections": "count",
+        "correct": "3",
+        "duplicate": "0",
+        "wrong class": "1",
+        "badly placed": "0",
+        "false": "1",
+    }
+
+
+def test_confusions_are_a_matrix_with_numbers(tmp_path):
+    part = section(report(tmp_path, make_dataset(tmp_path)), "confusion")
+    table = rows(part.all("table", "matrix")[0])
+    assert table[0] == ["", "cat", "dog", "background"]
+    assert table[1:] == [
+        ["cat", "1", "1", ""],
+        ["dog", "", "2", ""],
+        ["background", "", "1", ""],
+    ]
+    assert rows(part.all("table")[1])[1:] == [["cat taken for dog", "1", "0.500"]]
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(1, 1), (80, 80), (130, 100)])
+def test_matrix_has_a_row_for_every_class_up_to_a_hundred(tmp_path, classes, shown):
+    truth = objects(*[(0, label, *BOX) for label in range(classes)])
+    found = detected(*[(0, label, 0.9, *BOX) for label in range(classes - 1)])
+    names = [f"class {label}" for label in range(classes)]
+    page = report(tmp_path, make_dataset(tmp_path, names=names), truth, found)
+    table = rows(section(page, "confusion").all("table", "matrix")[0])
+    assert len(table) == len(table[0]) == shown + 2
+    assert (f"of {classes}." in section(page, "confusion").text) == (classes > 100)
+    assert len(rows(section(page, "classes"))) == classes + 1
+
+
+@pytest.mark.parametrize("truth", [objects(), objects((0, 0, *BOX), crowd=[0]), TRUTH])
+@pytest.mark.parametrize("found", [detected(), FOUND])
+def test_nothing_to_find_and_nothing_found_is_no_fault(tmp_path, truth, found):
+    page = report(tmp_path, make_dataset(tmp_path), truth, found, records=[{"ap": None}])
+    assert bool(section(page, "curves").all("svg")) == (truth is TRUTH)
+    if truth is not TRUTH:
+        assert "no object to find" in section(page, "curves").text
+
+
+def test_few_classes_have_a_curve_each_and_of_many_the_best_and_worst(tmp_path):
+    for classes, lines in ((3, 4), (20, 7)):
+        truth = objects(*[(0, label, *BOX) for label in range(classes)])
+        names = [f"class {label}" for label in range(classes)]
+        page = report(tmp_path, make_dataset(tmp_path, names=names), truth)
+        assert len(section(page, "curves").all("figure")[0].all("polyline")) == lines
+
+
+def images(page):
+    """Names of the images, worst first."""
+    return [part.all("b")[0].text for part in section(page, "images").all("figure")]
+
+
+def test_worst_images_come_first_and_none_is_shown_twice(tmp_path):
+    page = report(tmp_path, make_dataset(tmp_path))
+    # In 1 the only object is missed, in 2 a false detection stands beside, 0 is right.
+    assert images(page) == ["1.png", "2.png", "0.png"]
+    captions = [part.all("figcaption")[0].text for part in section(page, "images").all("figure")]
+    assert "F1 0.00: 0 of 1 objects found, 1 wrong" in captions[0]
+    assert "F1 0.67: 1 of 1 objects found, 1 wrong" in captions[1]
+    assert "F1 1.00: 2 of 2 objects found, 0 wrong" in captions[2]
+
+
+def test_objects_and_detections_are_drawn_in_place_by_kind(tmp_path):
+    dataset = make_dataset(tmp_path, size=(960, 480))  # shown at half its size
+    crowd = objects(*[(2, 1, 200, 200, 300, 300), (1, 0, *BOX), (0, 0, *BOX)], crowd=[0])
+    found = detected((1, 1, 0.9, 10, 12, 50, 50), (0, 0, 0.8, *BOX), (2, 0, 0.9, *FAR))
+    page = report(tmp_path, dataset, crowd, found)
+    figures = {part.all("b")[0].text: part for part in section(page, "images").all("figure")}
+
+    def drawn(name):
+        return [
+            (rect.attributes["class"].split()[1], rect.text) for rect in figures[name].all("rect")
+        ]
+
+    assert drawn("0.png") == [("truth", "cat: object"), ("correct", "cat 0.80: correct, IoU 1.00")]
+    assert drawn("1.png") == [
+        ("missed", "cat: missed"),
+        ("wrong_class", "dog 0.90: wrong class, IoU 0.95"),
+    ]
+    assert drawn("2.png") == [("crowd", "dog: crowd region"), ("false", "cat 0.90: false")]
+    rect = figures["1.png"].all("rect")[1].attributes
+    assert [float(rect[name]) for name in ("x", "y", "width", "height")] == [5, 6, 20, 19]
+    assert figures["1.png"].all("svg")[0].attributes["viewbox"] == "0 0 480 240"
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path):
+    dataset = make_dataset(tmp_path)
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "2.png").write_bytes(b"no image")
+    page = report(tmp_path, dataset)
+    assert images(page) == ["0.png"]
+    assert "1.png: cannot be read" in section(page, "images").text
+    assert "and 1 more" in section(page, "images").text
+
+
+def test_settings_are_listed_and_what_is_not_the_default_is_bold(tmp_path):
+    usual = TrainConfig()
+    optim = dataclasses.replace(usual.optim, lr0=0.125)
+    config = dataclasses.replace(usual, epochs=7, optim=optim)
+    part = section(report(tmp_path, make_dataset(tmp_path), config=config), "settings")
+    assert ["epochs", "7"] in rows(part)
+    assert ["lr0", "0.125"] in rows(part)
+    assert sorted(bold.text for bold in part.all("b")) == ["0.125", "7"]
+    fields = {field.name for field in dataclasses.fields(config)}
+    groups = {name for name in fields if dataclasses.is_dataclass(getattr(config, name))}
+    assert fields - groups < {row[0] for row in rows(part)}
+
+
+def test_a_large_run_stays_below_three_megabytes(tmp_path):
+    rng = np.random.default_rng(0)
+    classes, images = 80, 20
+    names = [f"class {label}" for label in range(classes)]
+    dataset = make_dataset(tmp_path, names=names, num_images=images)
+    for path in dataset.paths:  # noise is the worst that a JPEG can meet
+        cv2.imwrite(path, rng.integers(0, 256, (900, 900, 3), np.uint8))
+    count = 3000
+    low = rng.uniform(0, 700, (count, 2))
+    boxes = np.concatenate([low, low + rng.uniform(20, 200, (count, 2))], 1)
+    image, labels = rng.integers(0, images, count), rng.integers(0, classes, count)
+    truth = GroundTruth(image[::4], boxes[::4], labels[::4])
+    seen = rng.integers(0, classes, count)
+    found = ScoredBoxes(image, boxes + 1, rng.random(count), np.where(seen % 2, seen, labels))
+    numbers = [f"{split}/ota/{loss}" for split in ("train", "val") for loss in "abcdef"]
+    records = [
+        {"epoch": epoch} | {name: rng.random() for name in numbers} for epoch in range(1, 301)
+    ]
+    page = report(tmp_path, dataset, truth, found, records)
+    assert len(images(page)) == 12
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("high", [1e-6, 0.1, 1, 7, 299, 123456.0])
+@pytest.mark.parametrize("most", [5, 7])
+def test_ticks_are_even_inside_of_the_range_and_not_too_many(high, most):
+    for low in (0.0, -high / 3, high * 0.9):
+        values = ticks(low, high, most)
+        assert 2 <= len(values) <= most
+        assert low - 1e-9 * high <= values[0] <= values[-1] <= high * (1 + 1e-9)
+        if len(values) > 2:
+            np.testing.assert_allclose(np.diff(values), values[1] - values[0])
+
+
+def test_epochs_are_marked_at_whole_numbers():
+    for last in range(3, 400):
+        values = ticks(1, last, 7, whole=True)
+        assert all(value == round(value) for value in values)
+        assert len(values) >= 2

@@ -1,0 +1,54 @@
+"""Images of a data set that its scan found sound."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.images import UnreadableImageError, read_image, resize
+
+
+class ChangedImageError(UnreadableImageError):
+    """An image is not what it was when its data set was scanned."""
+
+
+def fitted_image(dataset: Dataset, image_size: int, row: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image of a data set, and shrinks it if its longer side is over `image_size`.
+
+    Raises:
+      UnreadableImageError: it cannot be read, or is not as large as it was; the message names it.
+    """
+    width, height = dataset.sizes[row].tolist()
+    # The scale is that of the square whatever the shape of the batch, so the pixels are the same.
+    return resize(
+        read_whole(dataset.paths[row], (width, height)), *fitted_size((width, height), image_size)
+    )
+
+
+def fitted_size(size: Sequence[int], image_size: int) -> tuple[int, int]:
+    """Returns width and height of an image as the network sees it, before padding."""
+    scale = min(1.0, image_size / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
+
+
+def read_whole(path: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image that the scan of its data set found sound.
+
+    Args:
+      path: the file.
+      size: its width and height in pixels when it was scanned, upright.
+
+    Raises:
+      UnreadableImageError: the file cannot be decoded; the message names it.
+      ChangedImageError: it has another size.
+    """
+    image = read_image(path)
+    height, width = image.shape[:2]
+    if (width, height) != size:
+        raise ChangedImageError(
+            f"{path}: has {width} x {height} pixels, not {size[0]} x {size[1]} as when the data "
+            "set was scanned"
+        )
+    return image

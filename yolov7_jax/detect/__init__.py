@@ -1,0 +1,1 @@
+"""Images to detections: sources, the detector, and what is written and drawn."""

@@ -1,0 +1,1 @@
+"""Detections measured against ground truth."""

@@ -1,0 +1,228 @@
+"""Which object every detection found, and what is wrong with those that found none."""
+
+import enum
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64
+
+from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes, check_boxes
+
+FOUND_IOU = 0.5  # from which a detection has found an object
+NEAR_IOU = 0.1  # from which it is taken for a try at that object
+MOST_DETECTIONS = 100  # per image and class, as COCO counts
+
+
+class Kind(enum.IntEnum):
+    """What a detection is; every detection is exactly one.
+
+    Attributes:
+      CORRECT: the first, by score, to find an object of its class.
+      DUPLICATE: on an object of its class that a better one has found.
+      WRONG_CLASS: on an object of another class.
+      BADLY_PLACED: near an object of its class, at an IoU from 0.1 to below 0.5.
+      FALSE: near no object of its class, and on none of another.
+      IGNORED: neither right nor wrong: in a crowd region of its class, or not among the best 100
+        of its image and class.
+    """
+
+    CORRECT = 0
+    DUPLICATE = 1
+    WRONG_CLASS = 2
+    BADLY_PLACED = 3
+    FALSE = 4
+    IGNORED = 5
+
+
+class Matches(NamedTuple):
+    """Detections and the objects that they found, at an IoU of 0.5.
+
+    A detection is served before all with lower scores, so those from any score on are matched as if
+    there were no others: one matching serves all score thresholds.
+
+    Attributes:
+      kinds: a `Kind` per detection.
+      objects: the row of the object that the kind is about; -1 for FALSE and IGNORED.
+      ious: with that object; 0 without one.
+      finders: per object, the row of the detection that found it; -1 for a crowd region, and for
+        an object that was missed.
+    """
+
+    kinds: Int64[np.ndarray, " n"]
+    objects: Int64[np.ndarray, " n"]
+    ious: Float64[np.ndarray, " n"]
+    finders: Int64[np.ndarray, " objects"]
+
+    def found(
+        self, detections: ScoredBoxes, score_threshold: float
+    ) -> Bool[np.ndarray, " objects"]:
+        """Returns which objects detections with at least that score have found."""
+        scores = np.append(np.asarray(detections.scores, np.float64), -np.inf)  # -1: the last
+        return scores[self.finders] >= score_threshold
+
+
+def match(
+    truth: GroundTruth, detections: ScoredBoxes, *, num_images: int, num_classes: int
+) -> Matches:
+    """Matches detections with objects as COCO does at an IoU of 0.5.
+
+    In the order of their scores (equal ones in their own order), detections take the free object of
+    their image and class with the highest IoU (of equal ones the last).
+
+    Args:
+      truth: all objects.
+      detections: of all images, in any order.
+      num_images: images in the data set.
+      num_classes: classes in the data set.
+
+    Raises:
+      ValueError: as `metrics.coco_ap`.
+    """
+    check_boxes(truth, detections, num_images, num_classes)
+    count = len(detections.labels)
+    order = np.lexsort((-np.asarray(detections.scores, np.float64), detections.image))
+    rank = np.empty(count, np.int64)  # by image, then score
+    rank[order] = np.arange(count)
+    ignored = _beyond_limit(detections, order)
+    in_crowd, pairs = _pairs(truth, detections, order)
+    pairs = _Pairs(*(field[~ignored[pairs.detection]] for field in pairs))
+    labels = np.asarray(detections.labels)
+    other_class = labels[pairs.detection] != np.asarray(truth.labels)[pairs.object]
+    # Best detection first, for each the best object first.
+    pairs_order = np.lexsort((-pairs.object, other_class, -pairs.iou, rank[pairs.detection]))
+    pairs = _Pairs(*(field[pairs_order] for field in pairs))
+    other_class = other_class[pairs_order]
+
+    kinds = np.full(count, int(Kind.FALSE))
+    objects, ious = np.full(count, -1), np.zeros(count)
+
+    def explain(kind: Kind, rows: np.ndarray) -> None:
+        """Makes detections of that kind; the first row of each counts."""
+        detection, first = np.unique(pairs.detection[rows], return_index=True)
+        kinds[detection] = kind
+        objects[detection], ious[detection] = pairs.object[rows[first]], pairs.iou[rows[first]]
+
+    # What explains a detection better overwrites what explains it worse.
+    explain(Kind.BADLY_PLACED, np.flatnonzero(~other_class))
+    on_object = np.flatnonzero(pairs.iou >= FOUND_IOU)
+    explain(Kind.DUPLICATE, on_object)
+    wrong = labels != np.append(truth.labels, -1)[objects]
+    kinds[(kinds == Kind.DUPLICATE) & wrong] = Kind.WRONG_CLASS
+    kinds[in_crowd] = Kind.IGNORED
+    of_class = on_object[~other_class[on_object]]
+    explain(Kind.CORRECT, of_class[_serve(rank[pairs.detection[of_class]], pairs.object[of_class])])
+    kinds[ignored] = Kind.IGNORED
+    nothing = kinds == Kind.IGNORED
+    objects[nothing], ious[nothing] = -1, 0.0
+
+    finders = np.full(len(truth.labels), -1)
+    correct = np.flatnonzero(kinds == Kind.CORRECT)
+    finders[objects[correct]] = correct
+    return Matches(kinds, objects, ious, finders)
+
+
+class _Pairs(NamedTuple):
+    """Detections and objects of the same image that overlap; crowd regions are no objects."""
+
+    detection: Int64[np.ndarray, " p"]
+    object: Int64[np.ndarray, " p"]
+    iou: Float64[np.ndarray, " p"]
+
+
+def _pairs(
+    truth: GroundTruth, detections: ScoredBoxes, order: Int[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " n"], _Pairs]:
+    """Returns which detections lie in a crowd region of their class, and all near pairs.
+
+    An image at a time: matrices of an image stay in the processor's cache, pairs of all would not
+    fit into memory.
+    """
+    crowd = np.zeros(len(truth.labels), bool) if truth.crowd is None else np.asarray(truth.crowd)
+    in_crowd = np.zeros(len(order), bool)
+    found, truth_order = _corners(detections.boxes_xyxy), np.argsort(truth.image, kind="stable")
+    objects = _corners(truth.boxes_xyxy)
+    images = np.unique(truth.image)
+    of_truth, of_detections = (
+        np.searchsorted(np.asarray(image)[by_image], np.stack([images, images + 1]))
+        for image, by_image in ((truth.image, truth_order), (detections.image, order))
+    )
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for first, last, first_found, last_found in np.concatenate([of_truth, of_detections]).T:
+        rows, columns = order[first_found:last_found], truth_order[first:last]
+        shared, area, object_area = _intersections(found[:, rows], objects[:, columns])
+        of_crowd = crowd[columns]
+        if of_crowd.any():
+            same = np.asarray(detections.labels)[rows, None] == np.asarray(truth.labels)[columns]
+            # The part of the detection that lies in the region: regions are far larger.
+            inside = shared >= FOUND_IOU * area[:, None]
+            in_crowd[rows] = (inside & same & of_crowd & (shared > 0)).any(1)
+            columns, shared, object_area = (
+                columns[~of_crowd],
+                shared[:, ~of_crowd],
+                object_area[~of_crowd],
+            )
+        row, column = np.nonzero(shared)
+        overlap = shared[row, column]
+        iou = overlap / (area[row] + object_area[column] - overlap)
+        near = iou >= NEAR_IOU
+        parts.append((rows[row[near]], columns[column[near]], iou[near]))
+    return in_crowd, _Pairs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+
+def _corners(boxes_xyxy: np.ndarray) -> Float64[np.ndarray, "6 n"]:
+    """Returns x0, y0, x1, y1, width and height, with the rounding of boxes kept as corner and size.
+
+    pycocotools keeps them so, and IoUs that are just 0.5 shall be so here too.
+    """
+    boxes = np.asarray(boxes_xyxy, np.float64).T
+    low, size = boxes[:2], boxes[2:] - boxes[:2]
+    return np.concatenate([low, low + size, size])
+
+
+def _intersections(
+    a: Float64[np.ndarray, "6 n"], b: Float64[np.ndarray, "6 m"]
+) -> tuple[
+    Float64[np.ndarray, "n m"],
+    Float64[np.ndarray, " n"],
+    Float64[np.ndarray, " m"],
+]:
+    """Returns the areas that boxes share, and their own."""
+    width = np.minimum(a[2][:, None], b[2]) - np.maximum(a[0][:, None], b[0])  # [n, m]
+    height = np.minimum(a[3][:, None], b[3]) - np.maximum(a[1][:, None], b[1])
+    return np.maximum(width, 0) * np.maximum(height, 0), a[4] * a[5], b[4] * b[5]
+
+
+def _beyond_limit(detections: ScoredBoxes, order: Int[np.ndarray, " n"]) -> np.ndarray:
+    """Returns which detections are not among the best of their image and class."""
+    image, labels = np.asarray(detections.image), np.asarray(detections.labels)
+    grouped = order[np.lexsort((labels[order], image[order]))]  # stable: best first in a group
+    changes = (np.diff(image[grouped]) != 0) | (np.diff(labels[grouped]) != 0)
+    starts = np.flatnonzero(np.concatenate([[True], changes])) if len(grouped) else grouped
+    sizes = np.diff(np.append(starts, len(grouped)))
+    place = np.arange(len(grouped)) - np.repeat(starts, sizes)
+    beyond = np.zeros(len(grouped), bool)
+    beyond[grouped] = place >= MOST_DETECTIONS
+    return beyond
+
+
+def _serve(rank: Int[np.ndarray, " p"], objects: Int[np.ndarray, " p"]) -> Int[np.ndarray, " k"]:
+    """Gives every detection, best first, the first object of its list that is free.
+
+    In rounds, all at once: every detection asks for the first object of its list, an object keeps
+    the best that asks, and the others strike it off. The end is the same as one detection after the
+    other would reach, since all objects prefer the same detections.
+
+    Args:
+      rank: of the detection of each pair, ascending; lower is better.
+      objects: the other side of each pair; in a detection's list the best comes first.
+
+    Returns:
+      The pairs that are matched.
+    """
+    left = np.arange(len(rank))
+    while True:
+        first = np.unique(rank[left], return_index=True)[1]
+        kept = np.unique(objects[left[first]], return_index=True)[1]
+        if len(kept) == len(first):
+            return left[first]
+        left = np.delete(left, np.delete(first, kept))

@@ -1,0 +1,342 @@
+"""`yolov7-jax check`: what a data set holds, and everything that is wrong with it."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence, Sized
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.faults import Fault, Kind, plural, summarize
+from yolov7_jax.data.layouts import Source, data_notes, expected_splits, missing_labels, open_source
+from yolov7_jax.data.scan import scan_source
+from yolov7_jax.data.scan_cache import kept_scan
+from yolov7_jax.demo_data.demo import make_demo
+from yolov7_jax.errors import UserError
+from yolov7_jax.training.arguments import DATA_HELP, parse
+from yolov7_jax.training.split_overlap import contradictions, identical_images
+from yolov7_jax.training.statistics import statistics
+
+DEMO = "demo"
+FAULTY = 1  # exit code of --strict
+BAR_WIDTH = 30
+MOST_CLASSES = 100  # on screen
+MOST_SIZES = 5
+
+
+class SplitResult(NamedTuple):
+    """What came of one split.
+
+    Attributes:
+      dataset: what is sound.
+      looked_at: number of images.
+      faults: what is wrong, gravest first.
+      notes: what is no fault, but good to know.
+      from_cache: whether they were looked at before, and have not changed since.
+    """
+
+    dataset: Dataset
+    looked_at: int
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+    from_cache: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckConfig:
+    """Looks at every image and label of a data set and reports what is there and what is wrong.
+
+    Exit code: 0 if the data set can be read, whatever is wrong in it; 1 if --strict was given and
+    anything is wrong; 2 if no split can be read at all, or a flag is wrong.
+
+    Attributes:
+      data: what to check.
+      split: which part to check; by default all that there are, and train and val, which training
+        needs.
+      strict: makes any fault an error: exit code 1.
+      report: a .json file to write the whole report to, with every fault.
+      show: how many faults of a kind to show on screen.
+      workers: threads that decode images; one per core by default.
+    """
+
+    data: Annotated[str, tyro.conf.arg(help=DATA_HELP)]
+    split: str | None = None
+    strict: bool = False
+    report: Path | None = None
+    show: int = 5
+    workers: int | None = None
+
+
+def check_command(arguments: list[str]) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: its flags.
+
+    Returns:
+      The exit code: 0, or 1 if `--strict` was given and anything is wrong.
+
+    Raises:
+      UserError: a flag is wrong, or no split can be read.
+    """
+    config = parse(CheckConfig, arguments, program="yolov7-jax check")
+    least = {"workers": (config.workers, 0), "show": (config.show, 0)}
+    faults = [
+        f"--{name} (={value}) must be at least {bound}"
+        for name, (value, bound) in least.items()
+        if value is not None and value < bound
+    ]
+    if config.report is not None:
+        report = Path(os.path.expanduser(config.report))
+        faults += _report_faults(report)
+        config = dataclasses.replace(config, report=report)
+    if faults:
+        raise UserError("; ".join(faults))
+    return check(config)
+
+
+def _report_faults(report: Path) -> list[str]:
+    """Returns why a report could not be written; before the scan that it would tell of."""
+    if report.is_dir():
+        return [f"--report (={report}) must be a file, not a folder"]
+    existed = report.exists()
+    if existed and not report.is_file():
+        return []  # a pipe or a device, which trying may change
+    try:
+        report.open("ab").close()
+        if not existed:
+            report.unlink()
+    except OSError as error:
+        return [f"--report (={report}) cannot be written: {error.strerror or error}"]
+    return []
+
+
+def check(config: CheckConfig) -> int:
+    """Scans the splits, prints the report and writes it; see `check_command`."""
+    data = str(make_demo()) if config.data == DEMO else os.path.expanduser(config.data)
+    wanted = [config.split] if config.split else expected_splits(data)
+    notes = data_notes(data)
+    # What cannot be opened is told before the first scan takes its time.
+    sources: dict[str, Source] = {}
+    broken: dict[str, Fault] = {}
+    for split in wanted:
+        try:
+            sources[split] = open_source(data, split)
+        except UserError as error:
+            broken[split] = _unreadable(data, error)
+    _refuse_if_none(data, sources, broken)
+    print(data)
+    _print_lines([f"note: {note}" for note in notes])
+    for split, fault in broken.items():
+        _print_lines(_broken_lines(split, fault))
+    results: dict[str, SplitResult] = {}
+    for split, source in sources.items():
+        start = time.perf_counter()
+        try:
+            scan = scan_source(source, data, split, decode=True, workers=config.workers)
+        except UserError as error:
+            broken[split] = _unreadable(data, error)
+            _print_lines(_broken_lines(split, broken[split]))
+            continue
+        missing = missing_labels(source, scan)
+        faults = [Fault(Kind.NO_LABELS, data, None, missing)] if missing else []
+        results[split] = SplitResult(
+            scan.dataset,
+            len(scan.looked_at),
+            (*faults, *scan.faults),
+            source.notes + scan.notes,
+            scan.from_cache,
+        )
+        seconds = time.perf_counter() - start
+        _print_lines(_split_lines(split, results[split], seconds, _folder_of(data), config.show))
+    _refuse_if_none(data, results, broken)
+    datasets = {split: result.dataset for split, result in results.items()}
+    warnings, same = contradictions(datasets), identical_images(datasets)
+    folder = _folder_of(data)
+    _print_lines([f"\nwarning: {warning}" for warning in warnings])
+    _print_lines([f"\nnote: {note.replace(folder, '')}" for note in same])
+    _print_lines(_index_lines(data, list(results)))
+    if config.report is not None:
+        _write_report(config.report, data, results, broken, notes + same, warnings)
+        print(f"the whole report is in {config.report}")
+    faulty = broken or warnings or any(result.faults for result in results.values())
+    if faulty and config.strict:
+        print("error: there are faults, and --strict was given", file=sys.stderr)
+        return FAULTY
+    return 0
+
+
+def _unreadable(data: str, error: UserError) -> Fault:
+    return Fault(Kind.UNREADABLE_SPLIT, data, None, str(error))
+
+
+def _refuse_if_none(data: str, usable: Sized, broken: dict[str, Fault]) -> None:
+    if usable:
+        return
+    reasons = dict.fromkeys(fault.reason for fault in broken.values())
+    raise UserError("; ".join(reasons) or f"{data}: has no split; wanted train, val or test")
+
+
+def _split_lines(
+    split: str, result: SplitResult, seconds: float, folder: str, most: int
+) -> list[str]:
+    images = f"{result.looked_at} {plural('image', result.looked_at)}"
+    if result.from_cache:
+        title = f"{images}, unchanged since the last check, which found:"
+    else:
+        title = f"looked at {images} in {seconds:.1f} s"
+    lines = ["", f"{split}: {title}"]
+    absent = [fault for fault in result.faults if fault.kind is Kind.NO_LABELS]
+    lines += [f"  NOT USABLE: {fault.reason.replace(folder, '')}" for fault in absent]
+    lines += [f"  note: {note.replace(folder, '')}" for note in result.notes]
+    return lines + _dataset_lines(result.dataset) + _fault_lines(result.faults, folder, most)
+
+
+def _broken_lines(split: str, fault: Fault) -> list[str]:
+    return ["", f"{split}: NOT USABLE: {fault.reason}"]
+
+
+def _index_lines(data: str, splits: list[str]) -> list[str]:
+    kept = [path for split in splits if (path := kept_scan(data, split)) is not None]
+    return [
+        f"\nthe index is kept in {folder}, so that training starts at once; without it every file "
+        "is looked at again"
+        for folder in dict.fromkeys(path.parent for path in kept)
+    ]
+
+
+def _dataset_lines(dataset: Dataset) -> list[str]:
+    figures = statistics(dataset)
+    crowds, outlines = figures["crowd_regions"], figures["objects_with_outline"]
+    objects = figures["objects"]
+    lines = [
+        f"  images   {len(dataset)}, {figures['images_without_objects']} of them without objects",
+        f"  objects    {objects}: {crowds} {plural('crowd region', crowds)}, "
+        f"{outlines} with outlines",
+        "  sizes      " + _image_sizes(figures["image_sizes"]),
+    ]
+    if not objects:
+        return lines
+    absent = sum(not count for count in figures["classes"].values())
+    lines += [
+        "",
+        "  objects by class" + f" ({absent} of {len(dataset.names)} have none)" * (absent > 0),
+    ]
+    lines += _bars(figures["classes"], MOST_CLASSES)
+    lines += ["", "  objects by area (small: under 32 x 32 pixels, large: over 96 x 96)"]
+    lines += _bars(figures["box_sizes"], 3)
+    lines += ["", _table_row("quantiles", figures["box_side_quantiles"])]
+    lines.append(_table_row("side in pixels", figures["box_side_quantiles"].values()))
+    per_image = figures["objects_per_image_quantiles"].values()
+    lines.append(_table_row("objects per image", per_image))
+    return lines
+
+
+def _table_row(title: str, cells: Iterable[object]) -> str:
+    return f"  {title:20}" + "".join(f"{cell:>8}" for cell in cells)
+
+
+def _image_sizes(sizes: list[list[int]]) -> str:
+    words = [f"{width} x {height} ({count})" for width, height, count in sizes[:MOST_SIZES]]
+    if len(sizes) > MOST_SIZES:
+        words.append(f"and {len(sizes) - MOST_SIZES} more")
+    return ", ".join(words) or "none"
+
+
+def _bars(counts: dict[str, int], most: int) -> list[str]:
+    """Returns a row per name with a bar; many names are cut to the most frequent ones."""
+    names = list(counts)
+    if len(names) > most:
+        names = sorted(names, key=counts.__getitem__, reverse=True)[:most]
+    largest, total = max(max(counts.values()), 1), max(sum(counts.values()), 1)
+    width = min(max(map(len, names)), 24)
+    lines = []
+    for name in names:
+        count = counts[name]
+        length = round(BAR_WIDTH * count / largest)
+        bar = "█" * (length or bool(count))
+        shown = name if len(name) <= width else name[: width - 1] + "…"
+        lines.append(f"    {shown:{width}} {count:8} {100 * count / total:5.1f} %  {bar}".rstrip())
+    if len(names) < len(counts):
+        lines.append(f"    and {len(counts) - len(names)} classes more")
+    return lines
+
+
+def _fault_lines(faults: Sequence[Fault], folder: str, most: int) -> list[str]:
+    """Returns the faults by kind, with files relative to the folder of the data set."""
+    if not faults:
+        return ["", "  no faults"]
+    by_kind: dict[Kind, list[Fault]] = {kind: [] for kind in Kind}
+    for fault in faults:
+        by_kind[fault.kind].append(fault)
+    lines = ["", f"  {len(faults)} {plural('fault', len(faults))}: {summarize(faults)}"]
+    for kind, found in by_kind.items():
+        if not found:
+            continue
+        lines.append(f"    {kind.title}: {len(found)} ({kind.effect.value})")
+        if kind is Kind.NO_LABELS:
+            continue  # stands above
+        for fault in found[:most]:
+            lines.append(f"      {str(fault).replace(folder, '')}")
+        if len(found) > most:
+            lines.append(f"      and {len(found) - most} more")
+    if any(len(found) > most for found in by_kind.values()):
+        lines.append("    --report FILE.json has them all")
+    return lines
+
+
+def _write_report(
+    path: Path,
+    data: str,
+    results: dict[str, SplitResult],
+    broken: dict[str, Fault],
+    notes: list[str],
+    warnings: list[str],
+) -> None:
+    splits: dict[str, Any] = {
+        split: {
+            **statistics(result.dataset),
+            "looked_at": result.looked_at,
+            "notes": result.notes,
+            "faults": [_as_json(fault) for fault in result.faults],
+        }
+        for split, result in results.items()
+    }
+    splits |= {split: {"faults": [_as_json(fault)]} for split, fault in broken.items()}
+    report = {
+        "data": os.path.abspath(data),
+        "notes": notes,
+        "warnings": warnings,
+        "splits": splits,
+    }
+    try:
+        path.write_text(json.dumps(report, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _as_json(fault: Fault) -> dict[str, Any]:
+    return {
+        "kind": fault.kind.title,
+        "effect": fault.kind.effect.value,
+        "file": fault.file,
+        "line": fault.line,
+        "reason": fault.reason,
+    }
+
+
+def _folder_of(data: str) -> str:
+    path = Path(os.path.abspath(data))
+    return str(path if path.is_dir() else path.parent) + os.sep
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        # A name may have letters that the terminal has not.
+        encoding = sys.stdout.encoding or "utf-8"
+        print(line.encode(encoding, "replace").decode(encoding))

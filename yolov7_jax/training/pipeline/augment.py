@@ -1,0 +1,111 @@
+"""Augmentation of training images: pure functions of samples and a generator.
+
+A scene is first made of what is known without pixels: which images, where, and where their
+objects end up. Only then the pixels that show are drawn. The randomness does not depend on them.
+"""
+
+import functools
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from yolov7_jax.config import PAD_VALUE
+from yolov7_jax.training.augment_config import AugmentConfig
+from yolov7_jax.training.pipeline.blend import copy_paste, mixup, paste_in
+from yolov7_jax.training.pipeline.colour import random_hsv
+from yolov7_jax.training.pipeline.mosaic import letterbox_scene, random_mosaic
+from yolov7_jax.training.pipeline.perspective import random_perspective
+from yolov7_jax.training.pipeline.plan import Images, Sample, Scene
+from yolov7_jax.training.pipeline.render import render
+
+__all__ = ["AugmentConfig", "Sample", "random_flips", "train_sample", "undrawn"]
+
+Draw = Callable[[Scene, Images, int], Sample]  # the last is the longest side, as for `render`
+
+
+def train_sample(
+    images: Images,
+    index: int,
+    image_size: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    draw: Draw = render,
+) -> Sample:
+    """Makes one augmented training sample.
+
+    Args:
+      images: the data set; the other images of a mosaic come from it too.
+      index: the image that the sample is about.
+      image_size: side of the result in pixels.
+      config: how far to vary.
+      rng: the sample's own generator; the same state gives the same sample.
+      draw: `render`; or `undrawn`, where only the objects matter.
+
+    Returns:
+      A sample with an `[image_size, image_size, 3]` image.
+
+    Raises:
+      UnreadableImageError: an image cannot be decoded; the message names it.
+    """
+    if rng.random() < config.mosaic:
+        sample = _mosaic_sample(images, index, image_size, config, rng, draw)
+        if rng.random() < config.mixup:
+            second = int(rng.integers(len(images)))
+            other = _mosaic_sample(images, second, image_size, config, rng, draw)
+            sample = mixup(sample, other, rng)
+    else:
+        scene = letterbox_scene(images, index, image_size)
+        sample = draw(random_perspective(scene, image_size, config, rng), images, image_size)
+    sample = random_hsv(sample, config, rng)
+    if rng.random() < config.paste_in:
+        sample = paste_in(sample, images, image_size, rng)
+    return random_flips(sample, config, rng)
+
+
+def random_flips(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    """Mirrors left to right and top to bottom, each with its own probability."""
+    mirror_x, mirror_y = (rng.random(2) < (config.fliplr, config.flipud)).tolist()
+    if not mirror_x and not mirror_y:
+        return sample
+    image, boxes, points = sample.image, sample.boxes_xyxy, sample.polygons.points
+    height, width = image.shape[:2]
+    if mirror_x:
+        boxes = boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
+        points = points * (-1, 1) + (width, 0)
+    if mirror_y:
+        boxes = boxes[:, [0, 3, 2, 1]] * (1, -1, 1, -1) + (0, height, 0, height)
+        points = points * (1, -1) + (0, height)
+    code = -1 if mirror_x and mirror_y else 1 if mirror_x else 0  # both, x, y
+    return Sample(
+        np.asarray(cv2.flip(image, code), np.uint8),
+        boxes.astype(np.float32),
+        sample.labels,
+        sample.polygons._replace(points=points.astype(np.float32)),
+    )
+
+
+def _mosaic_sample(
+    images: Images,
+    index: int,
+    size: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    draw: Draw,
+) -> Sample:
+    scene = copy_paste(random_mosaic(images, index, size, rng), config, rng)
+    return draw(random_perspective(scene, size, config, rng), images, size)
+
+
+def undrawn(scene: Scene, images: Images, longest: int) -> Sample:
+    """Returns a scene's objects with an image of nothing, as large as that of `render`."""
+    del images, longest
+    return Sample(_nothing(scene.size), scene.boxes_xyxy, scene.labels, scene.polygons)
+
+
+@functools.lru_cache(maxsize=1)
+def _nothing(size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    image = np.full((size[1], size[0], 3), PAD_VALUE, np.uint8)
+    image.flags.writeable = False  # every sample has the same
+    return image

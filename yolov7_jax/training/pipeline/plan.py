@@ -1,0 +1,108 @@
+"""What augmentation works on: images not yet drawn (scenes), and drawn ones (samples)."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, UInt8
+
+from yolov7_jax.data.dataset import Objects, Polygons
+
+
+class Sample(NamedTuple):
+    """An image and its objects.
+
+    Attributes:
+      image: 8-bit RGB.
+      boxes_xyxy: corners in pixels.
+      labels: class indices.
+      polygons: outlines in pixels; they may reach out of the image.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    boxes_xyxy: Float32[np.ndarray, "m 4"]
+    labels: Int32[np.ndarray, " m"]
+    polygons: Polygons
+
+
+class Pixels(NamedTuple):
+    """An image of the data set, perhaps smaller than it is.
+
+    Attributes:
+      image: 8-bit RGB.
+      scale_xy: pixels of `image` per pixel of the whole image.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    scale_xy: tuple[float, float]
+
+
+class Images(Protocol):
+    """The images of a data set, and their objects, which are known without their pixels."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns an image's width and height in pixels."""
+        ...
+
+    def objects(self, index: int) -> Objects:
+        """Returns the objects of an image that are to be learnt, so without crowd regions."""
+        ...
+
+    def pixels(self, index: int, longest: int, halvings: int) -> Pixels:
+        """Returns an image's pixels.
+
+        Args:
+          index: the image.
+          longest: an image with a longer side than that is shrunk to it; others stay.
+          halvings: how often the sides are then halved, rounding up; 0 to MAX_HALVINGS.
+
+        Returns:
+          The pixels: the same for the same arguments, however they are kept.
+
+        Raises:
+          UnreadableImageError: the file cannot be decoded; the message names it.
+        """
+        ...
+
+
+MAX_HALVINGS = 3  # an eighth of the side: as far as JPEG decoders shrink at no cost
+
+
+class Tile(NamedTuple):
+    """A part of an image, and where it is drawn.
+
+    Attributes:
+      image: its index.
+      matrix: maps homogeneous coordinates of the image's pixels to those of the scene.
+      region_xyxy: the part that is drawn, in pixels of the image.
+      outline: where given, only what lies within is drawn: corners of each part `[corners, 2]` in
+        pixels of the image.
+    """
+
+    image: int
+    matrix: Float64[np.ndarray, "3 3"]
+    region_xyxy: tuple[float, float, float, float]
+    outline: tuple[Float64[np.ndarray, "_ 2"], ...] = ()
+
+
+class Scene(NamedTuple):
+    """A sample before its pixels are drawn, so that only pixels that will be seen ever are.
+
+    Attributes:
+      size: width and height in pixels.
+      tiles: what to draw, later ones over earlier ones; grey where nothing is.
+      boxes_xyxy: corners in pixels.
+      labels: class indices.
+      polygons: outlines in pixels; they may reach out of the scene.
+      tile: which of the tiles shows each object.
+    """
+
+    size: tuple[int, int]
+    tiles: tuple[Tile, ...]
+    boxes_xyxy: Float32[np.ndarray, "m 4"]
+    labels: Int32[np.ndarray, " m"]
+    polygons: Polygons
+    tile: Int32[np.ndarray, " m"]

@@ -1,0 +1,246 @@
+"""Weights from files of any format, and into safetensors."""
+
+import json
+import os
+from collections.abc import Collection, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype
+
+from yolov7_jax.model import Yolov7
+from yolov7_jax.weights.contents import (
+    Checkpoint,
+    CheckpointError,
+    FormatError,
+    naming_file,
+    open_regular,
+    quoted,
+)
+from yolov7_jax.weights.convert import load_official, to_official
+from yolov7_jax.weights.identify import ACTIVATIONS, activation_name, identify
+from yolov7_jax.weights.names import entries, head_prefix
+from yolov7_jax.weights.run_checkpoint import read_run
+from yolov7_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from yolov7_jax.weights.torch_file import read_torch
+
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads what a file of weights holds; nothing in it is executed.
+
+    Args:
+      path: an official checkpoint or another file of PyTorch, a safetensors file, or the folder of
+        a training run or of one of its checkpoints. The content decides, not the name.
+
+    Returns:
+      The checkpoint, in PyTorch's names and layout.
+
+    Raises:
+      CheckpointError: the file cannot be opened or understood; no other exception is raised for
+        a file, whatever it holds.
+      ImportError: the format needs an extra that is not installed.
+    """
+    path = os.fsdecode(path)
+    with naming_file(path):
+        if not path:
+            raise FormatError("an empty path; wanted that of a file or folder")
+        is_folder = os.path.isdir(path)
+    if is_folder:
+        return read_run(path)
+    if _looks_like_safetensors(path):
+        return read_safetensors(path)
+    return read_torch(path)
+
+
+def load(model: Yolov7, path: str | os.PathLike[str], *, reinit: Collection[str] = ()) -> Yolov7:
+    """Fills a model, in place, with the weights of a file.
+
+    The moving average is preferred where the file has one.
+
+    Args:
+      model: of the same name, width and number of classes as the file's; changed only if
+        everything fits.
+      path: as for `read_checkpoint`.
+      reinit: official keys that are to keep the model's values: `class_keys(model)` to fine-tune
+        on other classes.
+
+    Returns:
+      the same model.
+
+    Raises:
+      CheckpointError: the file cannot be read, or names all keys that do not fit.
+      ImportError: the format needs an extra that is not installed.
+    """
+    checkpoint = read_checkpoint(path)
+    path = os.fsdecode(path)
+    try:
+        tensors = official_tensors(checkpoint, model)
+        _check_activation(checkpoint, model)
+        return load_official(model, tensors, reinit=reinit)
+    except ValueError as fault:
+        raise CheckpointError(f"{path}: {_held(checkpoint)}{fault}") from None
+
+
+def load_model(
+    path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32, remat: bool = False
+) -> Yolov7:
+    """Makes the model that a file holds.
+
+    Args:
+      path: as for `read_checkpoint`; of any of the models, at any width, in any form.
+      dtype: the type to compute in.
+      remat: as for `create`.
+
+    Returns:
+      the model, in evaluation mode.
+
+    Raises:
+      CheckpointError: the file cannot be read, or is of none of the models.
+      ImportError: the format needs an extra that is not installed.
+    """
+    return model_of(read_checkpoint(path), path, dtype=dtype, remat=remat)
+
+
+def model_of(
+    checkpoint: Checkpoint,
+    path: str | os.PathLike[str],
+    *,
+    dtype: Dtype = jnp.float32,
+    remat: bool = False,
+) -> Yolov7:
+    """Makes the model that a checkpoint holds, which was read from a path."""
+    with naming_file(path):
+        identity = identify(checkpoint)
+    try:
+        abstract = identity.abstract(dtype=dtype, remat=remat)
+        model = load_official(abstract, official_tensors(checkpoint, abstract))
+    except ValueError as fault:
+        raise CheckpointError(f"{os.fsdecode(path)}: {fault}") from None
+    model.eval()
+    return model
+
+
+def check_finite(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
+    """Refuses the weights of a run that diverged, with which nothing is ever found.
+
+    Args:
+      checkpoint: what was read.
+      path: from where.
+
+    Raises:
+      CheckpointError: names the first tensor with numbers that are not finite.
+    """
+    tensors = checkpoint.weights
+    broken = [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{os.fsdecode(path)}: {len(broken)} of {len(tensors)} tensors hold numbers that are "
+            f"not finite, {broken[0]} first; nothing can be found with them"
+        )
+
+
+def save_safetensors(
+    model: Yolov7,
+    path: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    epoch: int | None = None,
+    image_size: int | None = None,
+) -> None:
+    """Writes a model as safetensors, in PyTorch's names and layout.
+
+    Args:
+      model: any model, in any form.
+      path: of the file, replaced if it exists.
+      names: of the classes, to be kept in the file.
+      epoch: the last one trained, likewise.
+      image_size: the longer side of the images that it was trained with, in pixels, likewise.
+
+    Raises:
+      ValueError: the names are not texts, as many as the classes; the epoch or the image size
+        is no integer;
+        or the model's activation has no name.
+      OSError: the file cannot be written.
+      ImportError: safetensors is not installed.
+    """
+    if names is not None:
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"names (={names!r}) must be a list of texts")
+        if len(names) != model.head.num_classes:
+            raise ValueError(
+                f"names ({len(names)} of them) must be as many as the model's classes "
+                f"(={model.head.num_classes})"
+            )
+    if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
+        raise ValueError(f"epoch (={epoch!r}) must be an integer, counted from 0")
+    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
+        raise ValueError(f"image_size (={image_size!r}) must be an integer over 0")
+    metadata = {
+        "format": "pt",  # what PyTorch's own tools write; some refuse files without it
+        "model": model.name,
+        "width": repr(model.width),
+        "activation": activation_name(model),
+        "anchors": json.dumps(model.head.anchors),
+    }
+    if names is not None:
+        metadata["names"] = json.dumps(list(names))
+    if epoch is not None:
+        metadata["epoch"] = str(epoch)
+    if image_size is not None:
+        metadata["image_size"] = str(image_size)
+    write_safetensors(to_official(model), path, metadata)
+
+
+def official_tensors(checkpoint: Checkpoint, model: Yolov7) -> dict[str, np.ndarray]:
+    """Returns a checkpoint's weights, and its anchors as the tensor that holds them elsewhere.
+
+    Args:
+      checkpoint: of any format.
+      model: of the same form as the checkpoint's.
+
+    Raises:
+      ValueError: the file tells anchors twice, and not the same ones.
+    """
+    tensors = dict(checkpoint.weights)
+    if checkpoint.anchors is None:
+        return tensors
+    key = f"{head_prefix(model)}.anchor_grid"
+    told = checkpoint.anchors.reshape(len(checkpoint.anchors), 1, -1, 1, 1, 2)
+    if key in tensors and not (
+        tensors[key].shape == told.shape and np.allclose(tensors[key], told, rtol=1e-3)
+    ):
+        raise ValueError(f"{key} contradicts the anchors that the file tells beside its tensors")
+    return tensors | {key: told}
+
+
+def _check_activation(checkpoint: Checkpoint, model: Yolov7) -> None:
+    """Refuses weights that were trained with another activation than the model has.
+
+    Raises:
+      ValueError: both are known and differ, although the tensors are of this model.
+    """
+    told = checkpoint.activation
+    names = {function: name for name, function in ACTIVATIONS.items()}
+    ours = names.get(model.activation, repr(model.activation))
+    same_layers = set(checkpoint.weights) >= {entry.key for entry in entries(model)}
+    if told is not None and told != ours and same_layers:
+        raise ValueError(f"its activation is {quoted(told)}, the model's {ours}")
+
+
+def _held(checkpoint: Checkpoint) -> str:
+    """Returns which model a checkpoint is of, for an error, as far as can be told."""
+    try:
+        identity = identify(checkpoint)
+    except FormatError:
+        return ""
+    kind = identity.name if identity.form == "training" else f"{identity.form} {identity.name}"
+    classes = f"{identity.num_classes} classes"
+    return f"holds a {kind} of width {identity.width:g} with {classes}; "
+
+
+def _looks_like_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Says whether a file begins with a length and then an object of JSON."""
+    with naming_file(path), open_regular(path) as file:
+        return file.read(LENGTH_BYTES + 1)[LENGTH_BYTES:] == b"{"

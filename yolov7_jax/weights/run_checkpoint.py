@@ -1,0 +1,226 @@
+"""Reads the checkpoints of our own training runs, which orbax wrote."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from yolov7_jax.model import ARCHITECTURES, MOST_WIDTH, Yolov7, split
+from yolov7_jax.weights.contents import Checkpoint, FormatError, naming_file, quoted
+from yolov7_jax.weights.convert import to_official
+from yolov7_jax.weights.facts import MAX_EPOCH, MAX_IMAGE_SIZE, anchors_from_lists, class_names
+from yolov7_jax.weights.identify import ACTIVATIONS, Identity, activation_name
+
+CHECKPOINT_FOLDER = "checkpoints"
+DESCRIBED = {"model", "width", "activation", "anchors", "names"}
+WANTED = ("params", "batch_stats", "ema_params", "ema_batch_stats")
+FAULTS_SHOWN = 3  # of the hundreds that another model gives
+ONE_CHECKPOINT = "_CHECKPOINT_METADATA"  # the file by which orbax marks a complete checkpoint
+
+
+def description(
+    model: Yolov7, names: tuple[str, ...], *, image_size: int | None = None
+) -> dict[str, Any]:
+    """Returns what a run has to keep beside its arrays, as JSON, for `read_run` to understand it.
+
+    Whoever counts epochs may add `epoch`, the last one trained, counted from 0.
+
+    Args:
+      model: the one that is trained.
+      names: of its classes.
+      image_size: the longer side of the images that it is trained with, in pixels.
+
+    Raises:
+      ValueError: the model's activation has no name.
+    """
+    return {
+        "model": model.name,
+        "width": model.width,
+        "activation": activation_name(model),
+        "anchors": model.head.anchors,
+        "names": list(names),
+        "image_size": image_size,
+    }
+
+
+def read_run(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a checkpoint of a training run.
+
+    Args:
+      path: the folder of the run, of its checkpoints, or of one checkpoint. Of several that with
+        the highest AP is taken; the last one if none was evaluated.
+
+    Returns:
+      The checkpoint, with the moving average as `ema`.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or one that does not hold a model.
+      ImportError: orbax is not installed.
+    """
+    try:
+        from orbax.checkpoint import v1 as ocp
+    except ImportError as fault:
+        raise ImportError(
+            "checkpoints of training runs need orbax: pip install 'yolov7-jax[train]'"
+        ) from fault
+    with naming_file(path):
+        folder = _checkpoint_folder(pathlib.Path(path).absolute(), ocp)
+        metadata = ocp.metadata(str(folder))
+        described = _described(metadata.custom_metadata, folder.name)
+        model = _abstract_model(described)
+        _refuse_misshapen(model, metadata.metadata)
+        partial: Any = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, metadata.metadata)
+        for name in WANTED:
+            # A scalar of numpy asks for an array of numpy, on any number of devices.
+            partial["state"][name] = jax.tree.map(
+                lambda leaf: np.zeros((), leaf.dtype), metadata.metadata["state"][name]
+            )
+        state = ocp.load(str(folder), partial)["state"]
+        return Checkpoint(
+            tensors=_official(model, state["params"], state["batch_stats"]),
+            ema=_official(model, state["ema_params"], state["ema_batch_stats"]),
+            names=described.names,
+            epoch=described.epoch,
+            image_size=described.image_size,
+            anchors=described.anchors,
+            activation=described.identity.activation,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Described:
+    """What `description` wrote, checked; the fields are as in `Checkpoint`."""
+
+    identity: Identity
+    names: tuple[str, ...]
+    anchors: np.ndarray
+    epoch: int | None
+    image_size: int | None
+
+
+def _described(told: Any, checkpoint: str) -> _Described:
+    if not isinstance(told, dict) or not set(told) >= DESCRIBED:
+        raise FormatError(f"checkpoint {quoted(checkpoint)} does not say which model it is of")
+    name, width, activation = told["model"], told["width"], told["activation"]
+    if name not in list(ARCHITECTURES):
+        raise _wrong("model", name, f"one of {', '.join(ARCHITECTURES)}")
+    if type(width) not in (int, float) or not 0 < width <= MOST_WIDTH:
+        raise _wrong("width", width, f"a number above 0 and up to {MOST_WIDTH}")
+    if activation not in list(ACTIVATIONS):
+        raise _wrong("activation", activation, " or ".join(ACTIVATIONS))
+    names = class_names(told["names"])
+    if names is None:
+        raise FormatError("has no class names")
+    epoch, image_size = told.get("epoch"), told.get("image_size")
+    if epoch is not None and (type(epoch) is not int or not 0 <= epoch < MAX_EPOCH):
+        raise _wrong("epoch", epoch, "an integer, counted from 0")
+    if image_size is not None and (
+        type(image_size) is not int or not 0 < image_size <= MAX_IMAGE_SIZE
+    ):
+        raise _wrong("image_size", image_size, f"an integer up to {MAX_IMAGE_SIZE}")
+    identity = Identity(name, len(names), width, activation, form="training")
+    return _Described(identity, names, anchors_from_lists(told["anchors"]), epoch, image_size)
+
+
+def _abstract_model(described: _Described) -> Yolov7:
+    model = described.identity.abstract()
+    shape = np.shape(model.head.anchors)
+    if described.anchors.shape != shape:
+        raise FormatError(f"its anchors have the shape {described.anchors.shape}; wanted {shape}")
+    model.head = dataclasses.replace(model.head, anchors=described.anchors.tolist())
+    return model
+
+
+def _wrong(key: str, value: Any, wanted: str) -> FormatError:
+    return FormatError(f"its {key} is {quoted(repr(value))}; wanted {wanted}")
+
+
+def _checkpoint_folder(path: pathlib.Path, ocp: Any) -> pathlib.Path:
+    """Returns the folder of one checkpoint."""
+    if (path / ONE_CHECKPOINT).is_file():
+        return path
+    if (path / CHECKPOINT_FOLDER).is_dir():
+        path = path / CHECKPOINT_FOLDER
+    if not any((child / ONE_CHECKPOINT).is_file() for child in path.iterdir()):
+        raise FormatError("holds no checkpoint of a training run")
+    with ocp.training.Checkpointer(str(path)) as checkpointer:
+        found = list(checkpointer.checkpoints)
+    if not found:
+        raise FormatError("holds no checkpoint of a training run")
+    evaluated = {}
+    for checkpoint in found:
+        metrics = checkpoint.metrics
+        ap: Any = metrics.get("ap") if isinstance(metrics, dict) else None
+        if type(ap) in (int, float) and math.isfinite(ap):
+            evaluated[checkpoint.step] = ap
+    best = max(evaluated, key=lambda step: evaluated[step]) if evaluated else found[-1].step
+    return path / str(best)
+
+
+def _official(model: Yolov7, params: Any, batch_stats: Any) -> dict[str, np.ndarray]:
+    """Returns saved trees as official tensors; `model` gives the structure."""
+    graphdef, abstract_params, abstract_stats = split(model)
+    filled = nnx.merge(graphdef, _like(abstract_params, params), _like(abstract_stats, batch_stats))
+    return to_official(filled)
+
+
+def _like(abstract: Any, saved: Any) -> Any:
+    """Returns the arrays of a saved tree in the structure of another with the same paths."""
+    arrays = _leaves(saved)
+    return jax.tree.unflatten(
+        jax.tree.structure(abstract), [arrays[name] for name in _leaves(abstract)]
+    )
+
+
+def _refuse_misshapen(model: Yolov7, saved: Any) -> None:
+    """Checks arrays before they are read: those of zeros can be tiny on disk and huge in memory.
+
+    Args:
+      model: what the arrays are to fill, with shapes only.
+      saved: what orbax knows of each array, as a tree.
+
+    Raises:
+      FormatError: names the arrays that do not fit.
+    """
+    state = saved.get("state") if isinstance(saved, dict) else None
+    _, params, batch_stats = split(model)
+    faults = []
+    for tree, abstract in zip(WANTED, (params, batch_stats) * 2, strict=True):
+        wanted = _leaves(abstract)
+        found = _leaves(state.get(tree)) if isinstance(state, dict) else {}
+        for name, leaf in wanted.items():
+            fault = _fault(found[name], leaf) if name in found else "is missing"
+            faults += [f"{tree}.{name} {fault}"] if fault else []
+        strangers = sorted(found.keys() - wanted.keys())
+        faults += [f"{quoted(f'{tree}.{name}')} is unknown" for name in strangers]
+    if faults:
+        more = f" and {len(faults) - FAULTS_SHOWN} more" if faults[FAULTS_SHOWN:] else ""
+        listed = "; ".join(faults[:FAULTS_SHOWN])
+        raise FormatError(f"is not of the {model.name} that it is said to be: {listed}{more}")
+
+
+def _fault(found: Any, wanted: Any) -> str | None:
+    """Returns what is wrong with an array, by what orbax knows of it."""
+    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
+    if shape != wanted.shape:
+        return f"has shape {shape}, wanted {wanted.shape}"
+    if dtype != wanted.dtype:
+        return f"has type {dtype}, wanted {wanted.dtype}"
+    # Pieces are read whole, and can be larger than what they are pieces of.
+    piece = found.storage_metadata.chunk_shape
+    if piece is not None and math.prod(piece) > max(math.prod(wanted.shape), 1):
+        return f"is stored in pieces of shape {piece}"
+    return None
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Returns a tree's leaves by their paths, whatever kinds of nodes lead to them."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
