@@ -55,8 +55,8 @@ class TrainConfig:
     """Trains a detector.
 
     Attributes:
-      recipe: settings to start from: a name of a recipe that comes with the package, or a YAML file. Flags override it.
-        The one of the model if not given.
+      recipe: settings to start from: a recipe of the package by its name, or a YAML file. Flags
+        override it. The one of the model if not given.
       data: data.yaml of a data set in the YOLO layout, a COCO or VOC data set, or "demo" for the
         embedded one. Empty where a recipe leaves it to the flags.
       model: which network.

@@ -92,8 +92,8 @@ def train_batches(
       augment: how far to vary the images.
       plain_from: from this epoch on, counted from 0, samples are without mosaics, mixup, copy-paste
         and paste-in.
-      probabilities: of each image to be the first of a sample, with the sum 1; without, each is once
-        an epoch.
+      probabilities: of each image to be the first of a sample, with the sum 1; without, each is
+        once an epoch.
       first_step: where to start; a run that stops after step k continues at k + 1.
       num_workers: threads that prepare samples; 0 prepares them in the caller's. The batches
         are the same for any number.
