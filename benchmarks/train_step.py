@@ -30,7 +30,7 @@ from yolov7_jax import model as networks
 from yolov7_jax.summary import summarize
 from yolov7_jax.training import step as steps
 from yolov7_jax.training.batch import Batch
-from yolov7_jax.training.optim import OptimConfig, Rates
+from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.state import TrainState, create_state
 
 CLASSES = 80

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 PAD_VALUE = 114  # the grey around letterboxed images, part of what published weights expect
+EVAL_SCORE_THRESHOLD, EVAL_IOU_THRESHOLD = 0.001, 0.65  # of NMS where AP is measured
 
 
 @dataclasses.dataclass(frozen=True)

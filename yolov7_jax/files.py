@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 import contextlib
 import os
@@ -7,8 +7,30 @@ import secrets
 from collections.abc import Iterable, Iterator
 
 
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a temporary path beside a file; what is written there replaces the file at the end.
+
+    If the body raises, the file stays as it was and the temporary one is removed.
+
+    Args:
+      path: of the file, which need not exist.
+
+    Raises:
+      OSError: it cannot be written; names the file.
+    """
+    # Not named after the file, whose name may be as long as names can be.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.unfinished")
+    with naming(path):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def write_whole(path: pathlib.Path, content: bytes | Iterable[bytes]) -> None:
-    """Writes a file under another name and then renames it, so that no half of one is left.
+    """Writes a file so that no half of one is ever left under its name; see `replacing`.
 
     Args:
       path: of the file, replaced if it exists.
@@ -17,15 +39,8 @@ def write_whole(path: pathlib.Path, content: bytes | Iterable[bytes]) -> None:
     Raises:
       OSError: it cannot be written; names the file.
     """
-    # Not named after the file, whose name may be as long as names can be.
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
-    with naming(path):
-        try:
-            with unfinished.open("wb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from benchmarks.rectangles import write_rectangles
 from yolov7_jax.training import prepare as setup
 from yolov7_jax.training.augment_config import AugmentConfig
 from yolov7_jax.training.mesh import make_mesh
-from yolov7_jax.training.optim import OptimConfig
+from yolov7_jax.training.schedule import OptimConfig
 from yolov7_jax.training.step import make_eval_step, make_train_step
 from yolov7_jax.training.train_config import TrainConfig
 

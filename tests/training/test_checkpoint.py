@@ -17,7 +17,7 @@ from yolov7_jax import create, split, weights
 from yolov7_jax.errors import UserError
 from yolov7_jax.training import checkpoint
 from yolov7_jax.training.checkpoint import Checkpoints
-from yolov7_jax.training.optim import OptimConfig
+from yolov7_jax.training.schedule import OptimConfig
 from yolov7_jax.training.state import create_state
 from yolov7_jax.weights.run_checkpoint import description
 

@@ -69,9 +69,9 @@ import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from yolov7_jax.training import distributed
 from yolov7_jax.training.checkpoint import Checkpoints
-from yolov7_jax.training.distributed import ProcessConfig
-from yolov7_jax.training.distributed import join_processes
-from yolov7_jax.training.distributed import part
+from yolov7_jax.training.train_config import ProcessConfig
+from yolov7_jax.training.distributed import (join_processes)
+from yolov7_jax.training.distributed import (part)
 from yolov7_jax.errors import UserError
 
 run, address, index, unlucky = pathlib.Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])

@@ -19,7 +19,7 @@ from yolov7_jax.training.mesh import (
     shard_batch,
     state_shardings,
 )
-from yolov7_jax.training.optim import OptimConfig, make_schedule
+from yolov7_jax.training.schedule import OptimConfig, make_schedule
 from yolov7_jax.training.state import create_state
 from yolov7_jax.training.step import Batch, make_train_step
 

@@ -29,8 +29,8 @@ from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.loggers import TENSORBOARD_FOLDER, scalars
 from yolov7_jax.training.loop import fit
 from yolov7_jax.training.metrics_file import read_records
-from yolov7_jax.training.optim import OptimConfig, Rates
 from yolov7_jax.training.prepare import prepare
+from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.train_config import read_yaml, write_yaml
 from yolov7_jax.weights import save_safetensors
 

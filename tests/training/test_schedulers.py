@@ -8,7 +8,8 @@ from jax._src.clusters import cloud_tpu_cluster
 
 from yolov7_jax.errors import UserError
 from yolov7_jax.training import distributed
-from yolov7_jax.training.distributed import ProcessConfig, Scheduled, join_processes, scheduled
+from yolov7_jax.training.distributed import Scheduled, join_processes, scheduled
+from yolov7_jax.training.train_config import ProcessConfig
 
 SLURM_JOB = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 SLURM_STEP = SLURM_JOB | {"SLURM_STEP_NODELIST": "node[07-08]", "SLURM_STEP_NUM_NODES": "2"}

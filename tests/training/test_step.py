@@ -9,7 +9,7 @@ from pocket import POCKET, pocket_known
 
 from yolov7_jax import LossConfig, Targets, assign_ota
 from yolov7_jax import model as networks
-from yolov7_jax.training.optim import OptimConfig, Rates
+from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.state import create_state
 from yolov7_jax.training.step import Batch, make_eval_step, make_train_step, normalise
 

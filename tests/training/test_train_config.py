@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from yolov7_jax.errors import UserError
-from yolov7_jax.training.distributed import ProcessConfig
 from yolov7_jax.training.train_config import (
     RECIPES,
+    ProcessConfig,
     TrainConfig,
     check_config,
     check_image_size,

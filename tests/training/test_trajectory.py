@@ -13,7 +13,7 @@ from hasty import hastily
 
 from yolov7_jax import LossConfig, assign_anchor, assign_ota, pad_targets
 from yolov7_jax import model as networks
-from yolov7_jax.training.optim import OptimConfig, Schedule
+from yolov7_jax.training.schedule import OptimConfig, Schedule
 from yolov7_jax.training.state import create_state
 from yolov7_jax.training.step import Batch, make_train_step
 from yolov7_jax.weights.convert import load_official, to_official

@@ -3,10 +3,10 @@
 import argparse
 
 from yolov7_jax.cli.common import Commands
+from yolov7_jax.config import EVAL_IOU_THRESHOLD, EVAL_SCORE_THRESHOLD
 
 BATCH_SIZE = 16
 # COCO AP counts detections of every score, so nearly all of them are kept.
-SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
 
 
 def add_val(commands: Commands) -> None:
@@ -75,14 +75,14 @@ def add_val(commands: Commands) -> None:
         "--score-threshold",
         type=float,
         metavar="SCORE",
-        default=SCORE_THRESHOLD,
+        default=EVAL_SCORE_THRESHOLD,
         help="detections with more are kept; default: %(default)s",
     )
     val.add_argument(
         "--iou-threshold",
         type=float,
         metavar="IOU",
-        default=IOU_THRESHOLD,
+        default=EVAL_IOU_THRESHOLD,
         help="of two boxes of a class that overlap more, one is dropped; default: %(default)s",
     )
     val.set_defaults(run=_val)

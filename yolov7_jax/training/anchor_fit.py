@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32
 from scipy.cluster.vq import kmeans2
 
 from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.training.train_config import Anchors
 
 GOOD_RECALL = 0.98  # given anchors that reach it stay
 SMALLEST_SIDE = 2.0  # pixels; smaller objects say nothing about anchors
@@ -17,8 +18,6 @@ STARTS = 10  # of k-means, each from other objects
 STEPS = 1000  # of the evolution
 MUTATION_RATE, MUTATION_SCALE = 0.9, 0.1
 MUTATION_LIMITS = (0.3, 3.0)
-
-Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 
 class AnchorFit(NamedTuple):

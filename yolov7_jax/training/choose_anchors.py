@@ -11,12 +11,11 @@ from yolov7_jax.errors import UserError
 from yolov7_jax.training.anchor_fit import (
     GOOD_RECALL,
     AnchorFit,
-    Anchors,
     better_anchors,
     fit_of,
     object_sizes,
 )
-from yolov7_jax.training.train_config import TrainConfig
+from yolov7_jax.training.train_config import Anchors, TrainConfig
 
 
 class AnchorChoice(NamedTuple):

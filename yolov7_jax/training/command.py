@@ -27,19 +27,11 @@ from yolov7_jax.training.arguments import DATA_HELP, HELP_FLAGS, parse, print_he
 from yolov7_jax.training.check import check_command
 from yolov7_jax.training.checkpoint import CHECKPOINT_FOLDER
 from yolov7_jax.training.choose_anchors import describe_anchors
-from yolov7_jax.training.distributed import (
-    ProcessConfig,
-    from_first,
-    is_first,
-    join_processes,
-    part,
-    wait_for_all,
-)
+from yolov7_jax.training.distributed import from_first, is_first, join_processes, part, wait_for_all
 from yolov7_jax.training.interruption import highest_ap
 from yolov7_jax.training.loop import Summary, fit
 from yolov7_jax.training.metrics_file import METRICS_FILE
 from yolov7_jax.training.model_and_data import DEMO, create_model, data_file, load_split
-from yolov7_jax.training.pipeline.image_cache import CacheKind
 from yolov7_jax.training.preview import write_preview
 from yolov7_jax.training.run_folder import (
     CONFIG_FILE,
@@ -50,6 +42,8 @@ from yolov7_jax.training.run_folder import (
     make_folder,
 )
 from yolov7_jax.training.train_config import (
+    CacheKind,
+    ProcessConfig,
     TrainConfig,
     check_config,
     load_recipe,

@@ -35,21 +35,6 @@ _OPEN_MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
 
 
 @dataclasses.dataclass(frozen=True)
-class ProcessConfig:
-    """Which of several processes this is. On TPU pods, Slurm and Open MPI that is found out.
-
-    Attributes:
-      coordinator: address HOST:PORT of the first process; the same for all.
-      count: number of processes.
-      index: number of this one, from 0.
-    """
-
-    coordinator: str | None = None
-    count: int | None = None
-    index: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Scheduled:
     """What a scheduler says of this process.
 

@@ -17,7 +17,7 @@ from yolov7_jax.errors import UserError
 from yolov7_jax.evaluate.coco_ap import GroundTruth
 from yolov7_jax.evaluate.detect_split import ground_truth
 from yolov7_jax.training.choose_anchors import choose_anchors, head_with_anchors
-from yolov7_jax.training.distributed import ProcessConfig, check_same
+from yolov7_jax.training.distributed import check_same
 from yolov7_jax.training.evaluation import Evaluation, Watch, evaluate
 from yolov7_jax.training.mesh import Prefetch, make_mesh, place, prefetch, state_shardings
 from yolov7_jax.training.model_and_data import (
@@ -27,13 +27,14 @@ from yolov7_jax.training.model_and_data import (
     load_splits,
     load_weights,
 )
-from yolov7_jax.training.optim import Schedule, is_trained, make_schedule
+from yolov7_jax.training.optim import is_trained
 from yolov7_jax.training.pipeline.image_cache import ImageCache, cache_file, open_cache
 from yolov7_jax.training.pipeline.image_storage import Purpose
 from yolov7_jax.training.pipeline.stream import epoch_end, train_batches
+from yolov7_jax.training.schedule import Schedule, make_schedule
 from yolov7_jax.training.state import TrainState, create_state
 from yolov7_jax.training.step import make_eval_step, make_train_step
-from yolov7_jax.training.train_config import TrainConfig
+from yolov7_jax.training.train_config import ProcessConfig, TrainConfig
 
 ASSIGNERS = {"ota": assign_ota, "anchor": assign_anchor}
 SCALE_STREAM = 4  # of random numbers; the input pipeline has those before

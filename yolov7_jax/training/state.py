@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from yolov7_jax.training.optim import OptimConfig, init_optimizer
+from yolov7_jax.training.optim import init_optimizer
+from yolov7_jax.training.schedule import OptimConfig
 
 
 class TrainState(NamedTuple):

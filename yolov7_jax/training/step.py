@@ -27,12 +27,11 @@ from yolov7_jax import (
 from yolov7_jax import model as networks
 from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.mesh import DATA_AXIS
-from yolov7_jax.training.optim import OptimConfig, Rates, apply_gradients, update_ema
+from yolov7_jax.training.optim import apply_gradients, update_ema
+from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.state import TrainState
 
 # COCO AP counts detections of every score, so evaluation keeps nearly all of them.
-EVAL_SCORE_THRESHOLD = 0.001
-EVAL_IOU_THRESHOLD = 0.65
 
 
 class Metrics(NamedTuple):

@@ -17,11 +17,11 @@ from yolov7_jax.data.strict_yaml import load_strictly
 from yolov7_jax.errors import UserError
 from yolov7_jax.files import write_whole
 from yolov7_jax.model import ARCHITECTURES
-from yolov7_jax.training.anchor_fit import Anchors
-from yolov7_jax.training.distributed import ProcessConfig
-from yolov7_jax.training.optim import OptimConfig
 from yolov7_jax.training.pipeline.augment import AugmentConfig
-from yolov7_jax.training.pipeline.image_cache import CacheKind
+from yolov7_jax.training.schedule import OptimConfig
+
+Anchors = tuple[tuple[tuple[float, float], ...], ...]  # width and height in pixels, by level
+CacheKind = Literal["none", "memory", "disk"]
 
 MOST_WIDTH = 8  # times the published channels
 MOST_SEED = 2**32 - 1
@@ -48,6 +48,21 @@ CHANGEABLE = {
     "wandb",
     "processes",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessConfig:
+    """Which of several processes this is. On TPU pods, Slurm and Open MPI that is found out.
+
+    Attributes:
+      coordinator: address HOST:PORT of the first process; the same for all.
+      count: number of processes.
+      index: number of this one, from 0.
+    """
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

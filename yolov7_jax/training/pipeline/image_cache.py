@@ -18,7 +18,7 @@ import os
 import pathlib
 import sys
 import zlib
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,8 +43,8 @@ from yolov7_jax.training.pipeline.image_storage import (
 )
 from yolov7_jax.training.pipeline.memory import available_memory
 from yolov7_jax.training.pipeline.plan import Images, Pixels
+from yolov7_jax.training.train_config import CacheKind
 
-CacheKind = Literal["none", "memory", "disk"]
 MEMORY_KEPT = 0.1  # share of the available memory that a cache leaves to everything else
 
 _FILLED = 1 << 32  # beside 32 bits of checksum, so that no filled slot looks empty
