@@ -19,6 +19,7 @@ from jax._src import clusters  # not public, but no public way tells whether the
 from jax.experimental import multihost_utils
 
 from yolov7_jax.errors import UserError
+from yolov7_jax.training.train_config import ProcessConfig
 
 Told = TypeVar("Told")
 

@@ -1,8 +1,4 @@
-"""The optimiser: three groups of parameters, warm-up, accumulation, decay and the EMA.
-
-What changes from step to step is computed on the host by `Schedule`, in double precision, and goes
-into the jitted step as scalars: no rate ever causes a recompilation.
-"""
+"""The optimiser: three groups of parameters, accumulation, decay, clipping, freezing, the EMA."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -11,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+
+from yolov7_jax.training.schedule import OptimConfig, Rates
 
 EMA_DECAY = 0.9999
 EMA_RAMP = 2000.0  # updates; the average forgets quickly while the weights still move quickly

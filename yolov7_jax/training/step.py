@@ -25,6 +25,7 @@ from yolov7_jax import (
     nms,
 )
 from yolov7_jax import model as networks
+from yolov7_jax.config import EVAL_IOU_THRESHOLD, EVAL_SCORE_THRESHOLD
 from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.mesh import DATA_AXIS
 from yolov7_jax.training.optim import apply_gradients, update_ema
