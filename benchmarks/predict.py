@@ -26,7 +26,7 @@ from yolov7_jax.data.images import letterbox, read_image
 from yolov7_jax.detect.detector import Detector, DetectorConfig
 from yolov7_jax.detect.drawing import colour_of, draw_boxes, readable_scale
 from yolov7_jax.detect.outputs import Found, found_in
-from yolov7_jax.model import ARCHITECTURES, Yolov7, apply
+from yolov7_jax.model import ARCHITECTURES, Yolov7, apply, normalize_images
 
 IMAGES = 16  # a measurement, at least
 OBJECTNESS, CLASS, SPREAD = -4.0, -1.0, 1.0  # means of the logits, and their deviation
@@ -39,7 +39,7 @@ def make_model(name: str, images: np.ndarray) -> Yolov7:
     model = deploy(create(name, num_classes=80))
     graphdef, params, batch_stats = split(model)
     network = jax.jit(functools.partial(apply, graphdef, train=False))
-    outputs, _ = network(params, batch_stats, images / np.float32(255))
+    outputs, _ = network(params, batch_stats, normalize_images(jnp.asarray(images)))
     for level, logits in zip(model.detect.levels, outputs.lead, strict=True):
         spread = (logits - logits.mean((0, 1, 2))).std()
         mean = np.zeros((model.head.num_anchors, model.head.num_fields), np.float32)
@@ -86,7 +86,7 @@ def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int)
 
     @jax.jit
     def network(params, images):
-        return apply(graphdef, params, batch_stats, images / jnp.float32(255), train=False)[0].lead
+        return apply(graphdef, params, batch_stats, normalize_images(images), train=False)[0].lead
 
     several = np.resize(of_shape, (SEVERAL, *shape))
     best = np.sort(decode(network(params, several), model.head).scores.max(-1), axis=1)

@@ -17,7 +17,14 @@ from pocket import POCKET, pocket_known
 
 from yolov7_jax import weights
 from yolov7_jax.config import HeadConfig
-from yolov7_jax.model import ARCHITECTURES, apply, create, create_abstract, split
+from yolov7_jax.model import (
+    ARCHITECTURES,
+    apply,
+    create,
+    create_abstract,
+    normalize_images,
+    split,
+)
 from yolov7_jax.nn.blocks import space_to_depth
 
 
@@ -117,6 +124,13 @@ def test_images_of_a_wrong_shape_are_named(shape, message):
 def test_images_of_8_bits_are_refused_instead_of_taken_for_0_to_1():
     with pytest.raises(ValueError, match=r"images \(dtype uint8\).*divide"):
         create("yolov7-tiny", 3, width=0.125)(jnp.zeros((1, 64, 64, 3), jnp.uint8))
+
+
+def test_bytes_become_numbers_between_0_and_1_and_floats_stay():
+    numbers = normalize_images(jnp.array([0, 51, 255], jnp.uint8))
+    np.testing.assert_allclose(numbers, [0, 0.2, 1], rtol=1e-6)
+    assert normalize_images(jnp.array([255], jnp.uint8), jnp.bfloat16).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(normalize_images(jnp.array([0.25])), [0.25])
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones():

@@ -6,7 +6,7 @@ from yolov7_jax.config import HeadConfig, LossConfig
 from yolov7_jax.decode import decode
 from yolov7_jax.deploy import deploy
 from yolov7_jax.losses import detection_loss, update_balance
-from yolov7_jax.model import apply, create, create_abstract, split
+from yolov7_jax.model import apply, create, create_abstract, normalize_images, split
 from yolov7_jax.nms import nms
 from yolov7_jax.targets import pad_targets
 from yolov7_jax.types import (
@@ -38,6 +38,7 @@ __all__ = [
     "deploy",
     "detection_loss",
     "nms",
+    "normalize_images",
     "pad_targets",
     "split",
     "update_balance",

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.nn.blocks import Activation, Build, Stage, leaky_relu, silu
@@ -319,13 +319,28 @@ def apply(
     return automatic(run, images, by_batch=(True, False))(params, batch_stats, images)
 
 
+def normalize_images(images: Num[Array, "b h w 3"], dtype: Dtype = jnp.float32) -> Array:
+    """Turns RGB images into what a model takes.
+
+    Args:
+      images: `[b, h, w, 3]`: 8-bit integers, or floats, which are in [0, 1] already.
+      dtype: that of the result where images are integers; floats keep theirs.
+
+    Returns:
+      `[b, h, w, 3]` in [0, 1].
+    """
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
+    return images.astype(dtype) / 255
+
+
 def _check_images(images: Float[Array, "b h w 3"], stride: int):
     if images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images (shape {images.shape}) must be [batch, height, width, 3]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"images (dtype {images.dtype}) must be floating-point, RGB in [0, 1]: "
-            "divide 8-bit images by 255"
+            "divide 8-bit images by 255 (normalize_images)"
         )
     faults = [
         f"{side} (={length}) must be a multiple of {stride}, the largest stride"

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolov7_jax import create_abstract, split
+from yolov7_jax import create_abstract, normalize_images, split
 from yolov7_jax.errors import UserError
 from yolov7_jax.training import prepare as preparation
 from yolov7_jax.training.loop import fit
 from yolov7_jax.training.optim import is_trained
 from yolov7_jax.training.prepare import prepare, scale_ladder
-from yolov7_jax.training.step import Metrics, normalise, resize
+from yolov7_jax.training.step import Metrics, resize
 from yolov7_jax.training.train_config import TrainConfig
 from yolov7_jax.weights import read_checkpoint
 
@@ -58,7 +58,7 @@ def scaled(small, tmp_path_factory, quick_programs):
 
     def make_small_step(*args, **options):
         def train_step(state, batch, rates, size=None):
-            images = resize(normalise(batch.images), size)
+            images = resize(normalize_images(batch.images), size)
             sizes.append(images.shape[1])  # when it is traced
             zero, none = images.mean(), jnp.zeros((), jnp.int32)
             metrics = Metrics(zero, zero, zero, zero, zero, num_matched=none, skipped=none)

@@ -11,7 +11,7 @@ from yolov7_jax import LossConfig, Targets, assign_ota
 from yolov7_jax import model as networks
 from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.state import create_state
-from yolov7_jax.training.step import Batch, make_eval_step, make_train_step, normalise
+from yolov7_jax.training.step import Batch, make_eval_step, make_train_step
 
 BATCH, SIZE, CLASSES = 8, 64, 3
 
@@ -128,12 +128,6 @@ def test_metrics_are_the_terms_of_the_loss(train_step, state, batches):
         metrics.total, BATCH * (metrics.box + metrics.obj + metrics.cls), rtol=1e-5
     )
     assert int(metrics.num_matched) >= int(batches[0][1].valid.sum())
-
-
-def test_bytes_become_numbers_between_0_and_1_and_floats_stay():
-    numbers = normalise(jnp.array([0, 51, 255], jnp.uint8))
-    np.testing.assert_allclose(numbers, [0, 0.2, 1], rtol=1e-6)
-    np.testing.assert_array_equal(normalise(jnp.array([0.25])), [0.25])
 
 
 @pytest.fixture(scope="module")

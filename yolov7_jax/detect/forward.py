@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, UInt8
 
 from yolov7_jax.config import PAD_VALUE, HeadConfig
 from yolov7_jax.decode import decode
-from yolov7_jax.model import apply
+from yolov7_jax.model import apply, normalize_images
 from yolov7_jax.types import Predictions
 
 LONGEST_SIDE = 2**14  # of the network's input, in pixels: what is more is a slip of the finger
@@ -39,7 +39,7 @@ def predict(
     Returns:
       `Predictions` in pixels of `images`.
     """
-    scaled = images.astype(jnp.float32) / 255
+    scaled = normalize_images(images)
     views = VIEWS if augment else VIEWS[:1]
     parts = []
     for share, mirrored in views:

@@ -9,7 +9,7 @@ from jaxtyping import Array, UInt8
 
 from yolov7_jax.detect.forward import predict
 from yolov7_jax.export.export_config import Settings
-from yolov7_jax.model import Yolov7, apply, split
+from yolov7_jax.model import Yolov7, apply, normalize_images, split
 from yolov7_jax.nms import nms
 
 Arguments = Mapping[str, Any]  # arrays
@@ -44,7 +44,7 @@ def program_of(model: Yolov7, settings: Settings) -> tuple[Program, dict[str, Ar
     def program(arguments: Arguments, images: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
         state = jax.tree.unflatten(structure, [arguments[name] for name in names])
         if settings.contents == "raw":
-            scaled = images.astype(jnp.float32) / 255
+            scaled = normalize_images(images)
             outputs, _ = apply(graphdef, state["params"], state["batch_stats"], scaled, train=False)
             return dict(zip(output_names(model, settings), outputs.lead, strict=True))
         predictions = predict(graphdef, state["params"], state["batch_stats"], images, model.head)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
@@ -25,7 +24,7 @@ from yolov7_jax.detect.drawing import (
     write_image,
 )
 from yolov7_jax.losses import AUXILIARY_REACH, AUXILIARY_TOP_K, Assigner
-from yolov7_jax.model import Yolov7
+from yolov7_jax.model import Yolov7, normalize_images
 from yolov7_jax.training.choose_anchors import choose_anchors, head_with_anchors
 from yolov7_jax.training.pipeline.stream import Batch, train_batches
 from yolov7_jax.training.train_config import TrainConfig
@@ -247,7 +246,7 @@ def _assign(
     @jax.jit
     def assign(images: jax.Array, targets: Targets) -> list[Assignment]:
         outputs: Outputs
-        outputs, _ = apply(graphdef, params, batch_stats, images / jnp.float32(255), train=True)
+        outputs, _ = apply(graphdef, params, batch_stats, normalize_images(images), train=True)
         return [one(outputs.lead, targets, model.head, config.loss) for one in assigners]
 
     return jax.device_get(assign(batch.images, batch.targets))

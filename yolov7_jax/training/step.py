@@ -82,17 +82,6 @@ EvalStep = Callable[
 ]
 
 
-def normalise(images: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """Returns images as the network wants them: RGB in [0, 1].
-
-    Args:
-      images: 8-bit RGB, or floats, which are in [0, 1] already.
-    """
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        return images
-    return images.astype(jnp.float32) / 255
-
-
 def make_train_step(
     graphdef: Any,
     head: HeadConfig,
@@ -163,7 +152,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: Batch, rates: Rates, size: int | None = None
     ) -> tuple[TrainState, Metrics]:
-        images = resize(normalise(jnp.asarray(batch.images)), size)
+        images = resize(networks.normalize_images(jnp.asarray(batch.images)), size)
         (total, (terms, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, state.batch_stats, images, batch.targets
         )
@@ -243,7 +232,8 @@ def make_eval_step(
         )
 
     def eval_step(params, batch_stats, images, targets, present):
-        outputs, _ = networks.apply(graphdef, params, batch_stats, normalise(images), train=False)
+        images = networks.normalize_images(images)
+        outputs, _ = networks.apply(graphdef, params, batch_stats, images, train=False)
         detections = spread(found, mesh, by_batch=True)(outputs)
         terms = spread(losses, mesh, by_batch=True)(outputs, targets)
         sums = (jnp.where(present, term, 0).sum() for term in (terms.box, terms.obj, terms.cls))
