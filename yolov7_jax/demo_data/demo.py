@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from yolov7_jax.demo_data.scenery import add_clutter, draw_background, relight
-from yolov7_jax.demo_data.sprites import DRAWERS, Sprite, draw_sprite
+from yolov7_jax.demo_data.sprites import PARTS, Sprite, draw_sprite, random_colour
 from yolov7_jax.errors import UserError
 
-DEMO_VERSION = 1  # changes whenever any image or label does; names the cache folder
+DEMO_VERSION = 2  # changes whenever any image or label does; names the cache folder
 WIDTH, HEIGHT = 256, 192
 SPLIT_SIZES = {"train": 1000, "val": 150}
-NAMES = tuple(DRAWERS)
+NAMES = tuple(PARTS)
 
 MIN_SIZE, MAX_SIZE = 16.0, 120.0  # longer side of objects, in pixels
 SIZE_SKEW = 0.6  # 1 would draw sizes log-uniformly; less makes small objects rarer
@@ -95,7 +95,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
       rng: decides everything; the same state gives the same image.
     """
     image = draw_background(WIDTH, HEIGHT, rng)
-    add_clutter(image, rng, most=6)
+    add_clutter(image, rng)
     owner = np.full((HEIGHT, WIDTH), -1, np.int32)  # which object is seen at each pixel
     labels, areas = [], []
     count = 0 if rng.random() < EMPTY_SHARE else 1 + rng.binomial(MOST_OBJECTS - 1, 0.45)
@@ -108,7 +108,9 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         labels.append(label)
         areas.append(int((sprite.alpha > 0.5).sum()))
     if rng.random() < 0.3:
-        _add_wires(image, rng)
+        for _ in range(int(rng.integers(1, 4))):  # a fence or twigs before the camera
+            start, end = rng.uniform((0, 0), (WIDTH, HEIGHT), (2, 2)).astype(int).tolist()
+            cv2.line(image, start, end, random_colour(rng), 1, cv2.LINE_AA)
     boxes = [_visible_box(owner == number, area) for number, area in enumerate(areas)]
     kept = [number for number, box in enumerate(boxes) if box is not None]
     return Scene(
@@ -136,8 +138,6 @@ def _place(
         if least <= tolerance:
             break
     window, part = _overlap(*best, sprite)
-    if rng.random() < 0.4:
-        _cast_shadow(image, *best, sprite, rng)
     alpha = sprite.alpha[part][..., None]
     image[window] = np.round(image[window] * (1 - alpha) + sprite.image[part] * alpha)
     owner[window][sprite.alpha[part] > 0.5] = number
@@ -149,26 +149,6 @@ def _overlap(x: int, y: int, sprite: Sprite) -> tuple[tuple[slice, slice], tuple
     x0, y0 = max(x, 0), max(y, 0)
     x1, y1 = max(min(x + width, WIDTH), x0), max(min(y + height, HEIGHT), y0)
     return np.s_[y0:y1, x0:x1], np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
-
-
-def _cast_shadow(
-    image: np.ndarray, x: int, y: int, sprite: Sprite, rng: np.random.Generator
-) -> None:
-    height, width = sprite.alpha.shape
-    shift = rng.uniform(-0.15, 0.15) * width, rng.uniform(0.03, 0.12) * height
-    blurred = cv2.GaussianBlur(sprite.alpha, (0, 0), 1 + 0.03 * max(width, height))
-    shadow = Sprite(sprite.image, blurred)
-    window, part = _overlap(x + round(shift[0]), y + round(shift[1]), shadow)
-    darkness = rng.uniform(0.25, 0.55) * blurred[part][..., None]
-    image[window] = np.round(image[window] * (1 - darkness))
-
-
-def _add_wires(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Draws a few thin lines across everything, as a fence or twigs before the camera."""
-    for _ in range(int(rng.integers(1, 4))):
-        start, end = rng.uniform((0, 0), (WIDTH, HEIGHT), (2, 2)).astype(int).tolist()
-        colour = rng.integers(0, 256, 3).tolist()
-        cv2.line(image, start, end, colour, 1, cv2.LINE_AA)
 
 
 def _visible_box(seen: np.ndarray, area: int) -> tuple[int, int, int, int] | None:
