@@ -44,12 +44,21 @@ class Workshop(NamedTuple):
     programs: pathlib.Path
 
     def run(
-        self, arguments, devices=(1,), *, present=None, own=None, stop=None, patience=120
+        self,
+        arguments,
+        devices=(1,),
+        *,
+        present=None,
+        own=None,
+        stop=None,
+        stale=None,
+        patience=120,
     ) -> Ended:
         """Runs a command to its end.
 
         `devices` of each process; `present`: those that come at all; `own`: more arguments of the
-        second; `stop`: (process, step, signal); `patience`: seconds for all to come.
+        second; `stop`: (process, step, signal); `stale`: the one that sees no run in the folder;
+        `patience`: seconds for all to come.
         """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -72,7 +81,7 @@ class Workshop(NamedTuple):
             files[index] = self.folder / f"steps{index}.json"
             files[index].write_text("[]")
             when = stop[1:] if stop and stop[0] == index else (0, 0)
-            told = [files[index], patience, *map(int, when)]
+            told = [files[index], patience, *map(int, when), int(index == stale)]
             started[index] = subprocess.Popen(
                 [sys.executable, str(TESTS / "told_program.py"), *map(str, told), *arguments]
                 + (of_several if len(devices) > 1 else [])

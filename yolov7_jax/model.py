@@ -7,7 +7,7 @@ and any optimiser work on it as on every other function.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import jax
@@ -290,6 +290,7 @@ def apply(
     *,
     train: bool,
     axis_name: str | None = None,
+    frozen_norms: Collection[str] = (),
 ) -> tuple[Outputs, Any]:
     """Runs a model as a pure function.
 
@@ -301,6 +302,8 @@ def apply(
       train: normalise by the batch and update the statistics, or normalise by the running ones.
       axis_name: under `shard_map` or `pmap`, the axis over which the batch is spread: statistics
         are then those of the global batch. Not needed under `jit` with a sharded batch.
+      frozen_norms: paths of norms through the model, with dots, that normalise by the running
+        statistics and keep them also if `train`.
 
     Returns:
       the outputs, and the new `batch_stats`, which are the old ones unless `train`.
@@ -312,6 +315,10 @@ def apply(
     def run(params, batch_stats, images):
         model = nnx.merge(graphdef, params, batch_stats, copy=True)
         model.train() if train else model.eval()
+        if frozen_norms:
+            for path, module in nnx.iter_modules(model):
+                if ".".join(map(str, path)) in frozen_norms:
+                    module.eval()
         model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
         outputs = model(images)
         return outputs, nnx.state(model, nnx.BatchStat) if train else batch_stats

@@ -70,12 +70,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from yolov7_jax.training import distributed
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.train_config import ProcessConfig
-from yolov7_jax.training.distributed import (join_processes)
-from yolov7_jax.training.distributed import (part)
+from yolov7_jax.training.distributed import disconnect, join_processes
 from yolov7_jax.errors import UserError
 
 run, address, index, unlucky = pathlib.Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
-distributed.PARTING_SECONDS = 4
+distributed.DISCONNECT_SECONDS = 4
 join_processes(ProcessConfig(address, 2, index))
 parts = NamedSharding(Mesh(np.asarray(jax.devices()), ("data",)), PartitionSpec("data"))
 numbers = np.random.default_rng(0).random(2**16)
@@ -91,7 +90,7 @@ try:
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     code = 2
-part(code)
+disconnect(code)
 sys.exit(code)
 """
 

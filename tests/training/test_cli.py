@@ -7,7 +7,7 @@ import pytest
 
 from yolov7_jax.training import command as cli
 from yolov7_jax.training.arguments import first_message
-from yolov7_jax.training.loop import Summary
+from yolov7_jax.training.loop import RunResult
 from yolov7_jax.training.train_config import TrainConfig, load_recipe, write_yaml
 
 
@@ -24,7 +24,7 @@ def fitted(monkeypatch):
 
     def fit(config, run):
         calls.append((config, run))
-        return Summary(run, [], 0)
+        return RunResult(run, [], 0)
 
     monkeypatch.setattr(cli, "train", fit)
     return calls
@@ -216,7 +216,7 @@ def test_resume_may_change_how_it_is_computed_but_not_what(fitted, tmp_path):
     [("SIGTERM", 15, 0), ("SIGINT", 2, 130), ("--max-hours 8", None, 0)],
 )
 def test_unfinished_run_says_why_and_how_to_continue(capsys, monkeypatch, reason, number, code):
-    summary = Summary(pathlib.Path("runs/a"), [], 40, reason, number)
+    summary = RunResult(pathlib.Path("runs/a"), [], 40, reason, number)
     monkeypatch.setattr(cli, "train", lambda config, run: summary)
     assert cli.main(["train", "--data", "demo", "--output", "runs/a"]) == code
     (line,) = capsys.readouterr().out.splitlines()
@@ -238,7 +238,7 @@ def test_summary_names_final_and_best_accuracy_and_the_files(capsys, monkeypatch
         {"epoch": 2, "ap": 0.4, "ap50": 0.8},
         {"epoch": 3},
     ]
-    monkeypatch.setattr(cli, "train", lambda config, run: Summary(run, records, 40))
+    monkeypatch.setattr(cli, "train", lambda config, run: RunResult(run, records, 40))
     assert cli.main(["train", "--data", "demo", "--output", "runs/a"]) == 0
     printed = capsys.readouterr().out
     for part in (

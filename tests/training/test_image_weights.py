@@ -15,7 +15,7 @@ from benchmarks.interruptions import differences
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.training import loop
 from yolov7_jax.training.image_weights import EVEN_SHARE, image_probabilities
-from yolov7_jax.training.loop import fit
+from yolov7_jax.training.loop import train
 from yolov7_jax.training.pipeline.stream import train_batches
 from yolov7_jax.training.progress import epoch_line
 
@@ -151,16 +151,16 @@ def test_a_run_by_chances_resumes_bit_for_bit(small, tmp_path, monkeypatch):
     sources = []
 
     def line_and_count(*args):
-        sources.append(sum(thread.name == "prefetch" for thread in threading.enumerate()))
+        sources.append(sum("thread-prefetch" in thread.name for thread in threading.enumerate()))
         return epoch_line(*args)
 
     monkeypatch.setattr(loop, "epoch_line", line_and_count)
     config = dataclasses.replace(small, image_weights=True, plain_epochs=1, epochs=2)
     whole, run = tmp_path / "whole", tmp_path / "run"
-    fit(config, whole)
+    train(config, whole)
     assert sources == [1, 1]  # one source of batches at a time
     with signal_after(4 * 8, signal.SIGTERM):
-        stopped = fit(config, run)
+        stopped = train(config, run)
     assert 3 < stopped.step < 6  # in the second epoch, which has probabilities of its own
-    fit(config, run)
+    train(config, run)
     assert differences(whole, run) == []

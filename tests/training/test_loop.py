@@ -27,7 +27,7 @@ from yolov7_jax.training import command as cli
 from yolov7_jax.training import loop
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.loggers import TENSORBOARD_FOLDER, scalars
-from yolov7_jax.training.loop import fit
+from yolov7_jax.training.loop import train
 from yolov7_jax.training.metrics_file import read_records
 from yolov7_jax.training.prepare import prepare
 from yolov7_jax.training.schedule import OptimConfig, Rates
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory, quick_programs):
     """A run without interruption."""
-    return fit(small, tmp_path_factory.mktemp("runs") / "whole")
+    return train(small, tmp_path_factory.mktemp("runs") / "whole")
 
 
 class Interrupted(NamedTuple):
@@ -181,12 +181,12 @@ def test_sigterm_does_not_wait_for_an_evaluation_which_is_made_up_for(
 ):
     run = tmp_path / "run"
     with signal_in_evaluation(epoch, signal.SIGTERM) as seen:
-        stopped = fit(small, run)
+        stopped = train(small, run)
     assert (stopped.step, stopped.interrupted) == (3 * epoch, "SIGTERM")
     assert seen == [2] * (epoch - 1) + [1]
     assert saved_steps(run)[-1] == 3 * epoch
     assert [record["epoch"] for record in read_records(run)] == list(range(1, epoch))
-    ended = fit(small, run)
+    ended = train(small, run)
     assert (ended.step, ended.interrupted) == (STEPS, None)
     assert differences(whole.run, run) == []
     made_up = ended.records[epoch - 1]
@@ -203,10 +203,10 @@ def test_a_kill_between_record_and_accuracy_of_a_checkpoint_loses_neither(whole,
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Checkpoints, "rate", killed)
         with pytest.raises(KeyboardInterrupt):
-            fit(small, run)
+            train(small, run)
     assert [record["step"] for record in read_records(run)] == saved_steps(run) == [3]
     assert not (run / "checkpoints" / "3" / "metrics").exists()
-    fit(small, run)
+    train(small, run)
     assert differences(whole.run, run) == []
     assert aps(run) == aps(whole.run)
 
@@ -221,7 +221,7 @@ def aps(run):
 
 def test_resuming_a_finished_run_changes_nothing(whole, small):
     before = (whole.run / "metrics.jsonl").read_text()
-    again = fit(small, whole.run)
+    again = train(small, whole.run)
     assert again == whole
     assert (whole.run / "metrics.jsonl").read_text() == before
 
@@ -241,7 +241,7 @@ def test_a_run_is_not_continued_with_other_settings(whole, small, changes, told)
     with pytest.raises(
         UserError, match=re.escape(f"was changed since the run was started: {told}")
     ):
-        fit(dataclasses.replace(small, **changes), whole.run)
+        train(dataclasses.replace(small, **changes), whole.run)
     assert (whole.run / "metrics.jsonl").read_text() == before
 
 
@@ -250,7 +250,7 @@ def test_a_run_that_has_lost_its_checkpoints_is_not_begun_again(whole, small, tm
     shutil.copytree(whole.run, run)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(UserError, match=r"has no checkpoint, but metrics.jsonl tells of 3 epochs"):
-        fit(small, run)
+        train(small, run)
     assert len(read_records(run)) == 3
 
 
@@ -266,9 +266,9 @@ def test_a_signal_before_the_first_step_leaves_a_run_that_can_be_begun_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "prepare", prepare_and_signal)
-        stopped = fit(small, run)
+        stopped = train(small, run)
     assert (stopped.step, stopped.interrupted, saved_steps(run)) == (0, "SIGTERM", [])
-    fit(small, run)
+    train(small, run)
     assert differences(whole.run, run) == []
 
 
@@ -281,7 +281,7 @@ def test_sigterm_stops_a_run_whose_epochs_are_single_steps(small, tmp_path):
             path.unlink()
     config = dataclasses.replace(small, data=str(data / "data.yaml"), epochs=50, eval_epochs=50)
     with signal_after(2 * 8, signal.SIGTERM):
-        summary = fit(config, tmp_path / "run")
+        summary = train(config, tmp_path / "run")
     assert (summary.step, summary.interrupted) == (2, "SIGTERM")
     assert saved_steps(tmp_path / "run")[-1] == 2
 
@@ -305,7 +305,7 @@ def test_patience_ends_a_run_for_good(small, tmp_path, capsys):
 
 def test_batches_without_finite_losses_are_left_out_counted_and_warned_of(small, tmp_path, capsys):
     with poisoned({1, 3, 4, 5}):
-        summary = fit(small, tmp_path / "run")
+        summary = train(small, tmp_path / "run")
     assert [record["skipped"] for record in summary.records] == [1, 3, 0]
     first, second, third = (record["train/anchor/total"] for record in summary.records)
     assert second is None  # nothing was learnt in this epoch
@@ -363,10 +363,10 @@ def test_a_run_from_weights_starts_with_what_they_know(whole, small, taught, tmp
     config = dataclasses.replace(small, weights=str(weights), epochs=2)
     run = tmp_path / "run"
     with signal_after(2 * 8, signal.SIGTERM):
-        fit(config, run)
+        train(config, run)
     assert f"weights: {weights}; all of it" in capsys.readouterr().err
     weights.unlink()  # is not needed any more
-    tuned = fit(config, run).records
+    tuned = train(config, run).records
     # Not the objectness: boxes that fit better are more to tell from the rest.
     for loss in ("train/anchor/box", "train/anchor/total", "val/anchor/box", "val/anchor/total"):
         assert tuned[0][loss] < 0.95 * whole.records[0][loss], loss
@@ -375,7 +375,7 @@ def test_a_run_from_weights_starts_with_what_they_know(whole, small, taught, tmp
 def test_missing_wandb_is_said_before_anything_is_written(small, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="--wandb needs"):
-        fit(dataclasses.replace(small, wandb=True), tmp_path / "run")
+        train(dataclasses.replace(small, wandb=True), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -384,7 +384,7 @@ def test_run_is_not_continued_on_other_data(whole, small, tmp_path):
     shutil.copytree(whole.run, run)
     (run / "data.sha256").write_text("of other data")
     with pytest.raises(UserError, match="data have changed since the run was started"):
-        fit(small, run)
+        train(small, run)
     (run / "data.sha256").unlink()
     with pytest.raises(UserError, match=r"data.sha256: is missing, which tells whether"):
-        fit(small, run)
+        train(small, run)

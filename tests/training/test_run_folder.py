@@ -3,7 +3,6 @@
 import dataclasses
 import types
 
-import numpy as np
 import pytest
 
 from yolov7_jax.errors import UserError
@@ -81,18 +80,3 @@ def test_a_file_is_no_run(tmp_path, capsys):
     (tmp_path / "file").write_text("precious")
     assert cli.main(["resume", str(tmp_path / "file")]) == 2
     assert "file: is a file, and no folder of a run" in capsys.readouterr().err
-
-
-def test_numbers_of_a_diverged_evaluation_are_nothing_in_the_record():
-    accuracy = types.SimpleNamespace(
-        ap=0.0, ap50=0.0, ap75=float("nan"), class_ap=np.array([0, np.nan]), class_ap50=[0.0, 0.0]
-    )
-    losses = {"box": 0.1, "obj": float("inf"), "cls": float("nan")}
-    evaluation = types.SimpleNamespace(accuracy=accuracy, losses=losses)
-    setup = types.SimpleNamespace(
-        config=TrainConfig(assigner="ota"), val_set=types.SimpleNamespace(names=("cat", "dog"))
-    )
-    record = loop.evaluation_record(evaluation, setup)
-    assert record["val/ota/box"] == 0.1
-    assert [record[f"val/ota/{name}"] for name in ("obj", "cls", "total")] == [None] * 3
-    assert (record["ap75"], record["class_ap"]) == (None, {"cat": 0.0, "dog": None})

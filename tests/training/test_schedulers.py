@@ -4,7 +4,6 @@ import os
 
 import jax
 import pytest
-from jax._src.clusters import cloud_tpu_cluster
 
 from yolov7_jax.errors import UserError
 from yolov7_jax.training import distributed
@@ -57,21 +56,28 @@ def set_environment(monkeypatch, values):
         (SLURM_STEP | {"SLURM_NTASKS": "1"}, Scheduled("slurm", 1, 0)),
         (SLURM_JOB, None),  # in a batch script or an interactive shell, without srun
         (OPEN_MPI, Scheduled("ompi", 3, 2)),
+        (TPU, Scheduled("gketpu", 4, 1)),
+        (TPU | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}, Scheduled("gketpu", 8, 5)),
+        (TPU | {"TPU_WORKER_HOSTNAMES": "alone", "TPU_WORKER_ID": "0"}, Scheduled("gketpu", 1, 0)),
     ],
 )
 def test_a_scheduler_is_known_by_its_environment(monkeypatch, environment, found):
     set_environment(monkeypatch, environment)
-    if "OMPI_MCA_orte_hnp_uri" in environment:
-        monkeypatch.setenv("OMPI_VERSION", "4.1.6")
     assert scheduled() == found
 
 
-@pytest.mark.parametrize(("hosts", "count", "index"), [(4, 4, 1), (1, 1, 0)])
-def test_a_tpu_slice_is_as_many_processes_as_it_has_hosts(monkeypatch, hosts, count, index):
-    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
-    set_environment(monkeypatch, TPU)
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", ",".join(f"host-{n}" for n in range(hosts)))
-    assert scheduled() == Scheduled("gketpu", count, index)
+def test_machines_with_tpus_leave_it_to_jax_to_ask_for_the_others(monkeypatch, connected):
+    monkeypatch.setenv("TPU_LIBRARY_PATH", __file__)
+    join_processes(ProcessConfig())
+    assert [how["cluster_detection_method"] for how in connected] == ["gcetpu"]
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # there is nobody to ask
+    assert scheduled() is None
+
+
+def test_a_scheduler_that_says_nonsense_is_refused(monkeypatch):
+    set_environment(monkeypatch, SLURM_STEP | {"SLURM_NTASKS": "many"})
+    with pytest.raises(UserError, match=r"does not tell which process this is: .*'many'"):
+        scheduled()
 
 
 @pytest.mark.parametrize("environment", [{}, SLURM_JOB, SLURM_STEP | {"SLURM_NTASKS": "1"}])
@@ -101,8 +107,6 @@ def test_flags_outdo_the_scheduler_and_leave_all_devices_visible(monkeypatch, co
 
 def test_open_mpi_without_an_address_is_refused_with_the_flags_that_help(monkeypatch):
     set_environment(monkeypatch, OPEN_MPI_5)
-    monkeypatch.setenv("OMPI_VERSION", "5.0.3")
-    monkeypatch.setattr("jax._src.clusters.mpi4py_cluster.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--processes\.coordinator") as caught:
         join_processes(ProcessConfig())
     assert "\n" not in str(caught.value)

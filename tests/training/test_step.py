@@ -1,14 +1,18 @@
 """The training step: a measured trajectory, accumulation, averages and compilation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hasty import hastily
 from pocket import POCKET, pocket_known
 
 from yolov7_jax import LossConfig, Targets, assign_ota
 from yolov7_jax import model as networks
+from yolov7_jax.training.optim import frozen_norms
 from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.state import create_state
 from yolov7_jax.training.step import Batch, make_eval_step, make_train_step
@@ -120,6 +124,42 @@ def test_changing_rates_and_objects_compile_nothing_anew(train_step, state, batc
     for batch, accumulate in zip(batches, (1, 3, 7), strict=True):
         state, _ = train_step(state, batch, rates(accumulate, 0.001 * accumulate))
     assert train_step._cache_size() == 1
+
+
+def test_a_frozen_part_gives_bit_for_bit_what_it_gave(network, config, state, batches):
+    head, graphdef, _, _ = network
+    freeze = ("backbone", "neck")
+    step = jax.jit(
+        make_train_step(
+            graphdef,
+            head,
+            LossConfig(),
+            config,
+            batch_size=BATCH,
+            assigner=assign_ota,
+            freeze=freeze,
+        )
+    )
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def outputs(state, train):
+        names = frozen_norms(state.params, freeze)
+        images = networks.normalize_images(batches[0].images)
+        # Of the last convolution alone, which is trained, from before.
+        params = nnx.State({**state.params, "detect": first.params["detect"]})
+        return networks.apply(
+            graphdef, params, state.batch_stats, images, train=train, frozen_norms=names
+        )[0].lead
+
+    first = state
+    for batch in batches:
+        state, metrics = step(state, batch, rates(1))
+    assert float(metrics.gradient_norm) > 0
+    assert differs(state.params, first.params)
+    for train in (True, False):
+        jax.tree.map(
+            np.testing.assert_array_equal, outputs(state, train), outputs(first, train=False)
+        )
 
 
 def test_metrics_are_the_terms_of_the_loss(train_step, state, batches):

@@ -7,7 +7,6 @@ import os
 import pathlib
 import signal
 import sys
-import threading
 import time
 import types
 import warnings
@@ -18,6 +17,7 @@ import jax
 
 from yolov7_jax.errors import UserError
 from yolov7_jax.model import Yolov7
+from yolov7_jax.signals import on_stop_signal
 
 FORMS = {
     "training": "training form",
@@ -66,20 +66,8 @@ def stopping_for_sure() -> Iterator[None]:
             raise KeyboardInterrupt
 
     forget_stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no other may handle signals
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # Ignored as under nohup, or handled by what is not Python's.
-    kept = (signal.SIG_IGN, None)
-    ours = {number: handler for number, handler in before.items() if handler not in kept}
-    for number in ours:
-        signal.signal(number, note)
-    try:
+    with on_stop_signal(note):
         yield
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
 
 
 def stopped_by() -> signal.Signals:

@@ -11,12 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from yolov7_jax.errors import UserError
 from yolov7_jax.files import write_whole
-from yolov7_jax.training.distributed import any_process, gather_rows, is_first
+from yolov7_jax.training.distributed import any_process, is_first, run_on_first
 from yolov7_jax.training.manifest import find_damage, write_manifest
 from yolov7_jax.training.orbax_logging import quieten_orbax
 
@@ -58,9 +57,7 @@ class Checkpoints:
         self._run, self._folder = run, run / CHECKPOINT_FOLDER
         self._description = dict(description)
         quieten_orbax()
-        kept, rejected, fault = _agree(_open(self._folder) if is_first() else None)
-        if fault:
-            raise UserError(fault)
+        kept, rejected = run_on_first(lambda: _open(self._folder))
         self._kept: Kept = dict(kept)
         self.rejected: tuple[str, ...] = tuple(rejected)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -235,7 +232,7 @@ class Checkpoints:
         path = self._folder / str(self.last_step)
         try:
             saved = ocp.metadata(str(path.absolute())).metadata
-            faults = _differences(_facts(saved), _facts(tree))
+            faults = _differences(_arrays(saved), _arrays(tree))
             if not faults:
                 return ocp.load(str(path.absolute()), abstract)
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -246,36 +243,34 @@ class Checkpoints:
         )
 
 
-def _open(folder: pathlib.Path) -> tuple[list[tuple[int, float | None]], list[str], str]:
-    """Returns the sound checkpoints with their AP, what is wrong with others, and a last word.
+def _open(folder: pathlib.Path) -> tuple[list[tuple[int, float | None]], list[str]]:
+    """Puts damaged checkpoints aside.
 
-    The last word is "" unless there are only damaged ones.
+    Returns:
+      The others with their AP, and what is wrong with the damaged ones.
+
+    Raises:
+      UserError: there are only damaged ones, or the folder cannot be read or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         names = [path.name for path in folder.iterdir() if _COMPLETE.fullmatch(path.name)]
         damage = {step: find_damage(folder / str(step)) for step in sorted(map(int, names))}
-        sound = [step for step in damage if damage[step] is None]
+        intact = [step for step in damage if damage[step] is None]
         faults = {step: fault for step, fault in damage.items() if fault is not None}
-        if faults and not sound:
+        if faults and not intact:
             listed = "; ".join(f"{step}: {fault}" for step, fault in faults.items())
-            return [], [], f"{folder}: no checkpoint is whole: {listed}"
-        rejected = [
-            f"checkpoint {step} is damaged: {fault}; it is now called {step}{DAMAGED}"
-            for step, fault in faults.items()
-        ]
+            raise UserError(f"{folder}: no checkpoint is whole: {listed}")
         for step in faults:
             _put_aside(folder / str(step))
-        return [(step, _read_ap(folder / str(step))) for step in sound], rejected, ""
     except OSError as error:
-        return [], [], f"{error.filename or folder}: {error.strerror}"
-
-
-def _agree(opened: Any) -> Any:
-    """Returns what the first process has, in all."""
-    text = json.dumps(opened).encode() if is_first() else b""
-    return json.loads(gather_rows(np.frombuffer(text, np.uint8)).tobytes())
+        raise UserError(f"{error.filename or folder}: {error.strerror}") from error
+    rejected = [
+        f"checkpoint {step} is damaged: {fault}; it is now called {step}{DAMAGED}"
+        for step, fault in faults.items()
+    ]
+    return [(step, _read_ap(folder / str(step))) for step in intact], rejected
 
 
 def _worth_keeping(found: Kept) -> Kept:
@@ -343,28 +338,21 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _facts(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Returns shape and type of every leaf by its path, whatever kinds of nodes lead to it."""
+def _arrays(tree: Any) -> dict[str, str]:
+    """Returns type and shape of every array by its path, whatever kinds of nodes lead to it."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): (tuple(leaf.shape), str(leaf.dtype))
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype} {tuple(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     }
 
 
-def _differences(
-    saved: dict[str, tuple[tuple[int, ...], str]], wanted: dict[str, tuple[tuple[int, ...], str]]
-) -> list[str]:
-    missing = [f"{name} is missing" for name in wanted if name not in saved]
-    surplus = [f"{name} is not wanted" for name in saved if name not in wanted]
-    both = [(name, saved[name], fact) for name, fact in wanted.items() if name in saved]
-    misshapen = [
-        f"{name} has the shape {found[0]}, wanted {fact[0]}"
-        for name, found, fact in both
-        if found[0] != fact[0]
+def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    return [
+        *(f"{name} is missing" for name in wanted if name not in saved),
+        *(f"{name} is not wanted" for name in saved if name not in wanted),
+        *(
+            f"{name} is {saved[name]}, wanted {array}"
+            for name, array in wanted.items()
+            if saved.get(name, array) != array
+        ),
     ]
-    mistyped = [
-        f"{name} has the type {found[1]}, wanted {fact[1]}"
-        for name, found, fact in both
-        if found[1] != fact[1]
-    ]
-    return missing + surplus + misshapen + mistyped

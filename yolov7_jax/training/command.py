@@ -27,9 +27,15 @@ from yolov7_jax.training.arguments import DATA_HELP, HELP_FLAGS, parse, print_he
 from yolov7_jax.training.check import check_command
 from yolov7_jax.training.checkpoint import CHECKPOINT_FOLDER
 from yolov7_jax.training.choose_anchors import describe_anchors
-from yolov7_jax.training.distributed import from_first, is_first, join_processes, part, wait_for_all
-from yolov7_jax.training.interruption import highest_ap
-from yolov7_jax.training.loop import Summary, fit
+from yolov7_jax.training.distributed import (
+    disconnect,
+    is_first,
+    join_processes,
+    run_on_first,
+    wait_for_all,
+)
+from yolov7_jax.training.epoch_records import highest_ap
+from yolov7_jax.training.loop import RunResult, train
 from yolov7_jax.training.metrics_file import METRICS_FILE
 from yolov7_jax.training.model_and_data import DEMO, create_model, data_file, load_split
 from yolov7_jax.training.preview import write_preview
@@ -208,7 +214,7 @@ def join(processes: ProcessConfig) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def fit_command(arguments: list[str]) -> Summary:
+def fit_command(arguments: list[str]) -> RunResult:
     """Starts a new run."""
     config = parse_settings(arguments, "train")
     join(config.processes)
@@ -221,11 +227,11 @@ def fit_command(arguments: list[str]) -> Summary:
         )
     if config.output is None:
         names = dict.fromkeys((data_name(config.data), pathlib.Path(config.recipe).stem))
-        run = pathlib.Path(from_first(lambda: str(free_folder(RUNS / "-".join(names)))))
+        run = pathlib.Path(run_on_first(lambda: str(free_folder(RUNS / "-".join(names)))))
     else:
         run = pathlib.Path(config.output)
-        from_first(lambda: check_free(run))
-    return fit(config, run)
+        run_on_first(lambda: check_free(run))
+    return train(config, run)
 
 
 def anchors_command(arguments: list[str]) -> int:
@@ -253,7 +259,7 @@ def preview_command(arguments: list[str]) -> int:
     return 0
 
 
-def resume_command(arguments: list[str]) -> Summary:
+def resume_command(arguments: list[str]) -> RunResult:
     """Continues a run with the settings that it was started with."""
     program = "yolov7-jax resume"
     given = parse(Resume, arguments, program=program)
@@ -271,7 +277,7 @@ def resume_command(arguments: list[str]) -> Summary:
     given = parse(Resume, arguments, program=program, default=kept)
     config = dataclasses.replace(config, **{name: getattr(given, name) for name in changeable})
     check_config(config)
-    return fit(config, run)
+    return train(config, run)
 
 
 def parse_settings(arguments: list[str], command: str) -> TrainConfig:
@@ -330,7 +336,7 @@ def show_warnings() -> None:
         logger.propagate = False
 
 
-def finish(summary: Summary) -> int:
+def finish(summary: RunResult) -> int:
     """Prints how a run ended, and returns the exit code."""
     if is_first():
         print_summary(summary)
@@ -339,7 +345,7 @@ def finish(summary: Summary) -> int:
     return 128 + signal.SIGINT if summary.signal == signal.SIGINT else 0
 
 
-def print_summary(summary: Summary) -> None:
+def print_summary(summary: RunResult) -> None:
     """Prints how a run ended, and what there is to look at."""
     run = summary.run
     if summary.interrupted is not None:
@@ -386,5 +392,5 @@ def run_program(arguments: list[str]) -> int:
         except Exception:  # a fault of the program, whatever it is
             traceback.print_exc()  # now: leaving the others may end this process
             code = FAILED
-        part(code)
+        disconnect(code)
         return code

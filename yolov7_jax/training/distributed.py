@@ -1,8 +1,9 @@
-"""Several processes that train one model together: how they meet, agree and part."""
+"""Several processes that train one model together: how they meet, agree and disconnect."""
 
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -15,24 +16,30 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import clusters  # not public, but no public way tells whether there is a scheduler
 from jax.experimental import multihost_utils
 
 from yolov7_jax.errors import UserError
+from yolov7_jax.training.mesh import batch_sharding, make_mesh, place, replicated
 from yolov7_jax.training.train_config import ProcessConfig
 
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 ARRIVAL_SECONDS = 300  # for all processes to start; schedulers need minutes for many machines
 NOT_MET = 2  # the exit code of those that came, if not all did
 # A process that ends tells the others, and they have half as long to end as well. Those that have
 # not by the full time are ended: they wait for something that never comes.
-PARTING_SECONDS = 20
+DISCONNECT_SECONDS = 20
 SHARING_SECONDS = 60  # until a file that one machine writes is seen on all; NFS keeps old listings
 
 # JAX also detects Kubernetes, but only where a package is installed and the job has certain rights.
-_SCHEDULERS = ("slurm", "ompi", "gketpu", "gcetpu")
-_OPEN_MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
+_SLURM = {  # a batch script or an interactive shell, without srun, lacks the list of nodes
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+}
+_OPEN_MPI_ADDRESS = "OMPI_MCA_orte_hnp_uri"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +48,13 @@ class Scheduled:
 
     Attributes:
       name: of the kind of scheduler, as JAX calls it.
-      count: processes that it has started together.
-      index: number of this one, from 0.
+      count: processes that it has started together; None where JAX alone can find out.
+      index: number of this one, from 0; None likewise.
     """
 
     name: str
-    count: int
-    index: int
+    count: int | None
+    index: int | None
 
 
 def join_processes(config: ProcessConfig) -> None:
@@ -79,84 +86,97 @@ def join_processes(config: ProcessConfig) -> None:
             raise UserError(f"--processes.coordinator (={coordinator}) must be HOST:PORT")
         # Whoever says all this also says which devices a process sees.
         where = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
-        place = Scheduled("deactivate", count, index)
+        found = Scheduled("deactivate", count, index)
     else:
-        where, place = {}, scheduled()
-    if place is not None and place.count > 1:
-        _connect(place, where)
+        where, found = {}, scheduled()
+    if found is not None and found.count != 1:
+        _connect(found, where)
 
 
 def scheduled() -> Scheduled | None:
     """Returns what a scheduler says of this process; None where there is none.
 
+    JAX detects them itself, but tells nobody before it connects: so this reads the same variables,
+    as Slurm, Open MPI and GKE document them.
+
     Raises:
       UserError: there is one, but it tells too little.
     """
+    env = os.environ
     try:
-        for kind in clusters.ClusterEnv._cluster_types:
-            if kind.name in _SCHEDULERS and kind.is_env_present():
-                # A process that is alone needs no address, which may be what is missing.
-                count = kind.get_process_count()
-                return Scheduled(kind.name, count, kind.get_process_id() if count > 1 else 0)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        # A process that is alone needs no address, which may be what is missing.
+        if env.keys() >= _SLURM:
+            return Scheduled("slurm", int(env["SLURM_NTASKS"]), int(env["SLURM_PROCID"]))
+        if _OPEN_MPI_ADDRESS in env:
+            rank = int(env["OMPI_COMM_WORLD_RANK"])
+            return Scheduled("ompi", int(env["OMPI_COMM_WORLD_SIZE"]), rank)
+        hosts = env.get("TPU_PROCESS_ADDRESSES", env.get("TPU_WORKER_HOSTNAMES"))
+        if hosts is not None:
+            hosts_of_slice, slices = hosts.count(",") + 1, int(env.get("MEGASCALE_NUM_SLICES") or 1)
+            before = int(env.get("MEGASCALE_SLICE_ID") or 0) * hosts_of_slice
+            index = before + int(env.get("TPU_WORKER_ID") or 0)
+            return Scheduled("gketpu", hosts_of_slice * slices, index)
+        open_mpi_count = int(env.get("OMPI_COMM_WORLD_SIZE", "1"))
+    except (ValueError, KeyError) as error:
         raise UserError(
             f"the scheduler does not tell which process this is: {_first_line(error)}; "
             "--processes.coordinator, --processes.count and --processes.index would"
         ) from error
-    if int(os.environ.get(_OPEN_MPI_COUNT, "1")) > 1:
+    if open_mpi_count > 1:
         # Open MPI 5 does not say where the first process is, and each would train for itself.
         raise UserError(
             "this Open MPI does not tell where the first process is; use "
             "--processes.coordinator HOST:PORT --processes.count $OMPI_COMM_WORLD_SIZE "
             "--processes.index $OMPI_COMM_WORLD_RANK"
         )
-    return None
+    return Scheduled("gcetpu", None, None) if _on_tpu_machine() else None
 
 
-def _connect(place: Scheduled, where: Mapping[str, Any]) -> None:
-    if place.index == 0:
-        at = f" at {where['coordinator_address']}" if where else f" ({place.name})"
-        print(f"waiting for {place.count - 1} more process(es){at}", file=sys.stderr, flush=True)
+def _on_tpu_machine() -> bool:
+    """Says whether this is a virtual machine with TPUs, which asks its cloud for the others."""
+    has_library = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
+    # JAX has set this where there are no chips; elsewhere it says that there is nobody to ask.
+    return has_library and "TPU_SKIP_MDS_QUERY" not in os.environ
+
+
+def _connect(found: Scheduled, where: Mapping[str, Any]) -> None:
+    if found.count is not None and found.index == 0:
+        at = f" at {where['coordinator_address']}" if where else f" ({found.name})"
+        print(f"waiting for {found.count - 1} more process(es){at}", file=sys.stderr, flush=True)
     # Its handler would take SIGTERM from before the first step on, and nobody would ask it.
     jax.config.update("jax_enable_preemption_service", False)
-    patience = threading.Timer(ARRIVAL_SECONDS, _give_up, (place.count,))
+    patience = threading.Timer(ARRIVAL_SECONDS, _give_up, (found.count,))
     patience.daemon = True
     patience.start()
     try:
         jax.distributed.initialize(
             **where,
-            cluster_detection_method=place.name,
+            cluster_detection_method=found.name,
             # When this is over, JAX aborts the process with a page of C++.
             initialization_timeout=2 * ARRIVAL_SECONDS,
-            shutdown_timeout_seconds=PARTING_SECONDS,
+            shutdown_timeout_seconds=DISCONNECT_SECONDS,
         )
         # On CPUs all have to come to the first collective within 30 s, and compiling before it may
         # take one longer than another.
         multihost_utils.sync_global_devices("met")
-        _sum_over_devices()
-    except (RuntimeError, ValueError) as error:
+        mesh = make_mesh(jax.device_count())
+        ones = place(np.ones(jax.device_count(), np.float32), batch_sharding(mesh))
+        jax.block_until_ready(jax.jit(jax.numpy.sum, out_shardings=replicated(mesh))(ones))
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(f"the processes cannot be connected: {_first_line(error)}") from error
     finally:
         patience.cancel()
 
 
-def _give_up(count: int) -> None:
+def _give_up(count: int | None) -> None:
+    processes = "processes" if count is None else f"{count} processes"
     print(
-        f"error: the {count} processes did not come together within {ARRIVAL_SECONDS} s; are all "
+        f"error: the {processes} did not come together within {ARRIVAL_SECONDS} s; are all "
         "running, with the same address and count, and may they connect to it?",
         file=sys.stderr,
         flush=True,
     )
     os._exit(NOT_MET)  # connecting cannot be called off
-
-
-def _sum_over_devices() -> None:
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
-    apart = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    ones = np.ones(len(jax.devices()), np.float32)
-    given = jax.make_array_from_callback(ones.shape, apart, lambda index: ones[index])
-    jax.block_until_ready(jax.jit(jax.numpy.sum, out_shardings=whole)(given))
 
 
 def _first_line(error: BaseException) -> str:
@@ -168,7 +188,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def most(*numbers: int) -> tuple[int, ...]:
+def max_over_processes(*numbers: int) -> tuple[int, ...]:
     """Returns the largest that any process has of each number; all are to ask at the same point."""
     if jax.process_count() == 1:
         return numbers
@@ -178,31 +198,35 @@ def most(*numbers: int) -> tuple[int, ...]:
 
 def any_process(flag: bool) -> bool:
     """Says whether a flag is set in any process; all are to ask at the same point."""
-    return bool(most(int(flag))[0])
+    return bool(max_over_processes(int(flag))[0])
 
 
-def from_first(tell: Callable[[], Told]) -> Told:
-    """Returns in all processes what a function returns in the first, where alone it is called.
+def run_on_first(function: Callable[[], T]) -> T:
+    """Calls a function in the first process alone, and returns its result in all.
+
+    What a run finds in its folder is found like this: another process may see an older state of a
+    shared disk, and would go on to another computation than the rest.
 
     Args:
-      tell: returns what JSON can hold.
+      function: returns what JSON can hold.
 
     Raises:
       UserError: the function has raised it, in all processes.
     """
     if jax.process_count() == 1:
-        return tell()
-    told, fault = None, ""
+        return function()
+    result, fault = None, ""
     if is_first():
         try:
-            told = tell()
+            result = function()
         except UserError as error:
             fault = str(error)
-    sent = json.dumps([told, fault]).encode() if is_first() else b""
-    told, fault = json.loads(gather_rows(np.frombuffer(sent, np.uint8)).tobytes())
+    sent = json.dumps([result, fault]).encode() if is_first() else b""
+    received = gather_over_processes(np.frombuffer(sent, np.uint8))
+    result, fault = json.loads(received.tobytes())
     if fault:
         raise UserError(fault)
-    return told
+    return result
 
 
 def check_same(facts: Mapping[str, str]) -> None:
@@ -216,7 +240,7 @@ def check_same(facts: Mapping[str, str]) -> None:
     """
     hashes = [hashlib.sha256(fact.encode()).digest() for fact in facts.values()]
     own = np.frombuffer(b"".join(hashes), np.uint8).reshape(1, len(facts), -1)
-    all_hashes = gather_rows(own)  # [processes, facts, 32]
+    all_hashes = gather_over_processes(own)  # [processes, facts, 32]
     differs = (all_hashes != all_hashes[0]).any(2)
     if not differs.any():
         return
@@ -242,10 +266,10 @@ def check_shared(folder: pathlib.Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    name = from_first(lambda: f".shared-{secrets.token_hex(8)}")
+    name = run_on_first(lambda: f".shared-{secrets.token_hex(8)}")
     if is_first():
         (folder / name).touch()
-    most(0)  # it is there now
+    multihost_utils.sync_global_devices("written")
     deadline = time.monotonic() + SHARING_SECONDS
     # Listing shows what is new sooner than asking for it does.
     while not (seen := name in os.listdir(folder)) and time.monotonic() < deadline:
@@ -260,7 +284,7 @@ def check_shared(folder: pathlib.Path) -> None:
         )
 
 
-def gather_rows(tree: Any) -> Any:
+def gather_over_processes(tree: Any) -> Any:
     """Returns arrays of any length put together, process by process; the same in all.
 
     Args:
@@ -286,10 +310,10 @@ def gather_rows(tree: Any) -> Any:
 
 def wait_for_all() -> None:
     """Returns when all processes have come to this point."""
-    most(0)
+    multihost_utils.sync_global_devices("waited")
 
 
-def part(code: int) -> None:
+def disconnect(code: int) -> None:
     """Leaves the other processes, if there are any; to be called before this one ends.
 
     Where they leave too, all can end in order. Where they do not, this process has failed alone:
@@ -307,7 +331,7 @@ def part(code: int) -> None:
 
     goodbye = threading.Thread(target=say_goodbye, daemon=True)
     goodbye.start()
-    goodbye.join(PARTING_SECONDS / 2)
+    goodbye.join(DISCONNECT_SECONDS / 2)
     if goodbye.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -12,7 +12,7 @@ from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.evaluate.batches import EvalBatch, eval_batches
 from yolov7_jax.evaluate.coco_ap import CocoAp, GroundTruth, ScoredBoxes, coco_ap
 from yolov7_jax.evaluate.detect_split import collect_detections
-from yolov7_jax.training.distributed import gather_rows
+from yolov7_jax.training.distributed import gather_over_processes
 from yolov7_jax.training.mesh import own_rows, shard_batch
 from yolov7_jax.training.pipeline.image_cache import ImageCache, cached_reader
 from yolov7_jax.training.step import EvalLosses
@@ -84,7 +84,8 @@ def evaluate(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    detections = gather_rows(collect_detections(watched(batches), detect, to_host=own_rows))
+    own = collect_detections(watched(batches), detect, to_host=own_rows)
+    detections = gather_over_processes(own)
     accuracy = coco_ap(truth, detections, num_images=len(dataset), num_classes=len(dataset.names))
     terms = np.asarray(jax.device_get(losses), np.float64).sum(0) / len(dataset)
     named = dict(zip(EvalLosses._fields, terms.tolist(), strict=True))

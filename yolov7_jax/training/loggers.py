@@ -1,5 +1,7 @@
 """Where the numbers of a run go besides metrics.jsonl: TensorBoard, Weights & Biases."""
 
+import contextlib
+import dataclasses
 import math
 import pathlib
 import time
@@ -9,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from yolov7_jax.errors import UserError
+from yolov7_jax.training.distributed import is_first
+from yolov7_jax.training.train_config import TrainConfig
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FILE = "wandb.id"
@@ -112,6 +116,27 @@ def import_wandb() -> types.ModuleType:
     except ImportError:
         raise UserError("--wandb needs an extra: pip install 'yolov7-jax[wandb]'") from None
     return wandb
+
+
+def open_logs(
+    stack: contextlib.ExitStack, config: TrainConfig, run: pathlib.Path, step: int
+) -> list[Log]:
+    """Returns the logs that the settings want; the first process alone has any.
+
+    Args:
+      stack: closes them.
+      config: the settings.
+      run: the run's folder.
+      step: steps done.
+    """
+    logs: list[Log] = []
+    if config.tensorboard and is_first():
+        logs.append(TensorBoard(run, step + 1))
+    if config.wandb and is_first():
+        logs.append(Wandb(run, dataclasses.asdict(config)))
+    for log in logs:
+        stack.callback(log.close)
+    return logs
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

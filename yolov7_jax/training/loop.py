@@ -13,31 +13,33 @@ import jax.numpy as jnp
 from yolov7_jax.errors import UserError
 from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.checkpoint import Checkpoints
-from yolov7_jax.training.distributed import any_process, check_shared, from_first, is_first
-from yolov7_jax.training.evaluation import Evaluation
-from yolov7_jax.training.image_weights import image_probabilities
-from yolov7_jax.training.interruption import (
-    InterruptedRunError,
-    Interruption,
-    agrees_at,
+from yolov7_jax.training.distributed import any_process, check_shared, is_first, run_on_first
+from yolov7_jax.training.epoch_records import (
+    device_memory_mib,
+    evaluation_record,
+    has_record,
     out_of_patience,
+    speed_record,
+    training_record,
     warnings,
 )
-from yolov7_jax.training.loggers import Log, TensorBoard, Wandb, import_wandb, scalars
-from yolov7_jax.training.mesh import Prefetch, own_rows, place, replicated
+from yolov7_jax.training.image_weights import image_probabilities
+from yolov7_jax.training.interruption import InterruptedRunError, Interruption, agrees_at
+from yolov7_jax.training.loggers import import_wandb, open_logs, scalars
+from yolov7_jax.training.mesh import own_rows, place, replicated
 from yolov7_jax.training.metrics_file import (
     METRICS_FILE,
     append_record,
     read_records,
     truncate_records,
 )
+from yolov7_jax.training.prefetch import Prefetch
 from yolov7_jax.training.prepare import Setup, prepare
 from yolov7_jax.training.progress import Progress, draw_contact_sheet, epoch_line
 from yolov7_jax.training.run_folder import (
     CONFIG_FILE,
     REPORT_FILE,
     SHEET_FILE,
-    as_json,
     check_same_data,
     check_same_settings,
     claimed,
@@ -53,7 +55,7 @@ from yolov7_jax.training.train_config import TrainConfig, fixed_settings, write_
 from yolov7_jax.weights.run_checkpoint import description
 
 
-class Summary(NamedTuple):
+class RunResult(NamedTuple):
     """How a run ended.
 
     Attributes:
@@ -97,14 +99,14 @@ class Position:
         """Returns the epoch to go on with, counted from 0: the first that has no record."""
         epoch = setup.schedule.epoch(self.step)
         ended = epoch > 0 and self.step == setup.bounds[epoch]
-        return epoch - 1 if ended and not recorded(records, self.step) else epoch
+        return epoch - 1 if ended and not has_record(records, self.step) else epoch
 
     def begin_epoch(self) -> None:
         """Forgets the metrics of the epoch before."""
         self.sums = jax.tree.map(jnp.zeros_like, self.sums)
 
 
-def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
+def train(config: TrainConfig, run: pathlib.Path) -> RunResult:
     """Trains, or continues where the last checkpoint in the run's folder was written.
 
     Args:
@@ -118,30 +120,31 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
     """
     if config.wandb:
         import_wandb()  # or say so before anything is done
-    fresh = not holds_run(run)
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption(config.max_hours))
+        fresh = run_on_first(lambda: not holds_run(run))
         setup, state = prepare(config, fresh=fresh)
         config, bounds = setup.config, setup.bounds
         make_folder(run)
         check_shared(run)
         stack.enter_context(claimed(run))
         if fresh:
-            from_first(lambda: begin(setup, run))
+            run_on_first(lambda: begin(setup, run))
         progress = stack.enter_context(
             Progress(bounds[-1] * config.batch_size, silent=not is_first())
         )
-        kept = description(setup.model, setup.train_set.names, image_size=config.image_size)
-        kept |= {"settings": fixed_settings(config)}
-        checkpoints = stack.enter_context(Checkpoints(run, kept))
+        described = description(setup.model, setup.train_set.names, image_size=config.image_size)
+        described |= {"settings": fixed_settings(config)}
+        checkpoints = stack.enter_context(Checkpoints(run, described))
         at = start_or_continue(setup, state, run, checkpoints, progress)
         del state  # the first step takes its memory
-        records = truncate_records(run, at.step)
+        records = run_on_first(lambda: truncate_records(run, at.step))
         for record in records:
             checkpoints.rate(record["step"], record.get("ap"))
-        if recorded(records, at.step):
+        if has_record(records, at.step):
             at.begin_epoch()
         logs = open_logs(stack, config, run, at.step)
+        feed = stack.enter_context(contextlib.ExitStack())  # holds the batches
         begun, evaluation, batches = at.step, None, None
 
         # An epoch without its record is not over: what remains of it may be the evaluation alone.
@@ -151,12 +154,11 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             if interruption.wanted(at.step, begun=at.step > begun):
                 break
             if batches is None or config.image_weights:
-                probabilities = (
-                    image_probabilities(setup.train_set, records) if config.image_weights else None
-                )
-                if batches is not None:
-                    batches.close()
-                batches = stack.enter_context(setup.batches(at.step, probabilities))
+                feed.close()
+                probabilities = None
+                if config.image_weights:
+                    probabilities = image_probabilities(setup.train_set, records)
+                batches = feed.enter_context(setup.batches(at.step, probabilities))
             done, end = epoch - 1 if epoch else None, bounds[epoch + 1]
             started, first_step, waited = time.monotonic(), at.step, batches.seconds_waited
             saved = started
@@ -172,16 +174,20 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             checkpoints.save(at.step, at.arrays(), epoch=epoch if at.step == end else done)
             if at.step < end:
                 break
-            trained = time.monotonic() - started
+            steps, seconds = at.step - first_step, time.monotonic() - started
+            waited = batches.seconds_waited - waited
 
-            record = {"epoch": epoch + 1, "step": at.step} | training_record(at, setup)
+            record = {"epoch": epoch + 1, "step": at.step}
+            sums, steps_of_epoch = jax.device_get(at.sums), at.step - bounds[epoch]
+            record |= training_record(sums, steps_of_epoch, config.assigner)
+            record |= {"lr": setup.schedule.rates(at.step - 1).kernel}
             if epoch + 1 == config.epochs or (epoch + 1) % config.eval_epochs == 0:
                 try:
                     evaluation = setup.evaluate(at.state, interruption.watched)
                 except InterruptedRunError:
                     break
-                record |= evaluation_record(evaluation, setup)
-            record |= speed(at.step - first_step, trained, batches.seconds_waited - waited, config)
+                record |= evaluation_record(evaluation, setup.val_set.names, config.assigner)
+            record |= speed_record(steps, seconds, waited, config.batch_size)
             record |= {
                 "device_memory_mib": device_memory_mib(),
                 "compilations": setup.compilations(),
@@ -200,16 +206,25 @@ def fit(config: TrainConfig, run: pathlib.Path) -> Summary:
             for warning in warnings(records, config.assigner):
                 progress.line(f"warning: {warning}")
 
-        ended = recorded(records, bounds[-1]) or out_of_patience(records, config.patience)
+        ended = has_record(records, bounds[-1]) or out_of_patience(records, config.patience)
         if ended and records:
             evaluation = evaluation or setup.evaluate(at.state)
             if is_first():
-                write_run_report(setup, records, evaluation, run)
+                write_report(
+                    run / REPORT_FILE,
+                    title=run.name,
+                    config=config,
+                    records=records,
+                    dataset=setup.val_set,
+                    truth=setup.truth,
+                    detections=evaluation.detections,
+                    accuracy=evaluation.accuracy,
+                )
     if not ended:
-        return Summary(run, records, at.step, interruption.reason, interruption.signal)
+        return RunResult(run, records, at.step, interruption.reason, interruption.signal)
     early = at.step < bounds[-1]
     note = f"no higher AP in {config.patience} epochs, so this is the end" if early else ""
-    return Summary(run, records, at.step, note=note)
+    return RunResult(run, records, at.step, note=note)
 
 
 def begin(setup: Setup, run: pathlib.Path) -> None:
@@ -239,16 +254,12 @@ def start_or_continue(
     at = Position(0, state, place(no_metrics(), replicated(setup.mesh)), 0)
     lines = [setup.title(), f"run folder {run}", *setup.lines]
     if checkpoints.last_step is None:
-        records = read_records(run)
-        if records:
-            raise UserError(
-                f"{run}: has no checkpoint, but {METRICS_FILE} tells of {len(records)} epochs; put "
-                "the checkpoints back, or start a new run with `train`"
-            )
+        run_on_first(lambda: check_begun_now(run))
         lines.append("compiling: the first step takes longer")
     else:
-        check_same_data(run, setup.splits())
-        check_same_settings(run, setup.config, checkpoints.description())
+        described = checkpoints.description()
+        run_on_first(lambda: check_same_data(run, setup.splits()))
+        run_on_first(lambda: check_same_settings(run, setup.config, described))
         saved = checkpoints.load(
             at.arrays(), {"state": setup.shardings, "sums": replicated(setup.mesh)}
         )
@@ -260,6 +271,20 @@ def start_or_continue(
     for line in lines:
         progress.line(line)
     return at
+
+
+def check_begun_now(run: pathlib.Path) -> None:
+    """Refuses to begin a run whose checkpoints are gone.
+
+    Raises:
+      UserError: the folder has records of epochs.
+    """
+    records = read_records(run)
+    if records:
+        raise UserError(
+            f"{run}: has no checkpoint, but {METRICS_FILE} tells of {len(records)} epochs; put "
+            "the checkpoints back, or start a new run with `train`"
+        )
 
 
 def train_steps(
@@ -284,7 +309,7 @@ def train_steps(
 
 
 def check_skipped(
-    at: Position, step: int, batch: Batch, metrics: Metrics, most: int, run: pathlib.Path
+    at: Position, step: int, batch: Batch, metrics: Metrics, limit: int, run: pathlib.Path
 ) -> None:
     """Counts the batches in a row without finite gradients, and stops at too many.
 
@@ -292,11 +317,11 @@ def check_skipped(
       UserError: there are too many; says where the last one was saved.
     """
     at.skipped_in_row = at.skipped_in_row + 1 if metrics.skipped else 0
-    if at.skipped_in_row < most:
+    if at.skipped_in_row < limit:
         return
     path = save_batch(run, step, jax.tree.map(own_rows, batch))
     raise UserError(
-        f"{run}: the loss or its gradients were not finite for {most} batches in a row; the last "
+        f"{run}: the loss or its gradients were not finite for {limit} batches in a row; the last "
         f"of them is in {path}. A lower --optim.lr0, a longer --optim.warmup-epochs or "
         "--optim.max-gradient-norm may help"
     )
@@ -314,89 +339,3 @@ def add_metrics(sums: Metrics, metrics: Metrics) -> Metrics:
     counted = jax.tree.map(lambda value: jnp.where(metrics.skipped, 0, value), metrics)
     counted = counted._replace(skipped=metrics.skipped)
     return jax.tree.map(jnp.add, sums, counted)
-
-
-def training_record(at: Position, setup: Setup) -> dict[str, Any]:
-    """Returns the means of the epoch's steps, by name; None where all were left out."""
-    first = setup.bounds[setup.schedule.epoch(at.step - 1)]
-    sums = jax.device_get(at.sums)
-    learnt_from = at.step - first - int(sums.skipped)
-
-    def mean(total: float) -> float | None:
-        return as_json(float(total) / learnt_from) if learnt_from else None
-
-    terms = {name: getattr(sums, name) for name in ("box", "obj", "cls")}
-    losses = terms | {"total": sum(terms.values())}
-    return {
-        **{f"train/{setup.config.assigner}/{name}": mean(sum_) for name, sum_ in losses.items()},
-        "matched": mean(sums.num_matched),
-        "gradient_norm": mean(sums.gradient_norm),
-        "skipped": int(sums.skipped),
-        "lr": setup.schedule.rates(at.step - 1).kernel,
-    }
-
-
-def recorded(records: Sequence[Mapping[str, Any]], step: int) -> bool:
-    """Says whether the last record is that of the epoch that a step ended."""
-    return bool(records) and records[-1]["step"] == step
-
-
-def speed(steps: int, seconds: float, waited: float, config: TrainConfig) -> dict[str, Any]:
-    """Returns how fast steps were done; None where only the evaluation was left to do."""
-    return {
-        "images_per_second": steps * config.batch_size / seconds if steps else None,
-        "step_seconds": seconds / steps if steps else None,
-        "data_wait": waited / seconds if steps else None,
-    }
-
-
-def evaluation_record(evaluation: Evaluation, setup: Setup) -> dict[str, Any]:
-    """Returns what an evaluation found, by name."""
-    accuracy, names = evaluation.accuracy, setup.val_set.names
-    losses = evaluation.losses
-    return {
-        **{f"val/{setup.config.assigner}/{name}": as_json(loss) for name, loss in losses.items()},
-        f"val/{setup.config.assigner}/total": as_json(sum(losses.values())),
-        "ap": as_json(accuracy.ap),
-        "ap50": as_json(accuracy.ap50),
-        "ap75": as_json(accuracy.ap75),
-        "class_ap": dict(zip(names, map(as_json, accuracy.class_ap), strict=True)),
-        "class_ap50": dict(zip(names, map(as_json, accuracy.class_ap50), strict=True)),
-    }
-
-
-def device_memory_mib() -> float | None:
-    """Returns the most memory that a device of this process has used; None where none tells."""
-    known = [device.memory_stats() for device in jax.local_devices()]
-    peaks = [stats["peak_bytes_in_use"] for stats in known if stats]
-    return max(peaks) / 2**20 if peaks else None
-
-
-def open_logs(
-    stack: contextlib.ExitStack, config: TrainConfig, run: pathlib.Path, step: int
-) -> list[Log]:
-    """Returns the logs that the settings want; the first process alone has any."""
-    logs: list[Log] = []
-    if config.tensorboard and is_first():
-        logs.append(TensorBoard(run, step + 1))
-    if config.wandb and is_first():
-        logs.append(Wandb(run, dataclasses.asdict(config)))
-    for log in logs:
-        stack.callback(log.close)
-    return logs
-
-
-def write_run_report(
-    setup: Setup, records: Sequence[Mapping[str, Any]], evaluation: Evaluation, run: pathlib.Path
-) -> None:
-    """Writes the page about a run that has come to its end."""
-    write_report(
-        run / REPORT_FILE,
-        title=run.name,
-        config=setup.config,
-        records=list(records),
-        dataset=setup.val_set,
-        truth=setup.truth,
-        detections=evaluation.detections,
-        accuracy=evaluation.accuracy,
-    )

@@ -5,12 +5,8 @@ the whole state unless that is sharded too. Under `jax.jit` sums over a batch ar
 global batch, so results do not depend on the devices' number.
 """
 
-import contextlib
-import queue
-import threading
-import time
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -115,89 +111,3 @@ def own_rows(array: jax.Array) -> np.ndarray:
     """
     parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
-
-
-class Prefetch(Iterator[Any]):
-    """Makes batches and sends them to the devices while these still compute; see `prefetch`.
-
-    Attributes:
-      seconds_waited: time spent in waiting for batches so far.
-    """
-
-    def __init__(self, batches: Generator[Any, None, None], mesh: Mesh, depth: int):
-        self._batches, self._mesh = batches, mesh
-        self._ready: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        self._room = threading.Semaphore(depth)
-        self._closing = threading.Event()
-        self._ended: BaseException | None = None
-        self.seconds_waited = 0.0
-        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __next__(self) -> Any:
-        """Returns the next batch, on the devices.
-
-        Raises:
-          StopIteration: the batches have come to their end, or this is closed.
-          Exception: what making this batch has raised.
-        """
-        if self._ended is None and not self._closing.is_set():
-            started = time.monotonic()
-            batch, self._ended = self._ready.get()
-            self.seconds_waited += time.monotonic() - started
-            if self._ended is None:
-                self._room.release()
-                return batch
-            if not isinstance(self._ended, StopIteration):
-                raise self._ended
-        raise StopIteration
-
-    def close(self) -> None:
-        """Drops what was made ahead, and closes the source of batches; waits for a running one."""
-        self._closing.set()
-        self._room.release()
-        self._thread.join()
-        while not self._ready.empty():
-            self._ready.get_nowait()
-
-    def _run(self) -> None:
-        # The source lives in this thread alone: a generator cannot be closed while another runs it.
-        with contextlib.closing(self._batches):
-            while True:
-                self._room.acquire()
-                if self._closing.is_set():
-                    return
-                try:
-                    batch = shard_batch(next(self._batches), self._mesh)
-                except BaseException as error:
-                    self._ready.put((None, error))
-                    return
-                self._ready.put((batch, None))
-
-
-def prefetch(batches: Generator[Any, None, None], mesh: Mesh, depth: int = 2) -> Prefetch:
-    """Returns an iterator over the same batches on the devices, made while these still compute.
-
-    Images are sent as 8-bit numbers; the step normalises them. What a run has to remember is how
-    many batches it has taken: those made ahead are not counted, and are made again when it
-    continues.
-
-    Args:
-      batches: host batches, arrays with a leading batch axis; no one else may read them any more.
-        Closed at the end.
-        An exception is raised in place of the batch that failed.
-      mesh: the devices that share a batch.
-      depth: batches made ahead, at least 1.
-
-    Raises:
-      ValueError: the depth is not positive.
-    """
-    if depth < 1:
-        raise ValueError(f"depth (={depth}) must be at least 1")
-    return Prefetch(batches, mesh, depth)

@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from yolov7_jax.errors import UserError
-from yolov7_jax.training.distributed import is_first
+from yolov7_jax.files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -51,7 +51,7 @@ def append_record(run: pathlib.Path, record: dict[str, Any]) -> None:
     Raises:
       UserError: the line cannot be written.
     """
-    line = (json.dumps(record, allow_nan=False) + "\n").encode()
+    line = _line(record)
     path = run / METRICS_FILE
     try:
         with path.open("ab", buffering=0) as file:
@@ -71,8 +71,6 @@ def append_record(run: pathlib.Path, record: dict[str, Any]) -> None:
 def truncate_records(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
     """Drops the epochs that ended after a step, so that a continued run writes none twice.
 
-    Only the first of several processes writes; all of them get the same.
-
     Returns:
       The epochs that remain.
 
@@ -81,14 +79,15 @@ def truncate_records(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
     """
     path = run / METRICS_FILE
     records = [record for record in read_records(run) if record["step"] <= step]
-    if is_first():
-        temporary = path.with_name(f"{METRICS_FILE}.tmp")
-        try:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-            temporary.replace(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+    try:
+        write_whole(path, (_line(record) for record in records))
+    except OSError as error:
+        raise _unwritable(path, error) from error
     return records
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> UserError:

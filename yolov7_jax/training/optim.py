@@ -55,8 +55,8 @@ def _group(path: tuple[Any, ...]) -> str:
     )
 
 
-def is_trained(params: Any, freeze: Sequence[str]) -> Any:
-    """Says which parameters an optimiser may move.
+def trainable_params(params: Any, freeze: Sequence[str]) -> Any:
+    """Says which parameters are trained.
 
     Args:
       params: a tree of parameters.
@@ -72,7 +72,7 @@ def is_trained(params: Any, freeze: Sequence[str]) -> Any:
     names = jax.tree_util.tree_map_with_path(lambda path, _: ".".join(_names(path)), params)
     used: set[str] = set()
 
-    def trained(name: str) -> bool:
+    def trainable(name: str) -> bool:
         fits = [
             pattern
             for pattern in freeze
@@ -81,7 +81,7 @@ def is_trained(params: Any, freeze: Sequence[str]) -> Any:
         used.update(fits)
         return not fits
 
-    result = jax.tree.map(trained, names)
+    result = jax.tree.map(trainable, names)
     unused = [pattern for pattern in freeze if pattern not in used]
     if unused:
         parts = dict.fromkeys(name.split(".")[0] for name in jax.tree.leaves(names))
@@ -94,9 +94,21 @@ def is_trained(params: Any, freeze: Sequence[str]) -> Any:
     return result
 
 
+def frozen_norms(params: Any, freeze: Sequence[str]) -> frozenset[str]:
+    """Returns the names of the norms whose parameters are all frozen; see `trainable_params`.
+
+    They stay as they are in all respects: training normalises by their running statistics, as
+    evaluation does, and does not update these.
+    """
+    trainable = jax.tree_util.tree_leaves_with_path(trainable_params(params, freeze))
+    frozen = {".".join(_names(path)) for path, is_trainable in trainable if not is_trainable}
+    norms = (name.removesuffix(".scale") for name in frozen if name.endswith(".scale"))
+    return frozenset(norm for norm in norms if f"{norm}.bias" in frozen)
+
+
 def init_optimizer(config: OptimConfig, params: Any) -> optax.OptState:
     """Returns the optimiser's state before the first update."""
-    return _direction(config, 0.0, config.momentum).init(params)
+    return _transformation(config, 0.0, config.momentum).init(params)
 
 
 def apply_gradients(
@@ -109,7 +121,7 @@ def apply_gradients(
     weight_decay: float,
     freeze: Sequence[str] = (),
 ) -> tuple[Any, optax.OptState]:
-    """Moves the parameters once.
+    """Updates the parameters once.
 
     Args:
       gradients: a tree like `params`.
@@ -119,16 +131,18 @@ def apply_gradients(
       config: which optimiser.
       weight_decay: added to the gradient of kernels, times the kernel; with AdamW, to its
         direction.
-      freeze: which parameters stay as they are; see `is_trained`.
+      freeze: which parameters stay as they are; see `trainable_params`.
 
     Returns:
       The new parameters and the new state of the optimiser.
     """
-    trained = is_trained(params, freeze)
+    trainable = trainable_params(params, freeze)
     gradients = jax.tree.map(
-        lambda moves, gradient: gradient if moves else jnp.zeros_like(gradient), trained, gradients
+        lambda is_trainable, gradient: gradient if is_trainable else jnp.zeros_like(gradient),
+        trainable,
+        gradients,
     )
-    direction, opt_state = _direction(config, weight_decay, rates.momentum).update(
+    updates, opt_state = _transformation(config, weight_decay, rates.momentum).update(
         gradients, opt_state, params
     )
     rate_of_group = {
@@ -138,16 +152,16 @@ def apply_gradients(
         "bias": rates.bias,
     }
 
-    def moved(moves: bool, group: str, param: jax.Array, way: jax.Array) -> jax.Array:
-        return param - rate_of_group[group] * way if moves else param
+    def updated(is_trainable: bool, group: str, param: jax.Array, update: jax.Array) -> jax.Array:
+        return param - rate_of_group[group] * update if is_trainable else param
 
-    return jax.tree.map(moved, trained, param_groups(params), params, direction), opt_state
+    return jax.tree.map(updated, trainable, param_groups(params), params, updates), opt_state
 
 
-def _direction(
+def _transformation(
     config: OptimConfig, weight_decay: float, momentum: float | jax.Array
 ) -> optax.GradientTransformation:
-    """The way of one update before its learning rate."""
+    """Makes updates of gradients, before the learning rate."""
     clip = (
         optax.identity()
         if config.max_gradient_norm is None
@@ -169,7 +183,7 @@ def _is_kernel(group: str) -> bool:
 
 
 def update_ema(average: Any, current: Any, updates: jax.Array) -> Any:
-    """Moves the running average of parameters and statistics.
+    """Updates the running average of parameters and statistics.
 
     Args:
       average: the average so far; before the first update, a copy of the start weights.
@@ -177,9 +191,12 @@ def update_ema(average: Any, current: Any, updates: jax.Array) -> Any:
       updates: number of updates so far, this one included.
 
     Returns:
-      The new average.
+      The new average; exactly the old one of what is frozen.
     """
     keep = EMA_DECAY * (1 - jnp.exp(-updates.astype(jnp.float32) / EMA_RAMP))
-    return jax.tree.map(
-        lambda old, new: (keep * old + (1 - keep) * new).astype(old.dtype), average, current
-    )
+
+    def mixed(old: jax.Array, new: jax.Array) -> jax.Array:
+        # Rounding would move an average of equal numbers.
+        return jnp.where(new == old, old, keep * old + (1 - keep) * new).astype(old.dtype)
+
+    return jax.tree.map(mixed, average, current)

@@ -3,6 +3,7 @@
 import functools
 import logging
 import sys
+import traceback
 
 
 @functools.cache
@@ -12,7 +13,7 @@ def quieten_orbax() -> None:
     For the whole process from now on: the last of them come when the save is long over.
     """
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_news)
+        logging.getLogger(name).addFilter(_is_others)
     show = sys.unraisablehook
 
     def show_news(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -23,6 +24,7 @@ def quieten_orbax() -> None:
     sys.unraisablehook = show_news
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    from_orbax = "orbax" in record.pathname or record.name == "asyncio"
-    return record.levelno >= logging.ERROR and not from_orbax
+def _is_others(record: logging.LogRecord) -> bool:
+    """Says whether a record is not of orbax, which logs as absl, and whose tasks as asyncio."""
+    trace = traceback.format_exception(*record.exc_info) if record.exc_info else []
+    return not any("orbax" in text for text in (record.pathname, record.getMessage(), *trace))

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,7 @@ from yolov7_jax.evaluate.detect_split import ground_truth
 from yolov7_jax.training.choose_anchors import choose_anchors, head_with_anchors
 from yolov7_jax.training.distributed import check_same
 from yolov7_jax.training.evaluation import Evaluation, Watch, evaluate
-from yolov7_jax.training.mesh import Prefetch, make_mesh, place, prefetch, state_shardings
+from yolov7_jax.training.mesh import make_mesh, place, state_shardings
 from yolov7_jax.training.model_and_data import (
     compute_dtype,
     create_model,
@@ -27,10 +29,11 @@ from yolov7_jax.training.model_and_data import (
     load_splits,
     load_weights,
 )
-from yolov7_jax.training.optim import is_trained
+from yolov7_jax.training.optim import trainable_params
 from yolov7_jax.training.pipeline.image_cache import ImageCache, cache_file, open_cache
 from yolov7_jax.training.pipeline.image_storage import Purpose
 from yolov7_jax.training.pipeline.stream import epoch_end, train_batches
+from yolov7_jax.training.prefetch import Prefetch
 from yolov7_jax.training.schedule import Schedule, make_schedule
 from yolov7_jax.training.state import TrainState, create_state
 from yolov7_jax.training.step import make_eval_step, make_train_step
@@ -49,7 +52,7 @@ class Setup(NamedTuple):
       train_cache, val_cache: their decoded images, if these are kept.
       truth: the objects of the validation split.
       model: gives the head, and what checkpoints tell of themselves.
-      num_params: numbers that the optimiser may move.
+      num_trainable: numbers in parameters that are trained, so not those that are frozen.
       mesh: the devices.
       shardings: how a `TrainState` lies on them.
       train_step: jitted.
@@ -67,7 +70,7 @@ class Setup(NamedTuple):
     val_cache: ImageCache | None
     truth: GroundTruth
     model: networks.Yolov7
-    num_params: int
+    num_trainable: int
     mesh: Mesh
     shardings: TrainState
     train_step: Any
@@ -81,7 +84,7 @@ class Setup(NamedTuple):
         """Returns one line about what is trained on what."""
         config = self.config
         return (
-            f"{config.model}, {self.num_params / 1e6:.2f} M parameters, "
+            f"{config.model}, {self.num_trainable / 1e6:.2f} M trainable parameters, "
             f"{len(self.train_set.names)} classes; {len(self.train_set)} training and "
             f"{len(self.val_set)} validation images; recipe {config.recipe}; {self.mesh.size} "
             f"{jax.default_backend()} device(s), {compute_dtype(config.dtype).name}"
@@ -125,7 +128,7 @@ class Setup(NamedTuple):
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return prefetch(batches, self.mesh)
+        return Prefetch(batches, self.mesh)
 
     def evaluate(self, state: TrainState, watched: Watch = iter) -> Evaluation:
         """Measures the averaged weights on the validation split.
@@ -172,7 +175,13 @@ def prepare(config: TrainConfig, *, fresh: bool = True) -> tuple[Setup, TrainSta
     model.head = head_with_anchors(model.head, anchors.chosen)
 
     graphdef, params, batch_stats = networks.split(model)
-    lines.append(_freezing(config, params))
+    num_params, num_trainable = _count_params(params, config.freeze)
+    if config.freeze:
+        frozen = (num_params - num_trainable) / 1e6
+        lines.append(
+            f"freeze: {frozen:.2f} M of {num_params / 1e6:.2f} M parameters stay as they are, and "
+            "so do the statistics of their norms"
+        )
     mesh = make_mesh(config.batch_size)
     state = create_state(params, batch_stats, config.optim)
     shardings = state_shardings(state, mesh, shard=config.shard_parameters)
@@ -206,7 +215,7 @@ def prepare(config: TrainConfig, *, fresh: bool = True) -> tuple[Setup, TrainSta
         val_cache=_cache(config, val_set, "val", "evaluation"),
         truth=ground_truth(val_set),
         model=model,
-        num_params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        num_trainable=num_trainable,
         mesh=mesh,
         shardings=shardings,
         train_step=jax.jit(
@@ -295,17 +304,15 @@ def _warming_up(schedule: Schedule, steps: int) -> str:
     )
 
 
-def _freezing(config: TrainConfig, params: Any) -> str:
-    """Returns a line about what is frozen; "" if nothing is."""
+def _count_params(params: Any, freeze: Sequence[str]) -> tuple[int, int]:
+    """Returns how many numbers parameters have, and those that are trained.
+
+    Raises:
+      UserError: a pattern fits no parameter, or nothing would be left to train.
+    """
     try:
-        trained = jax.tree.leaves(is_trained(params, config.freeze))
+        trainable = jax.tree.leaves(trainable_params(params, freeze))
     except ValueError as error:
         raise UserError(f"--{error}") from error
-    if not config.freeze:
-        return ""
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    moved = sum(size for size, moves in zip(sizes, trained, strict=True) if moves)
-    return (
-        f"freeze: {(sum(sizes) - moved) / 1e6:.2f} M of {sum(sizes) / 1e6:.2f} M parameters stay "
-        "as they are"
-    )
+    return sum(sizes), sum(itertools.compress(sizes, trainable))

@@ -14,7 +14,7 @@ from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.errors import UserError
 from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.checkpoint import CHECKPOINT_FOLDER, FAULTS_SHOWN
-from yolov7_jax.training.distributed import from_first
+from yolov7_jax.training.distributed import run_on_first
 from yolov7_jax.training.fingerprint import COVERED, changed_splits, fingerprints
 from yolov7_jax.training.metrics_file import METRICS_FILE
 from yolov7_jax.training.train_config import TrainConfig, fixed_settings
@@ -106,7 +106,7 @@ def claimed(run: pathlib.Path) -> Iterator[None]:
             except OSError:
                 pass  # some network file systems have no locks
 
-        from_first(claim)
+        run_on_first(claim)
         yield
 
 
@@ -176,8 +176,3 @@ def save_batch(run: pathlib.Path, step: int, batch: Batch) -> pathlib.Path:
     path = run / f"skipped-batch-{step}{process}.npz"
     np.savez_compressed(path, images=batch.images, **batch.targets._asdict())
     return path
-
-
-def as_json(value: float | None) -> float | None:
-    """Returns a number as JSON can hold it: what is undefined is null."""
-    return None if value is None or not np.isfinite(value) else float(value)

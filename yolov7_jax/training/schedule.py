@@ -8,6 +8,26 @@ import math
 import sys
 from typing import Literal, NamedTuple
 
+_LARGEST = sys.float_info.max  # no setting may be infinite
+_RANGES = {
+    "more than 0 and finite": (
+        lambda value: 0 < value <= _LARGEST,
+        ("lr0", "nominal_batch", "max_gradient_norm"),
+    ),
+    "at least 0 and finite": (
+        lambda value: 0 <= value <= _LARGEST,
+        (
+            "lrf",
+            "weight_decay",
+            "warmup_epochs",
+            "warmup_min_steps",
+            "warmup_bias_lr",
+            "implicit_lr_scale",
+        ),
+    ),
+    "in [0, 1)": (lambda value: 0 <= value < 1, ("momentum", "warmup_momentum")),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -46,32 +66,11 @@ class OptimConfig:
     max_gradient_norm: float | None = None
 
     def __post_init__(self):
-        positive = ("lr0", "nominal_batch")
-        not_negative = (
-            "lrf",
-            "weight_decay",
-            "warmup_epochs",
-            "warmup_min_steps",
-            "warmup_bias_lr",
-            "implicit_lr_scale",
-        )
-        shares = ("momentum", "warmup_momentum")
-        most = sys.float_info.max  # no setting may be infinite
-        checks = [
-            (name, 0 < getattr(self, name) <= most, "more than 0 and finite") for name in positive
-        ]
-        checks += [
-            (name, 0 <= getattr(self, name) <= most, "at least 0 and finite")
-            for name in not_negative
-        ]
-        checks += [(name, 0 <= getattr(self, name) < 1, "in [0, 1)") for name in shares]
-        if self.max_gradient_norm is not None:
-            fine = 0 < self.max_gradient_norm <= most
-            checks.append(("max_gradient_norm", fine, "more than 0 and finite"))
         faults = [
-            f"{name} (={getattr(self, name)}) must be {wanted}"
-            for name, fine, wanted in checks
-            if not fine
+            f"{name} (={value}) must be {wanted}"
+            for wanted, (is_valid, names) in _RANGES.items()
+            for name in names
+            if (value := getattr(self, name)) is not None and not is_valid(value)
         ]
         if faults:
             raise ValueError("; ".join(faults))

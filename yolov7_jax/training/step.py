@@ -28,11 +28,14 @@ from yolov7_jax import model as networks
 from yolov7_jax.config import EVAL_IOU_THRESHOLD, EVAL_SCORE_THRESHOLD
 from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.mesh import DATA_AXIS
-from yolov7_jax.training.optim import apply_gradients, update_ema
+from yolov7_jax.training.optim import (
+    apply_gradients,
+    frozen_norms,
+    trainable_params,
+    update_ema,
+)
 from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.state import TrainState
-
-# COCO AP counts detections of every score, so evaluation keeps nearly all of them.
 
 
 class Metrics(NamedTuple):
@@ -43,7 +46,7 @@ class Metrics(NamedTuple):
       total: what was differentiated: their sum times the batch size.
       gradient_norm: length of the gradient of this batch.
       num_matched: matched candidates of the batch.
-      skipped: 1 if the loss or a gradient was not finite, so that nothing was learnt.
+      skipped: 1 if the loss or a gradient was not finite, so that it was left out.
     """
 
     box: Float[Array, ""]
@@ -96,7 +99,7 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `train_step(state, batch, rates, size=None) -> (state, metrics)`, pure.
 
-    The head decides about the loss: outputs of auxiliary heads are learnt from where there are any.
+    Auxiliary heads are part of the loss where the model has any.
     A batch whose loss or gradients are not finite adds nothing to the sum of gradients, nor to the
     statistics, and is counted.
 
@@ -109,7 +112,8 @@ def make_train_step(
       optim: which optimiser, and its decay.
       batch_size: images per step, over all devices.
       assigner: `assign_ota` or `assign_anchor`.
-      freeze: names of parameters that stay as they are; see `is_trained`.
+      freeze: names of parameters that stay as they are; see `trainable_params`. Norms that are
+        frozen whole normalise by their running statistics, which stay too; see `frozen_norms`.
       axis_name: under `jax.pmap` or `jax.shard_map`, the axis that the batch is spread over. State
         and rates are the same on all devices.
       mesh: under `jax.jit`, the devices that the batch is spread over, if it is; the assignment of
@@ -122,10 +126,22 @@ def make_train_step(
         return detection_loss(outputs, targets, head, loss, assigner=assigner, axis_name=axis)
 
     def loss_fn(params, batch_stats, images, targets):
+        if freeze:
+            params = jax.tree.map(
+                lambda trainable, param: param if trainable else lax.stop_gradient(param),
+                trainable_params(params, freeze),
+                params,
+            )
         outputs, batch_stats = networks.apply(
-            graphdef, params, batch_stats, images, train=True, axis_name=axis_name
+            graphdef,
+            params,
+            batch_stats,
+            images,
+            train=True,
+            axis_name=axis_name,
+            frozen_norms=frozen_norms(params, freeze),
         )
-        total, terms = spread(loss_of, mesh, by_batch=False)(outputs, targets)
+        total, terms = shard_over_batch(loss_of, mesh, by_batch=False)(outputs, targets)
         return total, (terms, batch_stats)
 
     def update(state: TrainState, rates: Rates) -> TrainState:
@@ -161,13 +177,15 @@ def make_train_step(
         gradient_norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(total) & jnp.isfinite(gradient_norm)
 
-        def learnt(new: Array, old: Array) -> Array:
+        def if_finite(new: Array, old: Array) -> Array:
             return jnp.where(finite, new, old)
 
         state = state._replace(
-            batch_stats=jax.tree.map(learnt, batch_stats, state.batch_stats),
+            batch_stats=jax.tree.map(if_finite, batch_stats, state.batch_stats),
             gradients=jax.tree.map(
-                lambda total, gradient: learnt(total + gradient, total), state.gradients, gradients
+                lambda total, gradient: if_finite(total + gradient, total),
+                state.gradients,
+                gradients,
             ),
             summed=state.summed + finite,
             skipped=state.skipped + ~finite,
@@ -234,8 +252,8 @@ def make_eval_step(
     def eval_step(params, batch_stats, images, targets, present):
         images = networks.normalize_images(images)
         outputs, _ = networks.apply(graphdef, params, batch_stats, images, train=False)
-        detections = spread(found, mesh, by_batch=True)(outputs)
-        terms = spread(losses, mesh, by_batch=True)(outputs, targets)
+        detections = shard_over_batch(found, mesh, by_batch=True)(outputs)
+        terms = shard_over_batch(losses, mesh, by_batch=True)(outputs, targets)
         sums = (jnp.where(present, term, 0).sum() for term in (terms.box, terms.obj, terms.cls))
         return detections, EvalLosses(*sums)
 
@@ -250,7 +268,7 @@ def resize(images: Float[Array, "b h w 3"], size: int | None) -> Float[Array, "b
     return jax.image.resize(images, shape, "linear", antialias=False)
 
 
-def spread(
+def shard_over_batch(
     function: Callable[..., Any], mesh: Mesh | None, *, by_batch: bool
 ) -> Callable[..., Any]:
     """Returns the function, run on each device of a mesh with its own part of the batch.

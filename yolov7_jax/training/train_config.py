@@ -77,7 +77,8 @@ class TrainConfig:
       model: which network.
       weights: weights to start from: an official .pt file, a .safetensors file or the folder of
         another run. What differs in shape, such as the heads of other classes, starts fresh.
-      freeze: names of parameters to leave as they are, such as backbone, or patterns.
+      freeze: names of parameters to leave as they are, such as backbone, or patterns. A norm whose
+        parameters are all frozen normalises by its stored statistics and keeps them.
       width: scales the channels of the network; 1 is the published one.
       activation: the network's non-linearity; none means the published one.
       dtype: what the network computes in; weights and losses are float32 always. auto is bfloat16
