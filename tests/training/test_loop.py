@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import pathlib
-import re
 import shutil
 import signal
 import sys
@@ -30,7 +29,7 @@ from yolov7_jax.training.loggers import TENSORBOARD_FOLDER, scalars
 from yolov7_jax.training.loop import train
 from yolov7_jax.training.metrics_file import read_records
 from yolov7_jax.training.prepare import prepare
-from yolov7_jax.training.schedule import OptimConfig, Rates
+from yolov7_jax.training.schedule import Rates
 from yolov7_jax.training.train_config import read_yaml, write_yaml
 from yolov7_jax.weights import save_safetensors
 
@@ -226,22 +225,11 @@ def test_resuming_a_finished_run_changes_nothing(whole, small):
     assert (whole.run / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"epochs": 4}, "epochs is 4 and was 3;"),
-        ({"batch_size": 16}, "batch_size is 16 and was 8;"),
-        ({"width": 0.25}, "width is 0.25 and was 0.125;"),
-        ({"assigner": "ota"}, "assigner is 'ota' and was 'anchor';"),
-        ({"optim": OptimConfig(lr0=0.5)}, "optim.lr0 is 0.5 and was 0.01, optim.nominal_batch is"),
-    ],
-)
-def test_a_run_is_not_continued_with_other_settings(whole, small, changes, told):
+def test_a_run_is_not_continued_with_other_settings(whole, small):
     before = (whole.run / "metrics.jsonl").read_text()
-    with pytest.raises(
-        UserError, match=re.escape(f"was changed since the run was started: {told}")
-    ):
-        train(dataclasses.replace(small, **changes), whole.run)
+    told = "was changed since the run was started: epochs is 4 and was 3, assigner is 'ota' and was"
+    with pytest.raises(UserError, match=told):
+        train(dataclasses.replace(small, epochs=4, assigner="ota"), whole.run)
     assert (whole.run / "metrics.jsonl").read_text() == before
 
 

@@ -1,6 +1,7 @@
 """Whose a run's folder is, and what its files must hold to continue it."""
 
 import dataclasses
+import re
 import types
 
 import pytest
@@ -8,8 +9,14 @@ import pytest
 from yolov7_jax.errors import UserError
 from yolov7_jax.training import command as cli
 from yolov7_jax.training import loop
-from yolov7_jax.training.run_folder import CONFIG_FILE, check_free, claimed
-from yolov7_jax.training.train_config import TrainConfig, read_yaml, write_yaml
+from yolov7_jax.training.run_folder import (
+    CONFIG_FILE,
+    check_free,
+    check_same_settings,
+    claimed,
+)
+from yolov7_jax.training.schedule import OptimConfig
+from yolov7_jax.training.train_config import TrainConfig, fixed_settings, read_yaml, write_yaml
 
 
 @pytest.fixture
@@ -80,3 +87,22 @@ def test_a_file_is_no_run(tmp_path, capsys):
     (tmp_path / "file").write_text("precious")
     assert cli.main(["resume", str(tmp_path / "file")]) == 2
     assert "file: is a file, and no folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 4}, "epochs is 4 and was 300;"),
+        ({"batch_size": 8}, "batch_size is 8 and was 16;"),
+        ({"width": 0.25}, "width is 0.25 and was 1.0;"),
+        ({"assigner": "anchor"}, "assigner is 'anchor' and was 'ota';"),
+        ({"optim": OptimConfig(lr0=0.5)}, "optim.lr0 is 0.5 and was 0.01;"),
+    ],
+)
+def test_every_setting_that_was_changed_is_named(run, changes, told):
+    before = TrainConfig(epochs=300, batch_size=16, assigner="ota")
+    described = {"settings": fixed_settings(before)}
+    check_same_settings(run, before, described)
+    wanted = re.escape(f"was changed since the run was started: {told}")
+    with pytest.raises(UserError, match=wanted):
+        check_same_settings(run, dataclasses.replace(before, **changes), described)
