@@ -1,54 +1,57 @@
-"""Imports run one way, and the core needs nothing but its five dependencies."""
+"""Imports run one way, as the table in docs/architecture.md says; errors tell of the extras."""
 
 import ast
+import collections
+import json
 import pathlib
+import re
+import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
-LIBRARY, APPLICATION = "yolov7_jax", "train"
-
-# A module may import from its own layer and from those before it.
-LAYERS = (
-    ("types", "config", "errors", "files"),
-    ("boxes", "image", "metrics", "matching", "curves", "confusion", "sharding", "targets"),
-    ("drawing", "data"),
-    ("nn", "candidates", "gather", "assign", "decode", "nms"),
-    ("losses", "model"),
-    ("deploy", "inference"),
-    ("summary", "weights", "evaluation"),
-    ("page", "predict", "frames", "coco_file", "export"),
-    ("save",),
-    ("cli",),
-    ("__main__",),
+ROOT = pathlib.Path(__file__).parents[1]
+CORE = {"flax", "jax", "jaxtyping", "numpy", "safetensors"}
+WITH_FLAX = {"absl", "optax", "orbax", "yaml"}  # which cannot be imported without them
+TABLE = re.findall(
+    r"^\| \d+ \| ([^|]*)\| [^|]*\| ([^|]*)\| ([^|]*)\|$",
+    (ROOT / "docs/architecture.md").read_text(),
+    re.MULTILINE,
 )
-CORE_PACKAGES = {"jax", "flax", "numpy", "chex", "jaxtyping"}
-GUARDED_PACKAGES = {  # behind an extra: imported inside a function, or inside try
-    "image": {"cv2"},
-    "metrics": {"hotcoco"},
-    "predict": {"cv2"},
-    "weights": {"orbax"},
-    "export": {"onnx", "onnxruntime"},
-    "data": {"cv2", "hotcoco", "tqdm", "yaml"},
-    "evaluation": {"tqdm"},
-    "frames": {"cv2"},
-    "save": {"cv2"},
-    "cli": {"tqdm"},
-    "drawing": {"cv2"},
-    "page": {"cv2"},
+QUOTED = re.compile(r"`([\w.]+)`")
+LAYER = {  # of each part
+    part: layer for layer, (parts, _, _) in enumerate(TABLE) for part in QUOTED.findall(parts)
 }
-WITHOUT_NETWORKS = {"candidates", "gather", "assign", "decode", "nms", "losses", "boxes", "targets"}
+PACKAGES = {
+    part: set(QUOTED.findall(packages)) | CORE
+    for parts, packages, _ in TABLE
+    for part in QUOTED.findall(parts)
+}
+EXTRAS = {
+    part: QUOTED.findall(extras) for parts, _, extras in TABLE for part in QUOTED.findall(parts)
+}
+PUBLIC = {"batch", "mesh", "schedule", "state", "step"}  # of `training`
+MOST_LINES = 400
+# What these two share with the command line is to move out of it.
+STILL_OF_THE_COMMAND_LINE = {"yolov7_jax.detect.predict_files", "yolov7_jax.evaluate.validate"}
 
-
-class Import(NamedTuple):
-    name: str  # the full name of a module, or of something in one
-    guarded: bool  # inside of a function or of try
-
-
-def sources(package):
-    return sorted((ROOT / package).rglob("*.py"))
+# Imports every module where no package of an extra can be imported.
+WITHOUT_EXTRAS = """
+import importlib, json, sys
+modules, blocked = json.loads(sys.stdin.read())
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+errors = {}
+for module in modules:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        errors[module] = str(error)
+print(json.dumps(errors))
+"""
 
 
 def name_of(path):
@@ -58,96 +61,104 @@ def name_of(path):
 
 
 def imports_of(path):
-    tree = ast.parse(path.read_text())
-    inside = {
-        id(node)
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Try)
-        for node in ast.walk(outer)
-    }
-    found = []
-    for node in ast.walk(tree):
-        guarded = id(node) in inside
+    """The full names of modules, or of something in one."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [Import(alias.name, guarded) for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
-            found += [Import(f"{node.module}.{alias.name}", guarded) for alias in node.names]
-    return found
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def part_of(name):
-    """The part of the library that a full name lies in: `nn` for yolov7_jax.nn.head."""
-    return [*name.split("."), ""][1]
+    """`nn` for yolov7_jax.nn.head, and none for the package itself."""
+    return name.split(".")[1] if "." in name else ""
 
 
-def layer_of(part):
-    (layer,) = [number for number, parts in enumerate(LAYERS) if part in parts]
-    return layer
+FILES = sorted((ROOT / "yolov7_jax").rglob("*.py"))
+INSIDE = [path for path in FILES if part_of(name_of(path)) not in ("", "__main__")]
+of_the_package = pytest.mark.parametrize("path", INSIDE, ids=name_of)
 
 
-library = pytest.mark.parametrize(
-    "path",
-    [path for path in sources(LIBRARY) if name_of(path) != LIBRARY],
-    ids=name_of,
-)
+def test_the_table_has_every_part_once():
+    listed = [part for parts, _, _ in TABLE for part in QUOTED.findall(parts)]
+    assert sorted(listed) == sorted({part_of(name_of(path)) for path in INSIDE})
 
 
-@library
-def test_every_part_of_the_library_has_a_layer(path):
-    part = part_of(name_of(path))
-    assert any(part in parts for parts in LAYERS), f"give {part} a place in LAYERS"
-
-
-@library
-def test_library_imports_only_its_own_layer_and_those_before(path):
+@of_the_package
+def test_a_part_imports_its_own_layer_and_those_before(path):
     own = part_of(name_of(path))
-    inner = [one.name for one in imports_of(path) if one.name.split(".")[0] == LIBRARY]
-    parts = {part_of(name) for name in inner} - {own}
-    # Not through the package itself, which imports everything.
-    assert {part for part in parts if not any(part in layer for layer in LAYERS)} <= {"__version__"}
-    parts -= {"__version__"}
-    assert {part for part in parts if layer_of(part) > layer_of(own)} == set()
-    if own in WITHOUT_NETWORKS:
-        assert "nn" not in parts
-        assert "model" not in parts
+    for name in imports_of(path):
+        if name.split(".")[0] == "train":
+            pytest.fail("nothing in the package knows what people copy")
+        if name.split(".")[0] == "yolov7_jax":
+            part = part_of(name)
+            if part not in LAYER:  # a public name of the package, which needs all up to `weights`
+                assert part == "__version__" or LAYER[own] > LAYER["weights"], name
+            else:
+                exempt = part == "cli" and name_of(path) in STILL_OF_THE_COMMAND_LINE
+                assert exempt or LAYER[part] <= LAYER[own], name
 
 
 def test_parts_of_one_layer_do_not_import_each_other_in_circles():
-    imports = {}
-    for path in sources(LIBRARY):
+    imports = collections.defaultdict(set)
+    for path in INSIDE:
         own = part_of(name_of(path))
-        parts = {
-            part_of(one.name)
-            for one in imports_of(path)
-            if own and one.name.startswith(f"{LIBRARY}.")
-        }
-        imports[own] = imports.get(own, set()) | (parts - {own})
+        imports[own] |= {part_of(n) for n in imports_of(path) if n.startswith("yolov7_jax.")}
+        imports[own] &= {part for part in LAYER if LAYER[part] <= LAYER[own]} - {own}
     while leaves := [part for part, needed in imports.items() if not needed & imports.keys()]:
         for part in leaves:
             del imports[part]
     assert not imports
 
 
-@pytest.mark.parametrize("path", sources(LIBRARY), ids=name_of)
-def test_library_never_imports_the_application(path):
-    assert not [one for one in imports_of(path) if one.name.split(".")[0] == APPLICATION]
+@of_the_package
+def test_a_part_imports_the_packages_of_its_layer_alone(path):
+    foreign = {name.split(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
+    assert foreign - {"yolov7_jax"} <= PACKAGES[part_of(name_of(path))]
 
 
-@pytest.mark.parametrize("path", sources(LIBRARY), ids=name_of)
-def test_core_needs_only_its_dependencies_and_guards_those_of_extras(path):
-    allowed = CORE_PACKAGES | {LIBRARY} | sys.stdlib_module_names
-    foreign = [one for one in imports_of(path) if one.name.split(".")[0] not in allowed]
-    extras = GUARDED_PACKAGES.get(part_of(name_of(path)), set())
-    assert {one.name.split(".")[0] for one in foreign} <= extras
-    # The __init__ of a package may guard for all its modules.
-    guarding = {one.name.split(".")[0] for one in imports_of(path.parent / "__init__.py")}
-    assert all(one.guarded or one.name.split(".")[0] in guarding for one in foreign)
+def public(name):
+    """All modules but those of the training loop, which are behind its commands."""
+    return part_of(name) != "training" or name.count(".") == 1 or name.split(".")[2] in PUBLIC
 
 
-def test_application_imports_the_library_by_existing_names():
-    names = {name_of(path) for path in sources(LIBRARY)}
-    for path in sources(APPLICATION):
-        for one in imports_of(path):
-            if one.name.split(".")[0] == LIBRARY:
-                assert one.name in names or one.name.rpartition(".")[0] in names
+def test_without_extras_all_imports_or_names_the_command_that_installs_what_is_missing():
+    blocked = set().union(*PACKAGES.values()) - CORE - WITH_FLAX
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS],
+        input=json.dumps((list(filter(public, map(name_of, INSIDE))), sorted(blocked))),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    faults = {
+        module: error
+        for module, error in json.loads(done.stdout).items()
+        if not any(
+            f"pip install 'yolov7-jax[{extra}]'" in error
+            for extra in EXTRAS.get(part_of(module), ())
+        )
+    }
+    assert not faults
+
+
+def test_what_people_copy_uses_the_public_package_alone():
+    for path in sorted((ROOT / "train").glob("*.py")):
+        for name in imports_of(path):
+            assert not any(word.startswith("_") for word in name.split(".")), name
+            assert path.name == "__main__.py" or part_of(name) != "cli", name
+
+
+def test_no_two_files_share_a_name():
+    """But for those of `cli`, which are named as the commands."""
+    names = collections.Counter(path.name for path in FILES if path.parent.name != "cli")
+    del names["__init__.py"]
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("folder", ["yolov7_jax", "train", "benchmarks"])
+def test_files_are_about_one_thing(folder):
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
