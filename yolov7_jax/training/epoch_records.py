@@ -89,34 +89,34 @@ def warnings(records: Sequence[Mapping[str, Any]], assigner: str) -> list[str]:
       records: the epochs so far.
       assigner: whose losses the records have.
     """
-    told = []
+    messages = []
     loss = f"train/{assigner}/total"
     last, before = records[-1], records[:-1]
     if last["skipped"]:
-        told.append(
+        messages.append(
             f"{last['skipped']} batches of epoch {last['epoch']} were left out, because their loss "
             "or gradients were not finite"
         )
     known = [record[loss] for record in before if record[loss] is not None]
     lowest = min(known, default=math.inf)
     if last[loss] is not None and last[loss] > LOSS_COLLAPSE * lowest:
-        told.append(
+        messages.append(
             f"the training loss is {last[loss]:.4g}, and was {lowest:.4g}: training diverges; "
             f"{AGAINST_DIVERGENCE}"
         )
     if last.get(f"val/{assigner}/total", 0) is None:
-        told.append(
+        messages.append(
             "the averaged weights give no finite losses any more: training diverges; "
             f"{AGAINST_DIVERGENCE}"
         )
     best = highest_ap(before)
     now = last.get("ap")
     if best is not None and now is not None and LEAST_AP < best["ap"] > now / AP_COLLAPSE:
-        told.append(
+        messages.append(
             f"AP is {now:.3f}, and was {best['ap']:.3f} after epoch {best['epoch']}: "
             "accuracy collapses; the best checkpoint is kept"
         )
-    return told
+    return messages
 
 
 def highest_ap(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -15,12 +15,12 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: batches seen; the state of the input pipeline as well.
-      params: what the optimiser moves.
+      params: what the optimiser updates.
       batch_stats: running statistics of the norms.
       opt_state: momentum of the optimiser.
       gradients: sum of the gradients since the last update.
       summed: batches whose gradients are in it.
-      updates: times the optimiser moved the parameters.
+      updates: updates of the parameters so far.
       ema_params: running average of the parameters; evaluation uses it.
       ema_batch_stats: the same of the statistics.
       skipped: batches left out because their loss or gradients were not finite.
