@@ -15,6 +15,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/codespell
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)

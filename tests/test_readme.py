@@ -1,6 +1,8 @@
 """What the README says is so."""
 
+import contextlib
 import functools
+import io
 import pathlib
 import re
 import shlex
@@ -17,6 +19,30 @@ from yolov7_jax.deploy import fold_head
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/results.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "train" / "pods").iterdir()),
+    *sorted((ROOT / "yolov7_jax/training/recipes").glob("*.yaml")),
+]
+VERBS = [
+    "train",
+    "resume",
+    "check",
+    "anchors",
+    "preview",
+    "predict",
+    "val",
+    "export",
+    "convert",
+    "info",
+]
+# A command may go on in lines that follow a backslash, but not beyond its quotes.
+ANY_COMMAND = re.compile(r"yolov7-jax (\w+)((?:[^`\n\\]|\\\n)*)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
+OTHERS = {"--times", "--help"}  # of benchmarks, of all
+OWNER = "github(?:usercontent)?.com/yolov7-jax/yolov7_jax/(?:blob/|tree/)?main/"
 
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^yolov7-jax (.*?)(?:  +#.*)?$", README, re.MULTILINE)
@@ -96,8 +122,43 @@ def test_the_commands_of_the_readme_run(command, folder, quick_compiler, monkeyp
     assert capsys.readouterr().out
 
 
+@functools.cache
+def flags_of(verb):
+    """The flags that a command's help names."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patched:
+        patched.setenv("COLUMNS", "200")
+        with contextlib.suppress(SystemExit):
+            main([verb, "--help"])
+    return set(FLAG.findall(out.getvalue()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_readme_documents_and_scripts_exist_with_their_flags(page):
+    for verb, rest in ANY_COMMAND.findall(page.read_text()):
+        assert verb in VERBS, f"yolov7-jax {verb}"
+        assert set(FLAG.findall(rest)) - OTHERS <= flags_of(verb), f"yolov7-jax {verb}{rest}"
+
+
+def test_every_flag_of_the_readme_exists():
+    known = set().union(*map(flags_of, VERBS))
+    assert set(FLAG.findall(README)) - OTHERS <= known
+
+
 def test_every_file_that_the_readme_names_is_there():
-    for path in re.findall(r"\((docs/[\w./-]+)\)", README) + re.findall(
-        r"\bdocs/[\w.-]+\.md", README
-    ):
-        assert (ROOT / path).is_file(), path
+    addresses = re.findall(rf"\(https://(?:raw\.)?{OWNER}([\w./-]*)\)", README)
+    for path in addresses + re.findall(r"\b(?:docs|train|benchmarks)/[\w.-]+\.\w+", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_links_of_the_readme_are_absolute_because_package_indexes_show_it_too():
+    links = re.findall(r"\]\(([^)]*)\)", README)
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_documents_link_to_are_there(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        if page.suffix == ".md":
+            assert (page.parent / link).exists(), link
