@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from yolov7_jax.errors import UserError
+
 PAD_VALUE = 114  # the grey around letterboxed images, part of what published weights expect
 EVAL_SCORE_THRESHOLD, EVAL_IOU_THRESHOLD = 0.001, 0.65  # of NMS where AP is measured
 
@@ -22,7 +24,7 @@ class HeadConfig:
       anchors: `anchors[level][a] = (width, height)` in input pixels; as many at every level.
 
     Raises:
-      ValueError: anchors and strides don't fit together, or a value is not positive.
+      UserError: anchors and strides don't fit together, or a value is not positive.
     """
 
     num_classes: int
@@ -38,26 +40,24 @@ class HeadConfig:
         object.__setattr__(self, "strides", strides)
         object.__setattr__(self, "anchors", anchors)
         if not isinstance(self.num_classes, int) or self.num_classes < 1:
-            raise ValueError(
-                f"num_classes (={self.num_classes!r}) must be an integer of at least 1"
-            )
+            raise UserError(f"num_classes (={self.num_classes!r}) must be an integer of at least 1")
         if not strides or min(strides) < 1 or strides != given:
-            raise ValueError(f"strides (={given}) must be positive integers, one per level")
+            raise UserError(f"strides (={given}) must be positive integers, one per level")
         if list(strides) != sorted(set(strides)):
-            raise ValueError(f"strides (={strides}) must grow from level to level")
+            raise UserError(f"strides (={strides}) must grow from level to level")
         if len(anchors) != len(strides):
-            raise ValueError(
+            raise UserError(
                 f"anchors has {len(anchors)} levels and strides has {len(strides)}; "
                 "they must have equal length"
             )
         counts = {len(level) for level in anchors}
         if len(counts) != 1 or 0 in counts:
-            raise ValueError(
+            raise UserError(
                 "every level must have the same number of anchors, at least 1; "
                 f"got {[len(level) for level in anchors]}"
             )
         if not all(0 < side < math.inf for level in anchors for box in level for side in box):
-            raise ValueError(f"anchors (={anchors}) must have positive, finite widths and heights")
+            raise UserError(f"anchors (={anchors}) must have positive, finite widths and heights")
 
     @property
     def num_levels(self) -> int:
@@ -97,7 +97,7 @@ class LossConfig:
         Off for parity with the published numbers, where an object may claim any candidate.
 
     Raises:
-      ValueError: a value is out of its range.
+      UserError: a value is out of its range.
     """
 
     box_gain: float = 0.05
@@ -112,28 +112,26 @@ class LossConfig:
     restrict_to_own_candidates: bool = False
 
     def __post_init__(self):
-        not_negative = ("box_gain", "obj_gain", "cls_gain", "focal_gamma")
-        positive = ("cls_pos_weight", "obj_pos_weight")
-        checks = [
-            (name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
-            for name in not_negative
-        ]
-        checks += [
-            (name, 0 < getattr(self, name) < math.inf, "more than 0 and finite")
-            for name in positive
-        ]
-        checks += [
-            (name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-            for name in ("label_smoothing", "iou_ratio")
-        ]
-        checks += [("anchor_threshold", self.anchor_threshold > 1, "more than 1")]
+        wanted = {
+            "at least 0 and finite": (
+                lambda value: 0 <= value < math.inf,
+                ("box_gain", "obj_gain", "cls_gain", "focal_gamma"),
+            ),
+            "more than 0 and finite": (
+                lambda value: 0 < value < math.inf,
+                ("cls_pos_weight", "obj_pos_weight"),
+            ),
+            "between 0 and 1": (lambda value: 0 <= value <= 1, ("label_smoothing", "iou_ratio")),
+            "more than 1": (lambda value: value > 1, ("anchor_threshold",)),
+        }
         faults = [
-            f"{name} (={getattr(self, name)}) must be {wanted}"
-            for name, fine, wanted in checks
-            if not fine
+            f"{name} (={getattr(self, name)}) must be {words}"
+            for words, (is_valid, names) in wanted.items()
+            for name in names
+            if not is_valid(getattr(self, name))
         ]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise UserError("; ".join(faults))
 
     def scaled(self, head: HeadConfig, image_size: int) -> "LossConfig":
         """Returns the gains for another number of levels and classes, or another image size.
