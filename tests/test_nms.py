@@ -63,11 +63,10 @@ def test_nms_reproduces_the_measured_detections(path, jitted):
         np.testing.assert_allclose(as_rows(detections, image), rows, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("class_agnostic", [False, True])
 @pytest.mark.parametrize("classes", [None, (0, 2)])
-def test_nms_equals_the_oracle_on_random_boxes(ties, multi_label, class_agnostic, classes):
+def test_nms_equals_the_oracle_on_random_boxes(multi_label, class_agnostic, classes):
     settings = {
         "score_threshold": 0.15,
         "iou_threshold": 0.4,
@@ -85,8 +84,9 @@ def test_nms_equals_the_oracle_on_random_boxes(ties, multi_label, class_agnostic
         found = jax.vmap(lambda p: nms(p, **settings))(alone)
         return jax.tree.map(lambda x: x[:, 0], found)
 
-    for seed in range(8):  # 64 images, so 1,024 with the other settings
-        predictions = random_predictions(np.random.default_rng(seed), batch=8, ties=ties)
+    for seed in range(16):  # 128 images, so 1,024 with the other settings
+        rng = np.random.default_rng(seed)
+        predictions = random_predictions(rng, batch=8, ties=seed >= 8)
         detections = (one_by_one if seed % 2 else batched)(predictions)
         expected = oracle.nms(*predictions, **settings)
         for image, rows in enumerate(expected):
