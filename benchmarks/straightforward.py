@@ -15,10 +15,10 @@ from yolov7_jax.decode import decode_boxes
 from yolov7_jax.types import Assignment
 
 
-def assign_ota(lead, targets, head, config, *, reach=0.5, top_k=10) -> Assignment:
+def assign_ota(lead, targets, head, config, *, center_radius=0.5, top_k=10) -> Assignment:
     """See `yolov7_jax.assign_ota`; n = levels * 5 * anchors * m here."""
     lead = lax.stop_gradient(lead)
-    candidates = assign_anchor(lead, targets, head, config, reach=reach)
+    candidates = assign_anchor(lead, targets, head, config, center_radius=center_radius)
     batch, size = candidates.matched.shape
     num_objects = targets.valid.shape[1]
 
@@ -28,7 +28,7 @@ def assign_ota(lead, targets, head, config, *, reach=0.5, top_k=10) -> Assignmen
     for this, (output, stride) in enumerate(zip(lead, head.strides, strict=True)):
         here = slice(this * per_level, (this + 1) * per_level)
         row, column = candidates.row[:, here], candidates.column[:, here]
-        anchor = candidates.anchor[here]
+        anchor = candidates.anchor[:, here]
         found = output[images, row, column, anchor].astype(jnp.float32)
         anchors = jnp.array(head.anchors[this], jnp.float32)[anchor]
         cells = jnp.stack([column, row], axis=-1)
@@ -42,10 +42,10 @@ def assign_ota(lead, targets, head, config, *, reach=0.5, top_k=10) -> Assignmen
 
     p_class, p_object = jax.nn.sigmoid(logits[..., 5:]), jax.nn.sigmoid(logits[..., 4:5])
     not_both = jax.nn.sigmoid(-logits[..., 5:]) + p_class * jax.nn.sigmoid(-logits[..., 4:5])
-    log_not = jnp.log(jnp.maximum(not_both, 1e-37)) - jnp.log1p(jnp.sqrt(p_class * p_object))
-    log_yes = (jax.nn.log_sigmoid(logits[..., 5:]) + jax.nn.log_sigmoid(logits[..., 4:5])) / 2
-    by_label = jax.vmap(lambda table, labels: table[:, labels].T)(log_not - log_yes, targets.labels)
-    cost = by_label - log_not.sum(axis=-1)[:, None] - 3 * jnp.log(iou + 1e-8)
+    log_1mp = jnp.log(jnp.maximum(not_both, 1e-37)) - jnp.log1p(jnp.sqrt(p_class * p_object))
+    log_p = (jax.nn.log_sigmoid(logits[..., 5:]) + jax.nn.log_sigmoid(logits[..., 4:5])) / 2
+    by_label = jax.vmap(lambda table, labels: table[:, labels].T)(log_1mp - log_p, targets.labels)
+    cost = by_label - log_1mp.sum(axis=-1)[:, None] - 3 * jnp.log(iou + 1e-8)
     allowed = candidates.matched[:, None] & targets.valid[..., None]
     if config.restrict_to_own_candidates:
         allowed &= candidates.object[:, None] == jnp.arange(num_objects)[:, None]
@@ -53,13 +53,13 @@ def assign_ota(lead, targets, head, config, *, reach=0.5, top_k=10) -> Assignmen
     cost = jnp.where(allowed, cost, jnp.inf)
 
     kept = min(top_k, size)
-    count = jnp.maximum(jnp.trunc(lax.top_k(iou, kept)[0].sum(axis=-1)), 1)
+    k = jnp.maximum(jnp.trunc(lax.top_k(iou, kept)[0].sum(axis=-1)), 1)
     negative, which = lax.top_k(-cost, kept)
-    claimed = (jnp.arange(kept) < count[..., None]) & (negative > -jnp.inf)  # [b, m, k]
+    claimed = (jnp.arange(kept) < k[..., None]) & (negative > -jnp.inf)  # [b, m, k]
     rows = jnp.arange(num_objects)[:, None]
     claims = (
         jnp.zeros(cost.shape, bool).at[images[..., None], rows, which].max(claimed)
     )  # [b, m, n]
     claimants = claims.sum(axis=1)
-    owner = jnp.where(claimants > 1, cost.argmin(axis=1), claims.argmax(axis=1))
-    return candidates._replace(matched=claimants > 0, object=owner)
+    assigned = jnp.where(claimants > 1, cost.argmin(axis=1), claims.argmax(axis=1))
+    return candidates._replace(matched=claimants > 0, object=assigned)

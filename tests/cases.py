@@ -62,15 +62,6 @@ class Evaluation(NamedTuple):
     assignments: tuple[Assignment, ...]  # of the lead, and of the auxiliary heads
 
 
-def default_assignments(outputs, targets, head, config, assigner) -> tuple[Assignment, ...]:
-    """What `detection_loss` is to match: the lead, and the guide where there are auxiliaries."""
-    if not outputs.auxiliary:
-        return (assigner(outputs.lead, targets, head, config),)
-    if assigner is assign_ota:
-        assigner = functools.partial(assign_ota, top_k=20)
-    return tuple(assigner(outputs.lead, targets, head, config, reach=reach) for reach in (0.5, 1.0))
-
-
 @functools.cache
 def evaluator(
     head: HeadConfig,
@@ -83,12 +74,18 @@ def evaluator(
 
     def evaluate(outputs, targets, balance=None):
         def loss(outputs):
-            return detection_loss(
-                outputs, targets, head, config, assigner=assigner, balance=balance
-            )
+            assignments = []
 
-        (total, terms), gradients = jax.value_and_grad(loss, has_aux=True)(outputs)
-        assignments = default_assignments(outputs, targets, head, config, assigner)
+            def recorded(*args, **keywords):
+                assignments.append(assigner(*args, **keywords))
+                return assignments[-1]
+
+            total, terms = detection_loss(
+                outputs, targets, head, config, assigner=recorded, balance=balance
+            )
+            return total, (terms, tuple(assignments))
+
+        (total, (terms, assignments)), gradients = jax.value_and_grad(loss, has_aux=True)(outputs)
         return Evaluation(total, terms, gradients, assignments)
 
     return jax.jit(evaluate) if jitted else evaluate
@@ -96,19 +93,18 @@ def evaluator(
 
 @functools.cache
 def matcher(
-    head: HeadConfig, config: LossConfig, assigner: Callable[..., Assignment], reach: float = 0.5
+    head: HeadConfig, config: LossConfig, assigner: Callable[..., Assignment], radius: float = 0.5
 ) -> Callable[..., Assignment]:
     """A jitted function (lead, targets) -> `Assignment`."""
-    return jax.jit(lambda lead, targets: assigner(lead, targets, head, config, reach=reach))
+    return jax.jit(functools.partial(assigner, head=head, config=config, center_radius=radius))
 
 
 def match_list(assignment: Assignment) -> list[oracle.Match]:
     """The matches in the order in which they stand, image by image."""
     matched = np.asarray(assignment.matched)
-    shape = np.broadcast_shapes(*(np.shape(field) for field in assignment))
     fields = ("level", "anchor", "row", "column", "object")
-    image, place = np.nonzero(np.broadcast_to(matched, shape))
-    found = [np.broadcast_to(getattr(assignment, field), shape)[image, place] for field in fields]
+    image, place = np.nonzero(matched)
+    found = [np.asarray(getattr(assignment, field))[image, place] for field in fields]
     return [oracle.Match(*(int(x) for x in match)) for match in zip(image, *found, strict=True)]
 
 

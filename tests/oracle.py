@@ -90,7 +90,7 @@ def candidates(
     head: HeadConfig,
     shapes: Sequence[Sequence[int]],
     anchor_threshold: float,
-    reach: float,
+    center_radius: float,
 ) -> list[list[Match]]:
     """The coarse choice: per image its candidates, each with the object that produced it.
 
@@ -99,15 +99,17 @@ def candidates(
       head: strides and anchors.
       shapes: (b, h, w) of each level; more axes are ignored.
       anchor_threshold: sides may differ by less than this factor.
-      reach: how far into the neighbouring cell an object counts, in cells.
+      center_radius: how far into the neighbouring cell an object counts, in cells.
     """
     return [
-        list(_candidates_of(image, objects_of(rows, image), head, shapes, anchor_threshold, reach))
+        list(
+            _of_image(image, objects_of(rows, image), head, shapes, anchor_threshold, center_radius)
+        )
         for image in range(shapes[0][0])
     ]
 
 
-def _candidates_of(image, objects, head, shapes, anchor_threshold, reach) -> Iterator[Match]:
+def _of_image(image, objects, head, shapes, anchor_threshold, center_radius) -> Iterator[Match]:
     for level, shape in enumerate(shapes):
         height, width = shape[1:3]
         for direction in DIRECTIONS:
@@ -116,10 +118,10 @@ def _candidates_of(image, objects, head, shapes, anchor_threshold, reach) -> Ite
                     box = grid_box(row, shape)
                     if not _anchor_fits(box, head, level, anchor, anchor_threshold):
                         continue
-                    if not _reaches(box, direction, height, width, reach):
+                    if not _is_near(box, direction, height, width, center_radius):
                         continue
-                    column = int(box[0] - np.float32(reach * direction[0]))
-                    line = int(box[1] - np.float32(reach * direction[1]))
+                    column = int(box[0] - np.float32(center_radius * direction[0]))
+                    line = int(box[1] - np.float32(center_radius * direction[1]))
                     column = min(max(column, 0), width - 1)
                     line = min(max(line, 0), height - 1)
                     yield Match(image, level, anchor, line, column, index)
@@ -136,14 +138,16 @@ def _anchor_fits(box, head: HeadConfig, level: int, anchor: int, threshold: floa
     return True
 
 
-def _reaches(box, direction: tuple[int, int], height: int, width: int, reach: float) -> bool:
+def _is_near(
+    box, direction: tuple[int, int], height: int, width: int, center_radius: float
+) -> bool:
     if direction == (0, 0):
         return True
     axis = 0 if direction[0] else 1
     position = box[axis]
     if sum(direction) < 0:  # right and down measure from the far border
         position = np.float32((width, height)[axis]) - position
-    return bool(position % np.float32(1) < np.float32(reach) and position > 1)
+    return bool(position % np.float32(1) < np.float32(center_radius) and position > 1)
 
 
 def assign_anchor(
@@ -152,11 +156,12 @@ def assign_anchor(
     head: HeadConfig,
     config: LossConfig,
     *,
-    reach: float = 0.5,
+    center_radius: float = 0.5,
+    top_k: int = 10,
 ) -> list[Match]:
     """The plain assigner: every candidate keeps its object. In candidate order, image by image."""
     shapes = [level.shape for level in lead]
-    found = candidates(rows, head, shapes, config.anchor_threshold, reach)
+    found = candidates(rows, head, shapes, config.anchor_threshold, center_radius)
     return [candidate for image in found for candidate in image]
 
 
@@ -166,12 +171,12 @@ def assign_ota(
     head: HeadConfig,
     config: LossConfig,
     *,
-    reach: float = 0.5,
+    center_radius: float = 0.5,
     top_k: int = 10,
 ) -> list[Match]:
     """Simplified OTA. In candidate order, image by image."""
     matches = []
-    for choice in _choices(lead, rows, head, config, reach, top_k):
+    for choice in _choices(lead, rows, head, config, center_radius, top_k):
         claims = [set(order[:k]) for order, k in zip(choice.orders, choice.counts, strict=True)]
         for n, column in enumerate(choice.columns):
             claimants = [m for m, claimed in enumerate(claims) if n in claimed]
@@ -188,7 +193,7 @@ def ota_margin(
     head: HeadConfig,
     config: LossConfig,
     *,
-    reach: float = 0.5,
+    center_radius: float = 0.5,
     top_k: int = 10,
 ) -> float:
     """How far the fine choice is from another one, in IoU or cost; infinite without a choice.
@@ -198,7 +203,7 @@ def ota_margin(
     they don't count.
     """
     gaps = [math.inf]
-    for choice in _choices(lead, rows, head, config, reach, top_k):
+    for choice in _choices(lead, rows, head, config, center_radius, top_k):
         claimed = [0] * len(choice.columns)
         for m, (order, k) in enumerate(zip(choice.orders, choice.counts, strict=True)):
             total = choice.best_iou[m]
@@ -234,10 +239,10 @@ class _Choice(NamedTuple):
     orders: list[list[int]]  # the candidates that each object may claim, cheapest first
 
 
-def _choices(lead, rows, head, config, reach, top_k) -> Iterator[_Choice]:
+def _choices(lead, rows, head, config, center_radius, top_k) -> Iterator[_Choice]:
     """The images that have objects and candidates."""
     shapes = [level.shape for level in lead]
-    found = candidates(rows, head, shapes, config.anchor_threshold, reach)
+    found = candidates(rows, head, shapes, config.anchor_threshold, center_radius)
     for image, columns in enumerate(found):
         objects = objects_of(rows, image)
         if len(objects) == 0 or not columns:
@@ -381,12 +386,13 @@ def fix(
     auxiliary: Levels = (),
 ) -> list[Fixed]:
     """What the loss takes as given at these outputs: of the lead, then of auxiliary heads."""
-    if assigner is assign_ota:
-        assigner = functools.partial(assign_ota, top_k=20 if len(auxiliary) else 10)
-    fine = assigner(lead, rows, head, config, reach=0.5)
+    assign = functools.partial(
+        assigner, lead, rows, head, config, top_k=20 if len(auxiliary) else 10
+    )
+    fine = assign(center_radius=0.5)
     fixed = [_fix_one(lead, fine, rows, head, config)]
     if len(auxiliary):  # the lead's predictions decide here too
-        coarse = assigner(lead, rows, head, config, reach=1.0)
+        coarse = assign(center_radius=1.0)
         fixed.append(_fix_one(auxiliary, coarse, rows, head, config))
     return fixed
 

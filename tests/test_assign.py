@@ -24,16 +24,16 @@ def row(x, y, w=24, h=24, *, label=1, image=0):
     return image, label, x / columns, y / rows, w / (columns * STRIDE), h / (rows * STRIDE)
 
 
-def matches_of(assigner, head, rows, *, config=None, reach=0.5, num_rows=3):
+def matches_of(assigner, head, rows, *, config=None, radius=0.5, num_rows=3):
     lead = (np.zeros((2, *GRID, head.num_anchors, head.num_fields), np.float32),)
     targets = pad_targets(np.array(rows, np.float32), 2, num_rows)
-    run = cases.matcher(head, config or LossConfig(), assigner, reach)
+    run = cases.matcher(head, config or LossConfig(), assigner, radius)
     return cases.match_list(run(lead, targets))
 
 
-def candidate_cells(x, y, reach=0.5):
+def candidate_cells(x, y, radius=0.5):
     """(row, column) of each candidate that the first anchor has, in order."""
-    matches = matches_of(assign_anchor, TWO_SHAPES, [row(x, y)], reach=reach)
+    matches = matches_of(assign_anchor, TWO_SHAPES, [row(x, y)], radius=radius)
     return [(match.row, match.column) for match in matches if match.anchor == 0]
 
 
@@ -80,8 +80,8 @@ def test_candidates_stay_inside_the_grid(centre, cells):
         ((7.5, 3.5), [(3, 7), (3, 6), (2, 7)]),
     ],
 )
-def test_reach_of_one_cell_takes_every_neighbour_inside_the_grid(centre, cells):
-    assert candidate_cells(*centre, reach=1.0) == cells
+def test_a_radius_of_one_cell_takes_every_neighbour_inside_the_grid(centre, cells):
+    assert candidate_cells(*centre, radius=1.0) == cells
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,6 @@ def test_fields_are_in_range_also_where_nothing_is_matched(assigner):
     lead, rows = crowd(0)
     targets = cases.garbage(pad_targets(rows, 2, 64))
     found = cases.matcher(CROWD_HEAD, LossConfig(), assigner)(lead, targets)
-    shape = np.shape(found.matched)
     for name, limit in (("object", 64), ("level", 3), ("anchor", 3), ("row", 8), ("column", 12)):
-        field = np.asarray(np.broadcast_to(getattr(found, name), shape))
+        field = np.asarray(getattr(found, name))
         assert 0 <= field.min() <= field.max() < limit

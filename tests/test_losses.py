@@ -252,6 +252,27 @@ def test_no_gradient_flows_through_the_assignment():
     chex.assert_trees_all_close(free.gradients, fixed, rtol=1e-6)
 
 
+def test_an_assigner_of_ones_own_serves_auxiliary_heads_and_is_told_what_yolov7_uses():
+    told = []
+
+    def first_object_only(lead, targets, head, config, *, center_radius, top_k):
+        told.append((center_radius, top_k))
+        first = targets._replace(valid=targets.valid & (np.arange(8) == 0))
+        return assign_anchor(lead, first, head, config, center_radius=center_radius)
+
+    for kind, wanted in (("auxiliary heads", [(0.5, 20), (1.0, 20)]), ("defaults", [(0.5, 10)])):
+        case = random_cases[kind](0)
+        targets = pad_targets(case.rows, case.batch, 8)
+        told.clear()
+        shapes = jax.eval_shape(
+            lambda case=case, targets=targets: detection_loss(
+                case.outputs, targets, case.head, case.config, assigner=first_object_only
+            )
+        )
+        assert shapes[0].shape == ()
+        assert told == wanted
+
+
 # ------------------------------------------------------------------ size and compilation
 
 

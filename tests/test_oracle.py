@@ -197,7 +197,7 @@ def test_candidates_stand_in_level_direction_anchor_object_order():
     ]
 
 
-def test_reach_of_one_cell_takes_every_neighbour_inside_the_grid():
+def test_a_radius_of_one_cell_takes_every_neighbour_inside_the_grid():
     rows = np.array([[0, 0, 0.6 / 4, 1.3 / 4, 24 / 64, 24 / 64]], np.float32)
     (found,) = oracle.candidates(rows, ONE_LEVEL, [(1, 4, 4)], 4.0, 1.0)
     cells = {(match.row, match.column) for match in found}

@@ -15,19 +15,19 @@ from jaxtyping import Array, Bool, Int
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.types import Targets
 
-# Own cell, left, up, right, down: what is subtracted, times the reach, from the centre.
+# Own cell, left, up, right, down: what is subtracted, times the radius, from the centre.
 DIRECTIONS = ((0, 0), (1, 0), (0, 1), (-1, 0), (0, -1))
 
 FAR = 1e9  # cells; nothing real is farther out
 
-GridShapes = tuple[tuple[int, int], ...]  # (rows, columns) of each level
+GridShapes = tuple[tuple[int, ...], ...]  # (rows, columns) of each level
 
 
 class Candidates(NamedTuple):
     """The proposals of a batch; n = levels * 5 * anchors * m, and most are not valid.
 
     Attributes:
-      valid: whether the object is real, the cell within reach and the anchor near its shape.
+      valid: whether the object is real, the cell near its centre and the anchor near its shape.
       row, column: the cell, inside the grid also where not valid.
       level, anchor, object: where in the block each candidate stands.
     """
@@ -40,7 +40,7 @@ class Candidates(NamedTuple):
     object: Int[np.ndarray, "n"]
 
 
-def grid_size(grid: tuple[int, int]) -> np.ndarray:
+def grid_size(grid: tuple[int, ...]) -> np.ndarray:
     """Returns (columns, rows, columns, rows): what turns normalised cxcywh into grid units."""
     rows, columns = grid
     return np.array([columns, rows, columns, rows], np.float32)
@@ -52,7 +52,7 @@ def propose(
     grids: GridShapes,
     *,
     anchor_threshold: float,
-    reach: float,
+    center_radius: float,
 ) -> Candidates:
     """Lists every candidate of every object.
 
@@ -61,8 +61,9 @@ def propose(
       head: strides and anchors.
       grids: (rows, columns) of each level's output.
       anchor_threshold: see `LossConfig`.
-      reach: how near to a border of its cell, in cells, an object must be for the neighbour
-        behind that border to be a candidate: 0.5 as a rule, 1.0 for auxiliary heads.
+      center_radius: how near to a border of its cell, in cells, the centre of an object must be
+        for the neighbour behind that border to be a candidate: 0.5 as a rule, 1.0 for auxiliary
+        heads.
 
     Returns:
       `Candidates` in (level, direction, anchor, object) order.
@@ -70,7 +71,7 @@ def propose(
     Source: YOLOv7 (arXiv 2207.02696), "find 3 positive".
     """
     levels = [
-        _propose_on_level(targets, stride, anchors, grid, anchor_threshold, reach)
+        _propose_on_level(targets, stride, anchors, grid, anchor_threshold, center_radius)
         for stride, anchors, grid in zip(head.strides, head.anchors, grids, strict=True)
     ]
     batch, num_objects = targets.valid.shape
@@ -82,7 +83,15 @@ def propose(
     return Candidates(valid, row, column, level, anchor, rows)
 
 
-def _propose_on_level(targets, stride, anchors, grid, anchor_threshold, reach):
+def _propose_on_level(
+    targets: Targets,
+    stride: int,
+    anchors: tuple[tuple[float, float], ...],
+    grid: tuple[int, ...],
+    anchor_threshold: float,
+    center_radius: float,
+) -> tuple[Bool[Array, "b 5 a m"], Int[Array, "b 5 a m"], Int[Array, "b 5 a m"]]:
+    """Returns which proposals of a level are valid, and their rows and columns."""
     size = grid_size(grid)
     # The clip keeps the compiler from contracting this product and the differences below into
     # fused multiply-adds, which round once instead of twice: objects on grid lines would change
@@ -96,13 +105,13 @@ def _propose_on_level(targets, stride, anchors, grid, anchor_threshold, reach):
     near = jnp.max(ratio, axis=-1) < anchor_threshold  # [b, a, m]
 
     far_side = size[:2] - centre
-    towards_low = (centre - jnp.floor(centre) < reach) & (centre > 1)  # left, up
-    towards_high = (far_side - jnp.floor(far_side) < reach) & (far_side > 1)  # right, down
+    towards_low = (centre - jnp.floor(centre) < center_radius) & (centre > 1)  # left, up
+    towards_high = (far_side - jnp.floor(far_side) < center_radius) & (far_side > 1)  # right, down
     own = jnp.ones_like(towards_low[..., :1])
     within = jnp.concatenate([own, towards_low, towards_high], axis=-1)  # [b, m, 5]
     within = jnp.moveaxis(within, -1, 1)  # [b, 5, m]
 
-    offsets = np.array(DIRECTIONS, np.float32) * np.float32(reach)
+    offsets = np.array(DIRECTIONS, np.float32) * np.float32(center_radius)
     cells = jnp.trunc(centre[:, None] - offsets[:, None])  # [b, 5, m, 2]
     # Clipped before the cast: a box far outside the image would overflow an integer.
     cells = jnp.clip(cells, 0, size[:2] - 1).astype(jnp.int32)

@@ -13,11 +13,11 @@ from yolov7_jax.types import AnyArray, Predictions
 
 
 def decode_boxes(
-    logits: Float[Array, "*n 4"],
-    cells: Int[AnyArray, "*n 2"] | float,
-    anchors: Float[AnyArray, "*n 2"],
-    strides: Float[Array, "*n 1"] | float,
-) -> Float[Array, "*n 4"]:
+    logits: Float[Array, "*#n 4"],
+    cells: Int[AnyArray, "*#n 2"] | float,
+    anchors: Float[AnyArray, "*#n 2"],
+    strides: Float[Array, "*#n 1"] | float | int,
+) -> Float[Array, "*#n 4"]:
     """Turns box logits into centres and sizes.
 
     Args:

@@ -1,7 +1,7 @@
 """Reads the few predictions that matter out of the many, level by level, without joining levels."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from yolov7_jax.sharding import varying_like
+from yolov7_jax.types import Levels
+
 OBJECTNESS = 4  # its place among the fields tx ty tw th objectness class...
-SMALLEST_CHUNK = 256  # matched predictions of each image in a pass
-MOST_CHUNKS = 8
-
-Levels = Sequence[Float[Array, "b _h _w a f"]]
+SMALLEST_CHUNK = 256  # predictions of each image in a pass
+MAX_CHUNKS = 8
 
 
-class Matches(NamedTuple):
+class MatchedPredictions(NamedTuple):
     """Which predictions are matched, by level and by index in their level; see `flat_index`."""
 
     matched: Bool[Array, "b n"]
@@ -24,8 +25,8 @@ class Matches(NamedTuple):
     prediction: Int[Array, "b n"]
 
 
-# (box logits [b, k, 4], class logits [b, k, c], matched [b, k], about [b, k, ...]) -> tree [b, k]
-TermsOf = Callable[[Float[Array, "b k 4"], Float[Array, "b k c"], Bool[Array, "b k"], Any], Any]
+# (box logits [b, k, 4], class logits [b, k, c], matched [b, k], extras [b, k, ...]) -> tree [b, k]
+TermFn = Callable[[Float[Array, "b k 4"], Float[Array, "b k c"], Bool[Array, "b k"], Any], Any]
 
 
 def flatten(output: Float[Array, "b h w a f"]) -> Float[Array, "b p f"]:
@@ -36,8 +37,8 @@ def flatten(output: Float[Array, "b h w a f"]) -> Float[Array, "b p f"]:
 def flat_index(
     row: Int[Array, "b n"],
     column: Int[Array, "b n"],
-    anchor: Int[Array, "..."],
-    level: Int[Array, "..."],
+    anchor: Int[Array, "b n"],
+    level: Int[Array, "b n"],
     levels: Levels,
 ) -> Int[Array, "b n"]:
     """Index of each prediction in its own flattened level."""
@@ -51,12 +52,17 @@ def gather_rows(flat: Shaped[Array, "b p *f"], index: Int[Array, "b n"]) -> Shap
     return jax.vmap(lambda rows, index: rows.at[index].get(mode="promise_in_bounds"))(flat, index)
 
 
+def chunk_width(num: int, max_chunks: int) -> int:
+    """Returns how many of `num` things a pass takes: few, but for at most `max_chunks` passes."""
+    return min(num, max(SMALLEST_CHUNK, -(-num // max_chunks)))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def objectness_and_terms(
-    terms_of: TermsOf,
-    levels: tuple[Float[Array, "b _h _w a f"], ...],
-    matches: Matches,
-    about: Any,
+    term_fn: TermFn,
+    levels: Levels,
+    matches: MatchedPredictions,
+    extras: Any,
 ) -> tuple[tuple[Float[Array, "b _p"], ...], Any]:
     """Takes every objectness logit, and what a function makes of the matched predictions.
 
@@ -66,64 +72,64 @@ def objectness_and_terms(
     that size for either, and adds them.
 
     Args:
-      terms_of: a function of the logits of matched predictions in float32, zero where not matched,
+      term_fn: a function of the logits of matched predictions in float32, zero where not matched,
         elementwise over `[b, k]`. It is differentiated with respect to the logits alone.
       levels: one array of logits per level.
       matches: which predictions; repeated ones are allowed.
-      about: a tree of `[b, n, ...]` arrays for `terms_of`.
+      extras: a tree of `[b, n, ...]` arrays for `term_fn`.
 
     Returns:
       Objectness logits, `[b, h * w * a]` per level; and the terms, `[b, n]`.
     """
     num = matches.matched.shape[1]
-    width = _width(num)
+    width = chunk_width(num, MAX_CHUNKS)
 
-    def step(chunk, terms):
-        start = _start(chunk, num)
-        part, about_part = _slice((matches, about), start, width)
-        found = terms_of(*_logits(levels, part), part.matched, about_part)
+    def terms_of_chunk(start):
+        chunk, chunk_extras = _slice((matches, extras), start, width)
+        return term_fn(*_logits(levels, chunk), chunk.matched, chunk_extras)
+
+    def step(i, terms):
+        start = _start(i, num)
         return jax.tree.map(
-            lambda all_, part: lax.dynamic_update_slice_in_dim(all_, part, start, axis=1),
+            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, axis=1),
             terms,
-            found,
+            terms_of_chunk(start),
         )
 
-    part, about_part = _slice((matches, about), 0, width)
-    shapes = jax.eval_shape(lambda: terms_of(*_logits(levels, part), part.matched, about_part))
-    # Made from the data, so that under shard_map it varies over the devices as the terms do.
-    nothing = 0.0 * matches.matched
-    terms = jax.tree.map(lambda shape: nothing.astype(shape.dtype), shapes)
-    terms = lax.fori_loop(0, _num_chunks(matches.matched), step, terms)
+    shapes = jax.eval_shape(terms_of_chunk, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(matches.matched.shape, x.dtype), shapes)
+    zeros = varying_like(zeros, matches.matched)
+    terms = lax.fori_loop(0, _num_chunks(matches.matched), step, zeros)
     return tuple(flatten(output)[..., OBJECTNESS] for output in levels), terms
 
 
-def _forward(terms_of, levels, matches, about):
-    return objectness_and_terms(terms_of, levels, matches, about), (levels, matches, about)
+def _forward(term_fn, levels, matches, extras):
+    return objectness_and_terms(term_fn, levels, matches, extras), (levels, matches, extras)
 
 
-def _backward(terms_of, kept, cotangents):
-    levels, matches, about = kept
+def _backward(term_fn, residuals, cotangents):
+    levels, matches, extras = residuals
     objectness, terms = cotangents
     num = matches.matched.shape[1]
-    width = _width(num)
+    width = chunk_width(num, MAX_CHUNKS)
     is_objectness = jnp.arange(levels[0].shape[-1]) == OBJECTNESS
     # Float32 whatever the levels are: rows that are repeated many times add up.
     gradients = tuple(
         jnp.where(is_objectness, dense[..., None].astype(jnp.float32), 0) for dense in objectness
     )
 
-    def step(chunk, gradients):
-        start = _start(chunk, num)
-        part, about_part, cotangent = _slice((matches, about, terms), start, width)
+    def step(i, gradients):
+        start = _start(i, num)
+        chunk, chunk_extras, cotangent = _slice((matches, extras, terms), start, width)
         _, pull = jax.vjp(
-            lambda box, classes: terms_of(box, classes, part.matched, about_part),
-            *_logits(levels, part),
+            lambda box, classes: term_fn(box, classes, chunk.matched, chunk_extras),
+            *_logits(levels, chunk),
         )
         box, classes = pull(cotangent)
         # The last chunk may reach back into the one before, which has added its rows already.
-        fresh = part.matched & (start + jnp.arange(width) >= chunk * width)
+        is_new = chunk.matched & (start + jnp.arange(width) >= i * width)
         return tuple(
-            _add_rows(gradient, box, classes, part.prediction, fresh & (part.level == level))
+            _add_rows(gradient, box, classes, chunk.prediction, is_new & (chunk.level == level))
             for level, gradient in enumerate(gradients)
         )
 
@@ -138,7 +144,9 @@ def _backward(terms_of, kept, cotangents):
 objectness_and_terms.defvjp(_forward, _backward)
 
 
-def _logits(levels, matches):
+def _logits(
+    levels: Levels, matches: MatchedPredictions
+) -> tuple[Float[Array, "b k 4"], Float[Array, "b k c"]]:
     """Returns box and class logits of matched predictions, each from its own level."""
     # Zero before any arithmetic, not after it: an unused NaN would reach the gradient.
     rows = jnp.zeros((*matches.matched.shape, levels[0].shape[-1]))
@@ -150,7 +158,14 @@ def _logits(levels, matches):
     return rows[..., :OBJECTNESS], rows[..., OBJECTNESS + 1 :]
 
 
-def _add_rows(gradient, box, classes, index, used):
+def _add_rows(
+    gradient: Float[Array, "b p f"],
+    box: Float[Array, "b k 4"],
+    classes: Float[Array, "b k c"],
+    index: Int[Array, "b k"],
+    used: Bool[Array, "b k"],
+) -> Float[Array, "b p f"]:
+    """Adds the gradients of a chunk's boxes and classes to those of their level."""
     # Box and classes apart: joined to rows first, a select would interrupt every element's work.
     place = jnp.where(used, index, gradient.shape[1])
 
@@ -161,21 +176,18 @@ def _add_rows(gradient, box, classes, index, used):
     return jax.vmap(add)(gradient, place, box, classes)
 
 
-def _width(num):
-    return min(num, max(SMALLEST_CHUNK, -(-num // MOST_CHUNKS)))
+def _start(i: int | Int[Array, ""], num: int) -> Int[Array, ""]:
+    """Where chunk i begins; the last one reaches back rather than over the end."""
+    width = chunk_width(num, MAX_CHUNKS)
+    return jnp.minimum(i * width, num - width)
 
 
-def _start(chunk, num):
-    """Where a chunk begins; the last one reaches back rather than over the end."""
-    width = _width(num)
-    return jnp.minimum(chunk * width, num - width)
-
-
-def _num_chunks(matched):
+def _num_chunks(matched: Bool[Array, "b n"]) -> Int[Array, ""]:
+    """How many chunks hold all that is matched, in the fullest image."""
     num = matched.shape[1]
     end = jnp.max(jnp.where(matched, jnp.arange(1, num + 1), 0))
-    return -(-end // _width(num))
+    return -(-end // chunk_width(num, MAX_CHUNKS))
 
 
-def _slice(tree, start, width):
+def _slice(tree: Any, start: int | Int[Array, ""], width: int) -> Any:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, width, axis=1), tree)

@@ -1,27 +1,29 @@
 """The detection loss: box, objectness and class terms of matched candidates."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from yolov7_jax.assign import TINY, assign_ota
-from yolov7_jax.boxes import ciou
+from yolov7_jax import boxes
+from yolov7_jax.assign import CENTER_RADIUS, TOP_K, Assigner, assign_ota
 from yolov7_jax.candidates import grid_size
 from yolov7_jax.config import HeadConfig, LossConfig
+from yolov7_jax.cost_matrix import TINY
 from yolov7_jax.decode import check_levels, decode_boxes
-from yolov7_jax.gather import Matches, flat_index, objectness_and_terms
-from yolov7_jax.sharding import automatic
+from yolov7_jax.errors import UserError
+from yolov7_jax.gather import MatchedPredictions, flat_index, objectness_and_terms
+from yolov7_jax.sharding import automatic, varying_like
 from yolov7_jax.targets import with_a_row
-from yolov7_jax.types import Assignment, LossTerms, Outputs, Targets
+from yolov7_jax.types import Assignment, Levels, LossTerms, Outputs, Targets
 
 AUXILIARY_WEIGHT = 0.25
-AUXILIARY_REACH = 1.0
+AUXILIARY_CENTER_RADIUS = 1.0
 AUXILIARY_TOP_K = 20  # for the lead's assignment too, where there are auxiliary heads
 FOCAL_ALPHA = 0.25
 BALANCES = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}  # by number of levels
@@ -29,7 +31,7 @@ BALANCE_DECAY = 0.9999
 SMALLEST_OBJ = 1e-20  # a loss that underflowed to 0 must not end the balance in NaN
 BALANCE_STRIDE = 16  # the level whose balance stays 1
 
-Assigner = Callable[..., Assignment]
+Axis = str | tuple[str, ...] | None
 
 
 def detection_loss(
@@ -39,8 +41,8 @@ def detection_loss(
     config: LossConfig,
     *,
     assigner: Assigner = assign_ota,
-    balance: Float[Array, "l"] | Sequence[float] | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    balance: Float[Array, " l"] | Sequence[float] | None = None,
+    axis_name: Axis = None,
 ) -> tuple[Float[Array, ""], LossTerms]:
     """The loss of a batch: box + objectness + class, times the number of images.
 
@@ -54,9 +56,9 @@ def detection_loss(
       targets: the objects, padded.
       head: strides and anchors.
       config: gains and thresholds.
-      assigner: `assign_ota`, `assign_anchor`, or any function `(lead, targets, head, config, *,
-        reach) -> Assignment`. Where there are auxiliary heads, `assign_ota` itself sums the 20
-        largest IoUs; a `functools.partial` of it keeps its own `top_k`.
+      assigner: `assign_ota`, `assign_anchor`, or any function that is called like them; see
+        `assign.Assigner`. It is told `center_radius` and `top_k`: 10, or 20 where there are
+        auxiliary heads, as YOLOv7 has them. For other values wrap one in a function of your own.
       balance: weights of the levels' objectness; by default (4, 1, 0.4) for 3 levels and
         (4, 1, 0.25, 0.06) for 4. See `update_balance`.
       axis_name: the mapped axis, or axes, that the batch is spread over. Differentiate inside the
@@ -77,8 +79,6 @@ def detection_loss(
     outputs = Outputs(tuple(outputs.lead), tuple(outputs.auxiliary))
     _check(outputs, targets, head)
     targets = with_a_row(targets)
-    if outputs.auxiliary and assigner is assign_ota:
-        assigner = functools.partial(assign_ota, top_k=AUXILIARY_TOP_K)
 
     def total_and_terms(outputs, targets, balance):
         return _total_and_terms(outputs, targets, balance, head, config, assigner, axis_name)
@@ -87,14 +87,32 @@ def detection_loss(
     return run(outputs, targets, _checked_balance(balance, head))
 
 
-def _total_and_terms(outputs, targets, balance, head, config, assigner, axis_name):
-    matches = assigner(outputs.lead, targets, head, config)
-    terms = _head_terms(outputs.lead, matches, targets, head, config, axis_name)
+def _total_and_terms(
+    outputs: Outputs,
+    targets: Targets,
+    balance: Float[Array, " l"],
+    head: HeadConfig,
+    config: LossConfig,
+    assigner: Assigner,
+    axis_name: Axis,
+) -> tuple[Float[Array, ""], LossTerms]:
+    assign = functools.partial(
+        assigner,
+        outputs.lead,
+        targets,
+        head,
+        config,
+        top_k=AUXILIARY_TOP_K if outputs.auxiliary else TOP_K,
+    )
+    assignment = assign(center_radius=CENTER_RADIUS)
+    terms = _head_terms(outputs.lead, assignment, targets, head, config, axis_name)
     weighted = _weigh(terms, balance, config)
     if outputs.auxiliary:
         # The lead's predictions decide for the auxiliary heads too, more generously.
-        guide = assigner(outputs.lead, targets, head, config, reach=AUXILIARY_REACH)
-        auxiliary = _head_terms(outputs.auxiliary, guide, targets, head, config, axis_name)
+        coarse_assignment = assign(center_radius=AUXILIARY_CENTER_RADIUS)
+        auxiliary = _head_terms(
+            outputs.auxiliary, coarse_assignment, targets, head, config, axis_name
+        )
         weighted += AUXILIARY_WEIGHT * _weigh(auxiliary, balance, config)
 
     num_images = targets.valid.shape[0] * _axis_size(axis_name)
@@ -103,8 +121,10 @@ def _total_and_terms(outputs, targets, balance, head, config, assigner, axis_nam
 
 
 def update_balance(
-    balance: Float[Array, "l"] | Sequence[float], obj_per_level: Float[Array, "l"], head: HeadConfig
-) -> Float[Array, "l"]:
+    balance: Float[Array, " l"] | Sequence[float],
+    obj_per_level: Float[Array, " l"],
+    head: HeadConfig,
+) -> Float[Array, " l"]:
     """Autobalance: moves each level's objectness weight towards the inverse of its loss.
 
     Args:
@@ -121,25 +141,24 @@ def update_balance(
     Source: YOLOv5's autobalance as YOLOv7 keeps it.
     """
     if BALANCE_STRIDE not in head.strides:
-        raise ValueError(
-            f"autobalance needs a level of stride {BALANCE_STRIDE}; got {head.strides}"
-        )
+        raise UserError(f"autobalance needs a level of stride {BALANCE_STRIDE}; got {head.strides}")
     balance = jnp.asarray(balance, jnp.float32)
     inverse = 1 / jnp.maximum(obj_per_level, SMALLEST_OBJ)
     balance = BALANCE_DECAY * balance + (1 - BALANCE_DECAY) * inverse
     return balance / balance[head.strides.index(BALANCE_STRIDE)]
 
 
-class _Terms(NamedTuple):
+class HeadTerms(NamedTuple):
     """Means per level of one head, before gains and balance."""
 
-    box: Float[Array, "l"]
-    obj: Float[Array, "l"]
-    cls: Float[Array, "l"]
-    num_matched: Int[Array, "l"]
+    box: Float[Array, " l"]
+    obj: Float[Array, " l"]
+    cls: Float[Array, " l"]
+    num_matched: Int[Array, " l"]
 
 
-def _weigh(terms: _Terms, balance, config) -> Float[Array, "3"]:
+def _weigh(terms: HeadTerms, balance: Float[Array, " l"], config: LossConfig) -> Float[Array, "3"]:
+    """Returns the box, objectness and class term of a head."""
     return jnp.stack(
         [
             config.box_gain * terms.box.sum(),
@@ -149,20 +168,24 @@ def _weigh(terms: _Terms, balance, config) -> Float[Array, "3"]:
     )
 
 
-def _head_terms(levels, assignment, targets, head, config, axis_name) -> _Terms:
-    batch = targets.valid.shape[0]
-    shape = np.broadcast_shapes((batch, 1), *(field.shape for field in assignment))
-    assignment = Assignment(*(jnp.broadcast_to(field, shape) for field in assignment))
+def _head_terms(
+    levels: Levels,
+    assignment: Assignment,
+    targets: Targets,
+    head: HeadConfig,
+    config: LossConfig,
+    axis_name: Axis,
+) -> HeadTerms:
     matched, level = assignment.matched, assignment.level
     index = flat_index(assignment.row, assignment.column, assignment.anchor, level, levels)
     found: Any = objectness_and_terms(
         functools.partial(_candidate_terms, config=config),
         levels,
-        Matches(matched, level, index),
-        _truth(assignment, levels, targets, head),
+        MatchedPredictions(matched, level, index),
+        _matched_objects(assignment, levels, targets, head),
     )
-    objectness, (overlap, cls_sums) = found
-    target_if_matched = 1 - config.iou_ratio * (1 - jnp.maximum(lax.stop_gradient(overlap), 0))
+    objectness, (ciou, cls_sums) = found
+    target_if_matched = 1 - config.iou_ratio * (1 - jnp.maximum(lax.stop_gradient(ciou), 0))
     objectness_targets = _last_written(target_if_matched, matched, level, index, objectness)
 
     on_level = matched[..., None] & (level[..., None] == jnp.arange(head.num_levels))  # [b, n, l]
@@ -172,60 +195,72 @@ def _head_terms(levels, assignment, targets, head, config, axis_name) -> _Terms:
         total = jnp.where(on_level, values[..., None], 0).sum(axis=(0, 1)) / values_per_candidate
         return _global_sum(total, axis_name) / jnp.maximum(num_matched, 1)
 
-    num_images = batch * _axis_size(axis_name)
-    obj = jnp.stack(
-        [
-            _bce(logits.astype(jnp.float32), goal, config.obj_pos_weight, config.focal_gamma).sum()
-            / (num_images * logits.shape[1])
-            for logits, goal in zip(objectness, objectness_targets, strict=True)
-        ]
-    )
-    return _Terms(
-        mean_per_level(1 - overlap, 1),
-        _global_sum(obj, axis_name),
+    num_images = targets.valid.shape[0] * _axis_size(axis_name)
+    obj = []
+    for logits, wanted in zip(objectness, objectness_targets, strict=True):
+        logits = logits.astype(jnp.float32)
+        bce = _bce(logits, wanted, config.obj_pos_weight, config.focal_gamma)
+        obj.append(bce.sum() / (num_images * logits.shape[1]))
+    return HeadTerms(
+        mean_per_level(1 - ciou, 1),
+        _global_sum(jnp.stack(obj), axis_name),
         mean_per_level(cls_sums, head.num_classes),
         num_matched,
     )
 
 
-class _Truth(NamedTuple):
-    """What each candidate is to predict, and where it stands."""
+class MatchedObjects(NamedTuple):
+    """What each candidate is to predict, and with which anchor."""
 
-    box: Float[Array, "b n 4"]  # the object, in grid units relative to the candidate's cell
-    anchor: Float[Array, "b n 2"]  # in grid units
-    label: Int[Array, "b n"]
+    boxes_cxcywh: Float[Array, "b n 4"]  # in grid units relative to the candidate's cell
+    anchors: Float[Array, "b n 2"]  # in grid units
+    labels: Int[Array, "b n"]
 
 
-def _truth(assignment, levels, targets, head) -> _Truth:
+def _matched_objects(
+    assignment: Assignment, levels: Levels, targets: Targets, head: HeadConfig
+) -> MatchedObjects:
     matched, level = assignment.matched, assignment.level
     sizes = jnp.array([grid_size(output.shape[1:3]) for output in levels])[level]  # [b, n, 4]
     strides = jnp.array(head.strides, jnp.float32)[level][..., None]
     rows = jnp.where(matched, assignment.object, 0)
-    boxes = jnp.take_along_axis(targets.boxes.astype(jnp.float32), rows[..., None], axis=1)
+    wanted = jnp.take_along_axis(targets.boxes.astype(jnp.float32), rows[..., None], axis=1)
     cells = jnp.stack([assignment.column, assignment.row], axis=-1)
-    boxes = boxes * sizes - jnp.pad(cells, ((0, 0), (0, 0), (0, 2)))
-    return _Truth(
-        box=jnp.where(matched[..., None], boxes, 1),
-        anchor=jnp.array(head.anchors, jnp.float32)[level, assignment.anchor] / strides,
-        label=jnp.take_along_axis(targets.labels, rows, axis=1),
+    wanted = wanted * sizes - jnp.pad(cells, ((0, 0), (0, 0), (0, 2)))
+    return MatchedObjects(
+        jnp.where(matched[..., None], wanted, 1),
+        jnp.array(head.anchors, jnp.float32)[level, assignment.anchor] / strides,
+        jnp.take_along_axis(targets.labels, rows, axis=1),
     )
 
 
-def _candidate_terms(box_logits, class_logits, matched, truth: _Truth, config):
+def _candidate_terms(
+    box_logits: Float[Array, "b k 4"],
+    class_logits: Float[Array, "b k c"],
+    matched: Bool[Array, "b k"],
+    objects: MatchedObjects,
+    config: LossConfig,
+) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
     """Returns each candidate's CIoU with its object, and its class BCE summed over classes."""
-    predicted = decode_boxes(box_logits, 0.0, truth.anchor, 1.0)
-    overlap = jnp.where(matched, ciou(predicted, truth.box), 0)
+    predicted = decode_boxes(box_logits, 0.0, objects.anchors, 1.0)
+    ciou = jnp.where(matched, boxes.ciou(predicted, objects.boxes_cxcywh), 0)
     num_classes = class_logits.shape[-1]
     if num_classes == 1:
-        return overlap, jnp.zeros_like(overlap)
+        return ciou, jnp.zeros_like(ciou)
     smooth = config.label_smoothing / 2
-    is_label = truth.label[..., None] == jnp.arange(num_classes)  # [b, k, c]
-    goals = jnp.where(is_label, 1 - smooth, smooth)
-    bce = _bce(class_logits, goals, config.cls_pos_weight, config.focal_gamma)
-    return overlap, jnp.where(matched, bce.sum(axis=-1), 0)
+    is_label = objects.labels[..., None] == jnp.arange(num_classes)  # [b, k, c]
+    targets = jnp.where(is_label, 1 - smooth, smooth)
+    bce = _bce(class_logits, targets, config.cls_pos_weight, config.focal_gamma)
+    return ciou, jnp.where(matched, bce.sum(axis=-1), 0)
 
 
-def _last_written(values, matched, level, index, objectness):
+def _last_written(
+    values: Float[Array, "b n"],
+    matched: Bool[Array, "b n"],
+    level: Int[Array, "b n"],
+    index: Int[Array, "b n"],
+    objectness: tuple[Float[Array, "b _p"], ...],
+) -> list[Float[Array, "b _p"]]:
     """Writes values into dense arrays like `objectness`; of repeated cells the last one stays.
 
     By the largest position rather than by overwriting, whose order accelerators leave open.
@@ -243,7 +278,9 @@ def _last_written(values, matched, level, index, objectness):
     return jnp.split(dense, np.cumsum(sizes)[:-1], axis=1)
 
 
-def _bce(logits, targets, pos_weight, gamma):
+def _bce(
+    logits: Float[Array, "*n"], targets: Float[Array, "*n"], pos_weight: float, gamma: float
+) -> Float[Array, "*n"]:
     """Binary cross-entropy with logits, elementwise; focal where gamma > 0."""
     loss = (1 - targets) * logits + (1 + (pos_weight - 1) * targets) * jax.nn.softplus(-logits)
     if gamma > 0:
@@ -254,7 +291,7 @@ def _bce(logits, targets, pos_weight, gamma):
     return loss
 
 
-def _global_sum(x, axis_name):
+def _global_sum(x: Shaped[Array, "*n"], axis_name: Axis) -> Shaped[Array, "*n"]:
     """Sum over the mapped axis whose gradient is that of this device's part."""
     if axis_name is None:
         return x
@@ -263,15 +300,18 @@ def _global_sum(x, axis_name):
     # Under pmap the gradient of psum is psum again: the sum over all devices' copies of one loss,
     # `copies` times too large. Under shard_map it is 1, unless its checks are off.
     constant = lax.stop_gradient(x)
-    copies = jax.grad(lambda one: lax.psum(one, axis_name).sum())(jnp.ones_like(x) + 0 * constant)
+    ones = varying_like(jnp.ones_like(x), constant)
+    copies = jax.grad(lambda one: lax.psum(one, axis_name).sum())(ones)
     return lax.psum(constant + (x - constant) / copies, axis_name)
 
 
-def _axis_size(axis_name) -> int:
+def _axis_size(axis_name: Axis) -> int:
     return 1 if axis_name is None else lax.axis_size(axis_name)
 
 
-def _checked_balance(balance, head):
+def _checked_balance(
+    balance: Float[Array, " l"] | Sequence[float] | None, head: HeadConfig
+) -> Float[Array, " l"]:
     if balance is None:
         if head.num_levels not in BALANCES:
             raise ValueError(
@@ -287,7 +327,7 @@ def _checked_balance(balance, head):
     return balance
 
 
-def _check(outputs, targets, head):
+def _check(outputs: Outputs, targets: Targets, head: HeadConfig) -> None:
     check_levels(outputs.lead, head, "outputs.lead")
     if outputs.auxiliary:
         check_levels(outputs.auxiliary, head, "outputs.auxiliary")

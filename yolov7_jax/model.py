@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Num
 
 from yolov7_jax.config import HeadConfig
+from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import Activation, Build, Stage, leaky_relu, silu
 from yolov7_jax.nn.head import Detect
 from yolov7_jax.nn.norm import BatchNorm
@@ -175,7 +176,7 @@ def create(
       the model; `.head` describes its head.
 
     Raises:
-      ValueError: names every argument that cannot be used.
+      UserError: names every argument that cannot be used.
     """
     if isinstance(key, Tracer):
         raise ValueError("create draws on the host; under a transformation use create_abstract")
@@ -213,7 +214,7 @@ def create_abstract(
       the model, with a `jax.ShapeDtypeStruct` for every array.
 
     Raises:
-      ValueError: as for `create`.
+      UserError: as for `create`.
     """
     return nnx.eval_shape(lambda: _build(name, num_classes, width, activation, dtype, remat, None))
 
@@ -238,7 +239,7 @@ def _check_arguments(
     if not is_real:
         faults.append(f"dtype (={dtype!r}) must be a floating-point type")
     if faults:
-        raise ValueError("; ".join(faults))
+        raise UserError("; ".join(faults))
 
 
 def _build(
@@ -355,4 +356,4 @@ def _check_images(images: Float[Array, "b h w 3"], stride: int):
         if length % stride or length == 0
     ]
     if faults:
-        raise ValueError("images: " + "; ".join(faults))
+        raise UserError("images: " + "; ".join(faults))

@@ -9,6 +9,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from yolov7_jax.boxes import pairwise_iou
+from yolov7_jax.errors import UserError
+from yolov7_jax.sharding import varying_like
 from yolov7_jax.types import Detections, Predictions
 
 BLOCK = 1024  # candidates
@@ -36,7 +38,7 @@ def nms(
         wants it; otherwise only a box's best class does.
       class_agnostic: boxes suppress those of other classes too.
       classes: class indices to keep, applied after the best class is chosen; None keeps all.
-      max_candidates: only as many of the best candidates are looked at.
+      max_candidates: only as many of the best candidates are considered.
       max_detections: the static number of rows returned per image.
 
     Returns:
@@ -44,7 +46,8 @@ def nms(
       then classes.
 
     Raises:
-      ValueError: shapes that do not fit, a class that does not exist, or a limit under 1.
+      ValueError: shapes that do not fit.
+      UserError: a class that does not exist, or a limit under 1.
 
     Source: the greedy algorithm of torchvision's batched_nms.
     """
@@ -56,14 +59,14 @@ def nms(
             "[b, n, 4], [b, n], [b, n, c] were wanted, b and n at least 1"
         )
     if max_candidates < 1 or max_detections < 1:
-        raise ValueError(
+        raise UserError(
             f"max_candidates (={max_candidates}) and max_detections (={max_detections}) must be "
             "at least 1"
         )
     wanted = range(num_classes) if classes is None else [int(label) for label in classes]
     unknown = [label for label in wanted if not 0 <= label < num_classes]
     if unknown:
-        raise ValueError(f"classes {unknown} do not exist; there are 0 to {num_classes - 1}")
+        raise UserError(f"classes {unknown} do not exist; there are 0 to {num_classes - 1}")
 
     boxes = predictions.boxes_xyxy.astype(jnp.float32)
     scores = predictions.scores.astype(jnp.float32)  # [b, n, c]
@@ -102,16 +105,16 @@ def nms(
 
 def _greedy(
     boxes_xyxy: Float[Array, "k 4"],
-    group: Int[Array, "k"],
-    alive: Bool[Array, "k"],
+    group: Int[Array, " k"],
+    alive: Bool[Array, " k"],
     iou_threshold: float | Float[Array, ""],
     max_detections: int,
-) -> tuple[Int[Array, "d"], Bool[Array, "d"]]:
+) -> tuple[Int[Array, " d"], Bool[Array, " d"]]:
     """Returns the places of the kept boxes of one image, and which of these places are real.
 
-    Candidates are looked at in blocks, best first. What is kept before a block drops of it in one
-    table; within it, each box that is kept drops what overlaps it, in a turn of its own. It ends
-    with the last box that is wanted, so most blocks are usually not looked at.
+    Candidates are taken in blocks, best first. What is kept before a block suppresses in one table
+    what it overlaps of it; within the block, boxes are kept one by one. It ends with the last box
+    that is wanted, so most blocks are usually not processed.
     """
     block = min(BLOCK, boxes_xyxy.shape[0])
     num_blocks = -(-boxes_xyxy.shape[0] // block)
@@ -124,37 +127,38 @@ def _greedy(
     inside = jnp.arange(block, dtype=jnp.int32)
     rows = jnp.arange(max_detections)
 
-    def first_left(alive):
+    def first_alive(alive: Bool[Array, " block"]) -> Int[Array, ""]:
         return jnp.where(alive, inside, block).min()
 
-    def look_at(state):
+    def process_block(state):
         number, count, kept = state
         start = number * block
         boxes = lax.dynamic_slice_in_dim(boxes_xyxy, start, block)
         groups = lax.dynamic_slice_in_dim(group, start, block)
-        left = lax.dynamic_slice_in_dim(alive, start, block)
-        dropped = pairwise_iou(boxes_xyxy[kept], boxes) > iou_threshold  # [d, block]
-        dropped &= (group[kept][:, None] == groups) & (rows < count)[:, None]
+        alive_here = lax.dynamic_slice_in_dim(alive, start, block)
+        suppressed = pairwise_iou(boxes_xyxy[kept], boxes) > iou_threshold  # [d, block]
+        suppressed &= (group[kept][:, None] == groups) & (rows < count)[:, None]
 
-        def turn(state):
-            count, place, left, kept = state
+        def keep_next(state):
+            count, place, alive_here, kept = state
             iou = pairwise_iou(lax.dynamic_slice_in_dim(boxes, place, 1), boxes)[0]
-            left &= ~((iou > iou_threshold) & (groups == groups[place])) & (inside != place)
-            return count + 1, first_left(left), left, kept.at[count].set(start + place)
+            suppressed = (iou > iou_threshold) & (groups == groups[place])
+            alive_here &= ~suppressed & (inside != place)
+            return count + 1, first_alive(alive_here), alive_here, kept.at[count].set(start + place)
 
-        def unfinished(state):
+        def block_unfinished(state):
             count, place, _, _ = state
             return (place < block) & (count < max_detections)
 
-        left &= ~dropped.any(0)
-        count, _, _, kept = lax.while_loop(unfinished, turn, (count, first_left(left), left, kept))
+        alive_here &= ~suppressed.any(0)
+        state = (count, first_alive(alive_here), alive_here, kept)
+        count, _, _, kept = lax.while_loop(block_unfinished, keep_next, state)
         return number + 1, count, kept
 
-    def more_wanted(state):
+    def unfinished(state):
         number, count, _ = state
         return (number * block <= last) & (count < max_detections)
 
-    zero = 0 * first_left(alive[:block])  # varies as the boxes do, under shard_map
-    start = zero, zero, jnp.zeros(max_detections, jnp.int32) + zero
-    _, count, kept = lax.while_loop(more_wanted, look_at, start)
+    start = (jnp.int32(0), jnp.int32(0), jnp.zeros(max_detections, jnp.int32))
+    _, count, kept = lax.while_loop(unfinished, process_block, varying_like(start, alive))
     return kept, rows < count

@@ -1,10 +1,30 @@
-"""Explicit meshes: lets the compiler shard what is inside, and says what comes out."""
+"""What functions need so that they run on any mesh: explicit axes, and device-varying values."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
+
+Tree = TypeVar("Tree")
+
+
+def varying_like(value: Tree, like: jax.Array) -> Tree:
+    """Returns arrays unchanged, but typed as varying over the mesh axes that `like` varies over.
+
+    `jax.shard_map` with its checks on (`check_vma`) asks for it in two places. A loop has to start
+    from values that vary as its results do. And a replicated parameter has to count as varying
+    before a `custom_vjp` sees it, so that its gradient is summed over the devices. Compiled, and
+    under `jit` and `pmap`, nothing is left of it.
+
+    Args:
+      value: a tree of arrays.
+      like: an array of any shape.
+    """
+    # A select between a thing and itself: public API of every JAX version, and free once compiled.
+    condition = jnp.zeros_like(like, bool, shape=())
+    return jax.tree.map(lambda leaf: jnp.where(condition, leaf, leaf), value)
 
 
 def automatic(function: Callable[..., Any], like: jax.Array, *, by_batch: Any) -> Any:

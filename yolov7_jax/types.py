@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 AnyArray = Array | np.ndarray
+Levels = tuple[Float[Array, "b _h _w a f"], ...]  # logits of a head, finest level first
 
 
 class Targets(NamedTuple):
@@ -36,15 +37,15 @@ class Outputs(NamedTuple):
       auxiliary: as many levels more from the auxiliary heads of P6 models in training; else `()`.
     """
 
-    lead: tuple[Float[Array, "b _h _w a f"], ...]
-    auxiliary: tuple[Float[Array, "b _h _w a f"], ...] = ()
+    lead: Levels
+    auxiliary: Levels = ()
 
 
 class Assignment(NamedTuple):
     """Which object each candidate of a batch is to predict.
 
-    Every field can be broadcast to `[b, n]` with n static; candidates stand in the order that
-    decides ties. Where `matched` is False the other fields are in range and mean nothing.
+    n is static; candidates stand in the order that decides ties. Where `matched` is False the
+    other fields are in range and mean nothing.
 
     Attributes:
       matched: whether the candidate is matched at all.
@@ -54,8 +55,8 @@ class Assignment(NamedTuple):
 
     matched: Bool[Array, "b n"]
     object: Int[Array, "b n"]
-    level: Int[Array, "..."]
-    anchor: Int[Array, "..."]
+    level: Int[Array, "b n"]
+    anchor: Int[Array, "b n"]
     row: Int[Array, "b n"]
     column: Int[Array, "b n"]
 

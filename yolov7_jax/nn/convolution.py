@@ -41,6 +41,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from yolov7_jax.sharding import varying_like
+
 # Up to this many cells in a batch, the kernel is the larger factor of the input's gradient.
 FEW_CELLS = 1024
 # With fewer features, as in the first layer, the products are too thin to be fast.
@@ -65,11 +67,8 @@ def convolution(
     if kernel.shape[0] == 1 and stride == 1:
         return _product(x, kernel[0, 0])
     if kernel.shape[0] == 3:
-        # Under shard_map the kernel is the same on all devices and x is not. The choice makes the
-        # kernel count as different too, so that its gradient is summed over the devices; a rule of
-        # one's own for gradients has to ask for that. It costs nothing: the compiler drops it.
-        kernel = jnp.where(jnp.zeros_like(x, bool, shape=()), kernel, kernel)
-        return _convolution3(x, kernel, stride)
+        # So that under shard_map the kernel's gradient is summed over the devices.
+        return _convolution3(x, varying_like(kernel, x), stride)
     return _xla_convolution(x, kernel, stride)
 
 
@@ -205,9 +204,8 @@ def _kernel_gradient_by_strips(
     if rows == height:
         total = _strip_gradient(stride, x, padded)
     else:
-        # zeros_like, so that under shard_map the sum counts as different on every device.
-        total = jnp.zeros_like(x, jnp.float32, shape=(3, 3 * features_in, features_out))
-        total = lax.fori_loop(0, height // rows, add_strip, total)
+        zeros = jnp.zeros((3, 3 * features_in, features_out))
+        total = lax.fori_loop(0, height // rows, add_strip, varying_like(zeros, x))
     return total.reshape(3, 3, features_in, features_out)
 
 

@@ -14,6 +14,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from yolov7_jax.sharding import varying_like
+
 EPSILON = 1e-3
 MOMENTUM = 0.97  # keeps 97 % of the old statistics: PyTorch's 0.03 counts the other way
 
@@ -79,10 +81,8 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             mean, variance = self.mean[...], self.variance[...]
             return _affine(x, mean, variance, self.scale[...], self.bias[...], activation)
-        # As for the kernel of a convolution, scale and bias have to count as different on every
-        # device under shard_map, so that their gradients are summed over the devices.
-        alike = jnp.zeros_like(x, bool, shape=())
-        scale, bias = (jnp.where(alike, p[...], p[...]) for p in (self.scale, self.bias))
+        # So that under shard_map their gradients are summed over the devices.
+        scale, bias = varying_like((self.scale[...], self.bias[...]), x)
         count = _count(x, self.axis_name)
         y, mean, variance = _normalise(x, scale, bias, activation, self.axis_name, count)
         self._update(lax.stop_gradient(mean), lax.stop_gradient(variance), count)

@@ -3,6 +3,7 @@
 import functools
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -23,7 +24,7 @@ from yolov7_jax.detect.drawing import (
     titled,
     write_image,
 )
-from yolov7_jax.losses import AUXILIARY_REACH, AUXILIARY_TOP_K, Assigner
+from yolov7_jax.losses import AUXILIARY_CENTER_RADIUS, AUXILIARY_TOP_K
 from yolov7_jax.model import Yolov7, normalize_images
 from yolov7_jax.training.choose_anchors import choose_anchors, head_with_anchors
 from yolov7_jax.training.pipeline.stream import Batch, train_batches
@@ -51,7 +52,7 @@ class Choice(NamedTuple):
     """
 
     name: str
-    assigner: Assigner
+    assigner: Callable[..., Assignment]
 
 
 def choices(has_auxiliary: bool) -> list[Choice]:
@@ -60,7 +61,7 @@ def choices(has_auxiliary: bool) -> list[Choice]:
     if not has_auxiliary:
         return [coarse, Choice("fine: what OTA keeps of them", assign_ota)]
     ota = functools.partial(assign_ota, top_k=AUXILIARY_TOP_K)
-    wide = functools.partial(ota, reach=AUXILIARY_REACH)
+    wide = functools.partial(ota, center_radius=AUXILIARY_CENTER_RADIUS)
     return [
         coarse,
         Choice("auxiliary heads: what OTA keeps of cells within a whole cell's reach", wide),
@@ -232,14 +233,16 @@ def _objects(targets: Targets, image: int, side: int) -> tuple[np.ndarray, np.nd
 
 def _of_image(assignment: Assignment, image: int) -> tuple[np.ndarray, ...]:
     """Returns the fields of one image, all of the same length."""
-    shape = assignment.matched.shape
-    fields = [np.broadcast_to(np.asarray(field), shape)[image] for field in assignment]
+    fields = [np.asarray(field)[image] for field in assignment]
     matched: Bool[np.ndarray, " n"] = fields[0].astype(bool)
     return matched, *fields[1:]
 
 
 def _assign(
-    config: TrainConfig, model: Yolov7, batch: Batch, assigners: tuple[Assigner, ...]
+    config: TrainConfig,
+    model: Yolov7,
+    batch: Batch,
+    assigners: tuple[Callable[..., Assignment], ...],
 ) -> list[Assignment]:
     graphdef, params, batch_stats = split(model)
 
