@@ -30,8 +30,7 @@ from yolov7_jax.training.model_and_data import (
     load_weights,
 )
 from yolov7_jax.training.optim import trainable_params
-from yolov7_jax.training.pipeline.image_cache import ImageCache, cache_file, open_cache
-from yolov7_jax.training.pipeline.image_storage import Purpose
+from yolov7_jax.training.pipeline.image_cache import ImageCache, Purpose, cache_file, open_cache
 from yolov7_jax.training.pipeline.stream import epoch_end, train_batches
 from yolov7_jax.training.prefetch import Prefetch
 from yolov7_jax.training.schedule import Schedule, make_schedule

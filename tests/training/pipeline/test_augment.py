@@ -7,9 +7,11 @@ from drawn import DrawnImages, empty_images, objects_in_pixels, rectangles, seen
 
 from yolov7_jax.data.dataset import Dataset, Polygons
 from yolov7_jax.data.images import UnreadableImageError, read_image
-from yolov7_jax.training.pipeline.augment import AugmentConfig, Sample, random_flips, train_sample
+from yolov7_jax.training.pipeline import augment
+from yolov7_jax.training.pipeline.augment import AugmentConfig, random_flips, train_sample
 from yolov7_jax.training.pipeline.file_images import FileImages
 from yolov7_jax.training.pipeline.geometry import hull_of, outline_of
+from yolov7_jax.training.pipeline.plan import plan_sample
 
 SIZE = 96
 STILL = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0, flipud=0)
@@ -131,31 +133,20 @@ def test_no_variation_is_the_letterboxed_image_enlarged_by_up_to_a_tenth():
 
 
 def test_each_step_happens_as_often_as_configured(monkeypatch):
-    happened = {"mixup": 0, "paste_in": 0, "mosaic": 0}
-
-    def count(name, sample):
-        happened[name] += 1
-        return sample
-
-    module = "yolov7_jax.training.pipeline.augment."
-    sample = Sample(
-        np.zeros((4, 4, 3), np.uint8),
-        np.zeros((0, 4), np.float32),
-        np.zeros(0, np.int32),
-        Polygons.none(0),
-    )
-    monkeypatch.setattr(module + "mixup", lambda first, _, rng: count("mixup", first))
-    monkeypatch.setattr(module + "paste_in", lambda first, *_: count("paste_in", first))
-    monkeypatch.setattr(module + "_mosaic_sample", lambda *_: count("mosaic", sample))
     config = AugmentConfig(mosaic=0.7, mixup=0.15, paste_in=0.3)
-    images, n = empty_images([(4, 4)]), 3000
+    images, n = empty_images([(4, 4)]), 2000
+    pasted = []
+    monkeypatch.setattr(augment, "paste_in", lambda sample, *_: pasted.append(1) or sample)
+    plans = []
     for seed in range(n):
-        train_sample(images, 0, 4, config, np.random.default_rng(seed))
-    mosaics = happened["mosaic"] - happened["mixup"]  # a mixup takes a second one
+        plans.append(plan_sample(0, 1, config, np.random.default_rng(seed)))
+        train_sample(images, 0, 4, config, np.random.default_rng(seed), augment.undrawn)
+    mosaics = sum(len(plan[0]) > 1 for plan in plans)
+    mixups = sum(len(plan) == 2 for plan in plans)
     for found, of, probability in (
         (mosaics, n, 0.7),
-        (happened["mixup"], mosaics, 0.15),
-        (happened["paste_in"], n, 0.3),
+        (mixups, mosaics, 0.15),
+        (len(pasted), n, 0.3),
     ):
         assert abs(found / of - probability) < 4 * np.sqrt(probability * (1 - probability) / of)
 

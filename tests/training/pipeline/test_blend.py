@@ -15,10 +15,10 @@ from drawn import (
 
 from yolov7_jax.data.dataset import Polygons
 from yolov7_jax.training.augment_config import AugmentConfig
-from yolov7_jax.training.pipeline.blend import PASTE_PLACES, copy_paste, mixup, paste_in
+from yolov7_jax.training.pipeline.blend import copy_paste, mixup, paste_in
 from yolov7_jax.training.pipeline.geometry import covered_share
 from yolov7_jax.training.pipeline.mosaic import letterbox_scene, mosaic4
-from yolov7_jax.training.pipeline.plan import Sample
+from yolov7_jax.training.pipeline.plan import PASTE_PLACES, Sample
 from yolov7_jax.training.pipeline.render import render
 
 SIZE = 160

@@ -107,7 +107,6 @@ def test_a_file_serves_later_runs_and_other_processes(dataset, path):
     assert_kept(dataset, open_cache(dataset, SIZE, "disk", path))
     cache = open_cache(dataset, SIZE, "disk", path)
     assert_kept(dataset, pickle.loads(pickle.dumps(cache)))
-    assert_kept(dataset, cache.of(dataset))
 
 
 def test_what_another_process_puts_in_appears_here(dataset, path, tmp_path):
@@ -216,7 +215,6 @@ def test_runs_with_other_images_on_one_file_each_get_their_own(dataset, path, ca
     fill(dataset, ours)
     fill(backwards(dataset), theirs)
     assert_kept(dataset, ours)
-    assert_kept(dataset, ours.of(dataset))
     assert_kept(backwards(dataset), theirs)
     assert_kept(backwards(dataset), pickle.loads(pickle.dumps(theirs)))
     assert capfd.readouterr().err == ""

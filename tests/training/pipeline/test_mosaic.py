@@ -19,10 +19,10 @@ from yolov7_jax.training.pipeline.mosaic import (
     letterbox_scene,
     mosaic4,
     mosaic9,
-    random_mosaic,
     take_objects,
 )
 from yolov7_jax.training.pipeline.perspective import random_perspective, warp_scene
+from yolov7_jax.training.pipeline.plan import plan_sample
 from yolov7_jax.training.pipeline.render import render
 
 SIZE = 128
@@ -117,14 +117,14 @@ def test_nine_images_touch_and_never_overlap(seed):
 
 
 def test_one_mosaic_in_five_has_nine_images_and_the_first_is_the_one_asked_for():
-    images = empty_images([(SIZE, SIZE)] * 7)
     rng = np.random.default_rng(0)
-    scenes = [random_mosaic(images, 5, SIZE, rng) for _ in range(3000)]
-    counts = np.asarray([len(scene.tiles) for scene in scenes])
+    config = AugmentConfig(mosaic=1, mixup=0)
+    mosaics = [plan_sample(5, 7, config, rng)[0] for _ in range(3000)]
+    counts = np.asarray([len(images) for images in mosaics])
     assert set(counts.tolist()) == {4, 9}
     assert abs((counts == 9).mean() - 0.2) < 4 * np.sqrt(0.16 / 3000)
-    assert {scene.tiles[0].image for scene in scenes} == {5}
-    others = np.bincount([tile.image for scene in scenes for tile in scene.tiles[1:]])
+    assert {images[0] for images in mosaics} == {5}
+    others = np.bincount([image for images in mosaics for image in images[1:]])
     assert len(others) == 7
     assert (np.abs(others / others.sum() - 1 / 7) < 5 * np.sqrt(0.122 / others.sum())).all()
 

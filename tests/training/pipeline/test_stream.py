@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 import itertools
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +15,14 @@ from yolov7_jax.training.pipeline import stream as pipeline
 from yolov7_jax.training.pipeline.augment import AugmentConfig, train_sample, undrawn
 from yolov7_jax.training.pipeline.file_images import FileImages
 from yolov7_jax.training.pipeline.image_cache import open_cache
-from yolov7_jax.training.pipeline.object_bound import most_objects
-from yolov7_jax.training.pipeline.shared_dataset import share
+from yolov7_jax.training.pipeline.plan import most_objects, plan_sample
 from yolov7_jax.training.pipeline.stream import (
     epoch_end,
     load_sample,
     train_batches,
     usual_objects,
 )
+from yolov7_jax.training.pipeline.workers import load_shared, share
 
 PLAIN = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
 
@@ -86,7 +85,7 @@ def test_batches_of_processes_with_a_cache_on_disk_are_the_same(dataset, tmp_pat
 
 def test_another_process_makes_the_same_batches(dataset, tmp_path):
     program = (
-        "import sys; sys.path[:0] = sys.argv[1], sys.argv[1] + '/..'\n"
+        "import sys; sys.path[:0] = sys.argv[1], sys.argv[1] + '/../..'\n"
         "from pathlib import Path\n"
         "from test_stream import digest, make_dataset, take\n"
         "print(digest(take(make_dataset(Path(sys.argv[2])), 4, num_workers=2)))\n"
@@ -152,41 +151,27 @@ def test_hosts_count_the_objects_of_others_exactly(dataset):
         assert counted == len(sample.labels)
 
 
-class Shown(FileImages):
-    """Images that remember which of them were asked for their objects."""
-
-    def __init__(self, dataset):
-        super().__init__(dataset)
-        self.indices = []
-
-    def objects(self, index):
-        self.indices.append(index)
-        return super().objects(index)
-
-
-@pytest.mark.parametrize("copy_paste", [0, 0.5])
-def test_hosts_know_the_images_of_a_sample_from_its_random_numbers(dataset, copy_paste):
+def test_no_sample_has_more_objects_than_its_plan_lets_hosts_expect(dataset):
     images = FileImages(dataset)
-    counts = np.asarray([len(images.objects(index).labels) for index in range(NUM_IMAGES)])
-    config = dataclasses.replace(EVERYTHING, copy_paste=copy_paste, paste_in=0)
+    counts = np.diff(dataset.offsets)
+    close = 0
     for seed in range(150):
-        rng, shown = np.random.default_rng(seed), Shown(dataset)
-        train_sample(shown, seed % NUM_IMAGES, SIZE, config, rng, undrawn)
+        config = dataclasses.replace(EVERYTHING, paste_in=seed % 2 / 2)
+        index = seed % NUM_IMAGES
+        plan = plan_sample(index, NUM_IMAGES, config, np.random.default_rng(seed))
+        most = most_objects(plan, counts, config)
         rng = np.random.default_rng(seed)
-        most = most_objects(counts, seed % NUM_IMAGES, SIZE, config, rng)
-        assert most == (None if copy_paste else counts[shown.indices].sum())
-        if not copy_paste:
-            pasting = dataclasses.replace(config, paste_in=0.5)
-            rng = np.random.default_rng(seed)
-            more = most_objects(counts, seed % NUM_IMAGES, SIZE, pasting, rng)
-            assert more == most + 20
+        sample = train_sample(images, index, SIZE, config, rng, undrawn)
+        assert len(sample.labels) <= most
+        close += len(sample.labels) > most / 2
+    assert close > 5
 
 
 @pytest.mark.parametrize("copy_paste", [0, 0.5])
 def test_hosts_pad_alike_with_and_without_looking_where_objects_end_up(
     dataset, monkeypatch, copy_paste
 ):
-    monkeypatch.setattr("yolov7_jax.training.pipeline.stream.SAMPLES_COUNTED", 1)
+    monkeypatch.setattr(pipeline, "usual_objects", lambda *_: 1)
     augment = dataclasses.replace(EVERYTHING, copy_paste=copy_paste)
     options = {"augment": augment, "batch_size": 4}
     lengths = [batch.targets.valid.shape[1] for batch in take(dataset, 12, **options)]
@@ -327,25 +312,22 @@ def test_an_epoch_ends_with_the_step_that_shows_its_last_image():
     assert epoch_end(9, 3, 64) == 1
 
 
-def test_a_shared_data_set_is_the_same_and_travels_as_a_name(dataset, tmp_path):
-    folder = tmp_path / "arrays"
-    folder.mkdir()
-    shared = share(dataset, folder)
-    packed = pickle.dumps(shared)
-    assert len(packed) < 500
-    for other in (shared, pickle.loads(packed)):
-        assert (other.names, other.paths) == (dataset.names, dataset.paths)
-        assert other.fingerprint() == dataset.fingerprint()
-        np.testing.assert_array_equal(other.areas, dataset.areas)
-        np.testing.assert_array_equal(other.image_ids, dataset.image_ids)
-        np.testing.assert_array_equal(other.category_ids, dataset.category_ids)
-
-
-def test_a_data_set_without_objects_can_be_shared_and_trained_on(dataset, tmp_path):
-    folder = tmp_path / "arrays"
-    folder.mkdir()
-    shared = share(crowded(dataset, 0), folder)
-    assert not any(batch.targets.valid.any() for batch in take(shared, 2))
+@pytest.mark.parametrize("objects", [0, 2])
+def test_what_worker_processes_share_is_the_same_and_lies_in_one_memory(dataset, tmp_path, objects):
+    dataset = crowded(dataset, objects)
+    share({"dataset": dataset, "again": dataset}, tmp_path)
+    shared = load_shared(tmp_path)
+    other = shared["dataset"]
+    assert other is shared["again"]
+    assert (other.names, other.paths) == (dataset.names, dataset.paths)
+    assert other.fingerprint() == dataset.fingerprint()
+    for name in ("areas", "image_ids", "category_ids"):
+        array = getattr(other, name)
+        np.testing.assert_array_equal(array, getattr(dataset, name))
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+    assert (tmp_path / "value").stat().st_size < 5000
+    assert digest(take(other, 2)) == digest(take(dataset, 2))
 
 
 def test_wrong_numbers_and_an_empty_data_set_are_named_at_once(dataset, tmp_path):

@@ -15,9 +15,9 @@ from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.training.augment_config import AugmentConfig
 from yolov7_jax.training.pipeline.blend import copy_paste, mixup, paste_in
 from yolov7_jax.training.pipeline.colour import random_hsv
-from yolov7_jax.training.pipeline.mosaic import letterbox_scene, random_mosaic
+from yolov7_jax.training.pipeline.mosaic import letterbox_scene, mosaic4, mosaic9
 from yolov7_jax.training.pipeline.perspective import random_perspective
-from yolov7_jax.training.pipeline.plan import Images, Sample, Scene
+from yolov7_jax.training.pipeline.plan import Images, Sample, Scene, plan_sample
 from yolov7_jax.training.pipeline.render import render
 
 __all__ = ["AugmentConfig", "Sample", "random_flips", "train_sample", "undrawn"]
@@ -49,15 +49,12 @@ def train_sample(
     Raises:
       UnreadableImageError: an image cannot be decoded; the message names it.
     """
-    if rng.random() < config.mosaic:
-        sample = _mosaic_sample(images, index, image_size, config, rng, draw)
-        if rng.random() < config.mixup:
-            second = int(rng.integers(len(images)))
-            other = _mosaic_sample(images, second, image_size, config, rng, draw)
-            sample = mixup(sample, other, rng)
-    else:
-        scene = letterbox_scene(images, index, image_size)
-        sample = draw(random_perspective(scene, image_size, config, rng), images, image_size)
+    samples = []
+    for scene_images in plan_sample(index, len(images), config, rng):
+        scene = _scene_of(images, scene_images, image_size, config, rng)
+        scene = random_perspective(scene, image_size, config, rng)
+        samples.append(draw(scene, images, image_size))
+    sample = samples[0] if len(samples) == 1 else mixup(*samples, rng)
     sample = random_hsv(sample, config, rng)
     if rng.random() < config.paste_in:
         sample = paste_in(sample, images, image_size, rng)
@@ -86,16 +83,17 @@ def random_flips(sample: Sample, config: AugmentConfig, rng: np.random.Generator
     )
 
 
-def _mosaic_sample(
+def _scene_of(
     images: Images,
-    index: int,
+    chosen: tuple[int, ...],
     size: int,
     config: AugmentConfig,
     rng: np.random.Generator,
-    draw: Draw,
-) -> Sample:
-    scene = copy_paste(random_mosaic(images, index, size, rng), config, rng)
-    return draw(random_perspective(scene, size, config, rng), images, size)
+) -> Scene:
+    if len(chosen) == 1:
+        return letterbox_scene(images, chosen[0], size)
+    place = mosaic4 if len(chosen) == 4 else mosaic9
+    return copy_paste(place(images, chosen, size, rng), config, rng)
 
 
 def undrawn(scene: Scene, images: Images, longest: int) -> Sample:

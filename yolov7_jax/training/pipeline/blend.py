@@ -16,15 +16,12 @@ from yolov7_jax.training.pipeline.geometry import (
     outline_of,
     warp_points,
 )
-from yolov7_jax.training.pipeline.plan import Images, Sample, Scene, Tile
+from yolov7_jax.training.pipeline.plan import PASTE_PLACES, Images, Sample, Scene, Tile
 from yolov7_jax.training.pipeline.render import draw_tile
 
 MIXUP_BETA = 8.0  # both parameters of the ratio's distribution: mostly about a half
 MAX_COVERED = 0.3  # of the box of any object by one that is put over it
 PASTE_SKIPPED = 0.2  # probability that a place for a cut-out stays empty
-
-# Places for cut-outs: how many there are of each largest side, as a fraction of the image's.
-PASTE_PLACES = ((1, 0.75), (2, 0.5), (4, 0.25), (5, 0.125), (8, 0.0625))
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:

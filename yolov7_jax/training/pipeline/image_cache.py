@@ -6,48 +6,95 @@ comes out is bit for bit what `FileImages` would give; all four take a third mor
 Evaluation has one slot an image, in a cache of its own: it decodes large JPEG files whole before
 it shrinks them, which gives other pixels.
 
-A slot holds, beside the pixels, a checksum of them and of the file's size and time of change. It is
-compared when a process meets the slot first, so what is stale, was damaged or was half written
-when a machine went down is decoded again. Processes may read and fill the same file at once:
-whoever fills a slot writes the same bytes. A run whose file another run replaces, because that has
-other images, keeps the file that it holds open; processes that it starts afterwards see from the
-file's header that it is another, and decode.
+The bytes are the same in memory and in a file: a header, which says what images these are; the
+slots; the pixels. A slot holds a checksum of its pixels and of the image file's size and time of
+change. It is compared when a process meets the slot first, so what is stale, was damaged or was
+half written when a machine went down is decoded again. Processes may read and fill the same file
+at once: whoever fills a slot writes the same bytes. A run whose file another run replaces, because
+that has other images, keeps the file that it holds open; processes that it starts afterwards see
+from the file's header that it is another, and decode.
 """
 
+import contextlib
+import errno
+import hashlib
+import json
+import mmap
 import os
 import pathlib
 import sys
+import weakref
 import zlib
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from yolov7_jax.data.dataset import Dataset, Objects
 from yolov7_jax.data.dataset_images import fitted_image
 from yolov7_jax.data.scan_cache import cache_files
 from yolov7_jax.errors import UserError
 from yolov7_jax.evaluate.batches import Reader
-from yolov7_jax.training.pipeline.image_storage import (
-    HEADER_BYTES,
-    SLOT,
-    FileStorage,
-    MemoryStorage,
-    Purpose,
-    amount,
-    cannot_write,
-    create_file,
-    header_of,
-    layout_of,
-    open_sound,
-)
+from yolov7_jax.files import replacing
 from yolov7_jax.training.pipeline.memory import available_memory
-from yolov7_jax.training.pipeline.plan import Images, Pixels
+from yolov7_jax.training.pipeline.plan import MAX_HALVINGS, Images, Pixels
 from yolov7_jax.training.train_config import CacheKind
+
+Purpose = Literal["training", "evaluation"]
 
 MEMORY_KEPT = 0.1  # share of the available memory that a cache leaves to everything else
 
+_FORMAT = "yolov7_jax images 2"
+_HEADER_BYTES = 4096
+_SLOT = np.dtype([("checksum", "<u8"), ("scale_xy", "<f8", 2)])
 _FILLED = 1 << 32  # beside 32 bits of checksum, so that no filled slot looks empty
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GIB, _MIB = 1 << 30, 1 << 20
+
+
+class _Layout(NamedTuple):
+    """Where everything of a data set's images lies.
+
+    Attributes:
+      header: how the bytes start; that of other images, sizes or purposes differs.
+      shapes: height and width of the image in each slot.
+      starts: the first byte of its pixels.
+      length: of everything, in bytes.
+    """
+
+    header: bytes
+    shapes: Int64[np.ndarray, "n levels 2"]
+    starts: Int64[np.ndarray, "n levels"]
+    length: int
+
+
+class _Storage:
+    """Bytes in memory, or in a file that is held open so that it stays the same one."""
+
+    def __init__(self, length: int, path: pathlib.Path | None = None, descriptor: int = -1):
+        self.path, self._descriptor = path, descriptor
+        if path is None:
+            mapped = mmap.mmap(-1, length)
+        else:
+            weakref.finalize(self, os.close, descriptor)
+            mapped = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
+        self.content = np.frombuffer(mapped, np.uint8)  # not a memmap, whose slices cost more
+
+    def write(self, content: bytes, start: int) -> None:
+        """Writes bytes from a position on.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        if self.path is None:
+            self.content[start : start + len(content)] = np.frombuffer(content, np.uint8)
+            return
+        # Not through the mapping: a full disk is an error here, and the end of us there.
+        try:
+            _write_all(self._descriptor, content, start)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
 
 
 class ImageCache:
@@ -59,30 +106,28 @@ class ImageCache:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        image_size: int,
-        purpose: Purpose,
-        storage: MemoryStorage | FileStorage | None,
+        self, dataset: Dataset, image_size: int, purpose: Purpose, storage: _Storage | None
     ):
         self.image_size = image_size
         self.purpose: Purpose = purpose
         self._dataset, self._storage = dataset, storage  # without storage, nothing is kept
-        self._layout = layout_of(dataset, image_size, purpose)
-        self._checked = np.zeros(self._layout.offsets.shape, bool)
+        self._layout = _layout_of(dataset, image_size, purpose)
+        shape = self._layout.starts.shape
+        self._checked = np.zeros(shape, bool)
+        if storage is not None:
+            end = _HEADER_BYTES + self._checked.size * _SLOT.itemsize
+            self._slots = storage.content[_HEADER_BYTES:end].view(_SLOT).reshape(shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.in_memory:
             raise TypeError("a cache in memory cannot be sent to another process")
-        made_of = self._dataset, self.image_size, self.purpose
-        if isinstance(self._storage, FileStorage):
-            return _reopen, (*made_of, self._storage.path, self._storage.header.rstrip())
-        return ImageCache, (*made_of, None)
+        path = self._storage and self._storage.path
+        return _reopen, (self._dataset, self.image_size, self.purpose, path)
 
     @property
     def in_memory(self) -> bool:
         """Whether it belongs to this process alone."""
-        return isinstance(self._storage, MemoryStorage)
+        return self._storage is not None and self._storage.path is None
 
     def misfits(self, image_size: int, purpose: Purpose) -> list[str]:
         """Returns what to tell about a cache that is used for something else than it is for."""
@@ -95,10 +140,6 @@ class ImageCache:
             )
         return faults
 
-    def of(self, dataset: Dataset) -> "ImageCache":
-        """Returns the same cache for the same data set in another form."""
-        return ImageCache(dataset, self.image_size, self.purpose, self._storage)
-
     def get(self, index: int, halvings: int) -> Pixels | None:
         """Returns an image, or None where it is not kept, no longer fits its file or is damaged.
 
@@ -109,10 +150,14 @@ class ImageCache:
         """
         if self._storage is None:
             return None
-        slot = self._storage.slots[index, halvings]
+        slot = self._slots[index, halvings]
         if not slot["checksum"]:
             return None
-        image = self._view(self._storage.pixels, index, halvings)
+        height, width = self._layout.shapes[index, halvings].tolist()
+        start = int(self._layout.starts[index, halvings])
+        pixels = self._storage.content[start : start + height * width * 3]
+        image = pixels.reshape(height, width, 3)
+        image.flags.writeable = False
         scale_xy = slot["scale_xy"].copy()
         if not self._checked[index, halvings]:
             if slot["checksum"] != self._checksum(index, image, scale_xy):
@@ -128,28 +173,18 @@ class ImageCache:
           ValueError: the pixels are not of the size that the slot is for.
           UserError: the file cannot be written.
         """
-        shape = tuple(self._layout.shapes[index, halvings].tolist())
-        if pixels.image.shape != (*shape, 3):
-            raise ValueError(
-                f"image {index} has the shape {pixels.image.shape}, wanted {(*shape, 3)}"
-            )
+        shape = (*self._layout.shapes[index, halvings].tolist(), 3)
+        if pixels.image.shape != shape:
+            raise ValueError(f"image {index} has the shape {pixels.image.shape}, wanted {shape}")
         if self._storage is None:
             return
-        slot = np.zeros((), SLOT)
+        slot = np.zeros((), _SLOT)
         slot["scale_xy"] = pixels.scale_xy
         slot["checksum"] = self._checksum(index, pixels.image, slot["scale_xy"])
-        start = int(self._layout.offsets[index, halvings])
-        self._storage.write((index, halvings), slot, start, pixels.image)
+        number = index * len(self._checked[index]) + halvings
+        self._storage.write(pixels.image.tobytes(), int(self._layout.starts[index, halvings]))
+        self._storage.write(slot.tobytes(), _HEADER_BYTES + number * _SLOT.itemsize)
         self._checked[index, halvings] = True
-
-    def _view(
-        self, pixels: UInt8[np.ndarray, " bytes"], index: int, halvings: int
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        height, width = self._layout.shapes[index, halvings].tolist()
-        start = int(self._layout.offsets[index, halvings])
-        image = pixels[start : start + height * width * 3].reshape(height, width, 3)
-        image.flags.writeable = False
-        return image
 
     def _checksum(self, index: int, image: np.ndarray, scale_xy: np.ndarray) -> int:
         try:
@@ -238,24 +273,25 @@ def open_cache(
     """
     if kind == "none":
         return None
-    layout = layout_of(dataset, image_size, purpose)
-    images = f"{len(dataset)} images of up to {image_size} pixels"
+    layout = _layout_of(dataset, image_size, purpose)
+    wanted = f"needs {_amount(layout.length)}"
+    images = f"for {len(dataset)} images of up to {image_size} pixels"
     if kind == "memory":
         free = int(available_memory() * (1 - MEMORY_KEPT))
-        if layout.pixel_bytes > free:
+        if layout.length > free:
             raise UserError(
-                f"--cache memory needs {amount(layout.pixel_bytes)} for {images}, "
-                f"but only {amount(free)} are to be had; --cache disk or none would do"
+                f"--cache memory {wanted} {images}, but only {_amount(free)} are to be had; "
+                "--cache disk or none would do"
             )
-        return ImageCache(dataset, image_size, purpose, MemoryStorage(layout))
-    header = header_of(dataset, image_size, purpose)
+        return ImageCache(dataset, image_size, purpose, _Storage(layout.length))
+    needs = f"--cache disk {wanted} in {path.parent} {images}"
     try:
-        descriptor = open_sound(path, header, layout.file_bytes)
-        if descriptor is None:
-            descriptor = create_file(path, header, layout.file_bytes, images)
-        storage = FileStorage(path, header, descriptor, layout)
+        while (storage := _open_valid(path, layout)) is None:
+            _create_file(path, layout, needs)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        if error.errno in _NO_ROOM:
+            raise UserError(f"{needs}: {error.strerror}") from error
+        raise _cannot_write(path, error) from error
     return ImageCache(dataset, image_size, purpose, storage)
 
 
@@ -275,23 +311,95 @@ def cache_file(data: str | pathlib.Path, split: str, image_size: int) -> pathlib
     return files[0]
 
 
+def _layout_of(dataset: Dataset, image_size: int, purpose: Purpose) -> _Layout:
+    paths = [os.path.abspath(path) for path in dataset.paths]
+    files = json.dumps([paths, dataset.sizes.tolist()])
+    content = {
+        "format": _FORMAT,
+        "purpose": purpose,
+        "image_size": image_size,
+        "images": len(dataset),
+        "files": hashlib.sha256(files.encode()).hexdigest(),
+        "opencv": cv2.__version__,  # another one may decode and resize otherwise
+    }
+    sizes = dataset.sizes[:, ::-1].astype(np.int64)  # height, width
+    longer = sizes.max(1, keepdims=True, initial=1)
+    # As `Images.pixels` rounds: half to even, at least one pixel.
+    fitted = np.maximum(np.rint(sizes * np.minimum(1.0, image_size / longer)), 1).astype(np.int64)
+    levels = MAX_HALVINGS + 1 if purpose == "training" else 1
+    shapes = np.stack([-(-fitted // 2**halvings) for halvings in range(levels)], 1)
+    first = _HEADER_BYTES + len(sizes) * levels * _SLOT.itemsize
+    ends = first + np.cumsum(3 * shapes.prod(2))
+    starts = np.concatenate([[first], ends[:-1]])[: len(ends)].reshape(len(sizes), levels)
+    header = json.dumps(content).encode().ljust(_HEADER_BYTES, b"\n")
+    return _Layout(header, shapes, starts, int(ends[-1]) if len(ends) else first)
+
+
+def _open_valid(path: pathlib.Path, layout: _Layout) -> _Storage | None:
+    """Opens a file, or returns None where there is none or it is for something else."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        # Looked at through the descriptor: by its name, it might be another file by now.
+        found = os.pread(descriptor, _HEADER_BYTES, 0), os.fstat(descriptor).st_size
+    except OSError:
+        found = None
+    if found == (layout.header, layout.length):
+        return _Storage(layout.length, path, descriptor)
+    os.close(descriptor)
+    return None
+
+
+def _create_file(path: pathlib.Path, layout: _Layout, needs: str) -> None:
+    """Puts an empty file in place, whole or not at all; leaves one that is valid by then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # which makes room
+    status = os.statvfs(path.parent)
+    free = status.f_bavail * status.f_frsize
+    if layout.length > free:
+        raise UserError(f"{needs}, but only {_amount(free)} are free")
+    with replacing(path) as temporary:
+        with temporary.open("xb") as file:
+            # Taken at once, so that nobody else takes it before an epoch has filled it.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, layout.length)
+            else:
+                file.truncate(layout.length)
+            file.write(layout.header)
+        if _open_valid(path, layout) is not None:  # of a run that started just now
+            os.replace(path, temporary)  # both fill that one
+
+
 def _reopen(
-    dataset: Dataset, image_size: int, purpose: Purpose, path: pathlib.Path, header: bytes
+    dataset: Dataset, image_size: int, purpose: Purpose, path: pathlib.Path | None
 ) -> ImageCache:
     """Opens a file in another process than the one that looked after it."""
-    layout = layout_of(dataset, image_size, purpose)
-    header = header.ljust(HEADER_BYTES, b"\n")
     storage = None
-    try:
-        descriptor = open_sound(path, header, layout.file_bytes)
-        if descriptor is not None:
-            storage = FileStorage(path, header, descriptor, layout)
-    except OSError:
-        pass  # as good as replaced
-    if storage is None:
-        print(
-            f"warning: {path}: this cache of images has been replaced by another run; "
-            "a process of this one goes on without",
-            file=sys.stderr,
-        )
+    if path is not None:
+        with contextlib.suppress(OSError):  # as good as replaced
+            storage = _open_valid(path, _layout_of(dataset, image_size, purpose))
+        if storage is None:
+            print(
+                f"warning: {path}: this cache of images has been replaced by another run; "
+                "a process of this one goes on without",
+                file=sys.stderr,
+            )
     return ImageCache(dataset, image_size, purpose, storage)
+
+
+def _write_all(descriptor: int, content: bytes, start: int) -> None:
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, start)
+        rest, start = rest[written:], start + written
+
+
+def _amount(count: int) -> str:
+    """Returns a number of bytes as text."""
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+
+
+def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(f"{path}: the cache of images cannot be written: {error.strerror or error}")

@@ -7,25 +7,6 @@ import numpy as np
 from yolov7_jax.training.pipeline.geometry import concatenate_polygons
 from yolov7_jax.training.pipeline.plan import Images, Scene, Tile
 
-NINE_SHARE = 0.2  # of mosaics have nine images, the others four
-
-
-def random_mosaic(images: Images, index: int, size: int, rng: np.random.Generator) -> Scene:
-    """Puts an image and others that are drawn at random together, four or nine in all.
-
-    Args:
-      images: the data set.
-      index: the image that the mosaic is about.
-      size: the training size s.
-      rng: source of everything random.
-
-    Returns:
-      A scene of twice the training size.
-    """
-    count = 9 if rng.random() < NINE_SHARE else 4
-    indices = [index, *rng.integers(len(images), size=count - 1).tolist()]
-    return (mosaic9 if count == 9 else mosaic4)(images, indices, size, rng)
-
 
 def mosaic4(images: Images, indices: Sequence[int], size: int, rng: np.random.Generator) -> Scene:
     """Puts four images around a random point, each with its longer side of the training size.

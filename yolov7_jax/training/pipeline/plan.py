@@ -3,9 +3,14 @@
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 from yolov7_jax.data.dataset import Objects, Polygons
+from yolov7_jax.training.augment_config import AugmentConfig
+
+NINE_SHARE = 0.2  # of mosaics have nine images, the others four
+# Places for cut-outs: how many there are of each largest side, as a fraction of the image's.
+PASTE_PLACES = ((1, 0.75), (2, 0.5), (4, 0.25), (5, 0.125), (8, 0.0625))
 
 
 class Sample(NamedTuple):
@@ -106,3 +111,50 @@ class Scene(NamedTuple):
     labels: Int32[np.ndarray, " m"]
     polygons: Polygons
     tile: Int32[np.ndarray, " m"]
+
+
+Plan = tuple[tuple[int, ...], ...]  # the images of each scene of a sample
+
+
+def plan_sample(
+    index: int, num_images: int, config: AugmentConfig, rng: np.random.Generator
+) -> Plan:
+    """Decides which images a sample is made of, before anything else about it.
+
+    Args:
+      index: the image that the sample is about.
+      num_images: in the data set.
+      config: how often there are mosaics, and how often two.
+      rng: the sample's own generator; these are its first random numbers.
+
+    Returns:
+      One image alone, or one mosaic of four or nine, or two to be blended.
+    """
+    if rng.random() >= config.mosaic:
+        return ((index,),)
+    firsts = [index]
+    if rng.random() < config.mixup:
+        firsts.append(int(rng.integers(num_images)))
+    mosaics = []
+    for first in firsts:
+        others = 8 if rng.random() < NINE_SHARE else 3
+        mosaics.append((first, *rng.integers(num_images, size=others).tolist()))
+    return tuple(mosaics)
+
+
+def most_objects(plan: Plan, counts: Int64[np.ndarray, " n"], config: AugmentConfig) -> int:
+    """Returns as many objects as the images of a plan have, and copies and cut-outs add.
+
+    A fiftieth of the time that it takes to find out where they end up, and mostly enough to know
+    that they need no more room than usual.
+
+    Args:
+      plan: from `plan_sample`.
+      counts: objects of each image of the data set.
+      config: how many objects may be repeated and pasted.
+    """
+    most = bool(config.paste_in) * sum(count for count, _ in PASTE_PLACES)
+    for scene in plan:
+        of_scene = int(counts[list(scene)].sum())
+        most += of_scene + (len(scene) > 1) * round(config.copy_paste * of_scene)
+    return most

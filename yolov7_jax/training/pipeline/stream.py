@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -28,14 +28,14 @@ from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.pipeline.augment import AugmentConfig, Sample, train_sample, undrawn
 from yolov7_jax.training.pipeline.file_images import FileImages
 from yolov7_jax.training.pipeline.image_cache import CachedImages, ImageCache
-from yolov7_jax.training.pipeline.object_bound import most_objects
-from yolov7_jax.training.pipeline.plan import Images, Pixels
-from yolov7_jax.training.pipeline.shared_dataset import share
+from yolov7_jax.training.pipeline.plan import Images, Pixels, most_objects, plan_sample
 from yolov7_jax.training.pipeline.workers import (
     closing,
     free_shared_memory,
     in_processes,
     in_threads,
+    load_shared,
+    share,
 )
 from yolov7_jax.types import Targets
 
@@ -147,26 +147,22 @@ def train_batches(
         np.diff(dataset.offsets),
         usual_objects(_images(dataset, cache), image_size, augment),
     )
-    if worker_processes and num_workers:
-        return _from_processes(dataset, cache, stream, first_step, num_workers)
-    samples = _samples(stream, first_step)
     own = batch_size // process_count
+    if worker_processes and num_workers:
+        return _from_processes(stream, first_step * own, num_workers)
+    samples = _samples(functools.partial(_drawn_at, stream), first_step * own)
     threaded = in_threads(samples, num_workers, ahead=2 * own)
     return closing(threaded.batch(own, batch_fn=functools.partial(_collate, stream.usual)))
 
 
 def _from_processes(
-    dataset: Dataset,
-    cache: ImageCache | None,
-    stream: "_Stream",
-    first_step: int,
-    num_workers: int,
+    stream: "_Stream", first: int, num_workers: int
 ) -> Generator[Batch, None, None]:
-    own = stream.batch_size // stream.process_count
-    with tempfile.TemporaryDirectory(prefix="yolov7_jax-") as folder:
-        shared = share(dataset, pathlib.Path(folder))
-        cache = cache and cache.of(shared)
-        samples = _samples(stream._replace(images=_images(shared, cache)), first_step)
+    with tempfile.TemporaryDirectory(prefix="yolov7_jax-") as name:
+        folder = pathlib.Path(name)
+        share(stream, folder)
+        samples = _samples(functools.partial(_drawn_in_worker, folder), first)
+        own = stream.batch_size // stream.process_count
         batches = samples.batch(own, batch_fn=functools.partial(_collate, stream.usual))
         try:
             with contextlib.closing(in_processes(batches, num_workers)) as received:
@@ -259,9 +255,12 @@ def _images(dataset: Dataset, cache: ImageCache | None) -> Images:
     return images if cache is None else CachedImages(images, cache)
 
 
-def _samples(stream: _Stream, first_step: int) -> grain.MapDataset:
-    first = first_step * (stream.batch_size // stream.process_count)
-    return grain.MapDataset.range(first, END_OF_STREAM).map(functools.partial(_drawn_at, stream))
+def _samples(draw: Callable[[int], "_Drawn"], first: int) -> grain.MapDataset:
+    return grain.MapDataset.range(first, END_OF_STREAM).map(draw)
+
+
+def _drawn_in_worker(folder: pathlib.Path, number: int) -> _Drawn:
+    return _drawn_at(load_shared(folder), number)
 
 
 @functools.lru_cache(maxsize=4)  # two epochs meet in a batch, and threads run ahead
@@ -311,8 +310,8 @@ def _objects_if_many(stream: _Stream, position: int) -> int:
     """Returns how many objects a sample has, or 0 where batches have room for them anyway."""
     size, augment = stream.image_size, _augment_at(stream, position)
     index, rng = _seeded(stream, position)
-    most = most_objects(stream.counts, index, size, augment, rng)
-    if most is not None and most <= padded_length(stream.usual):
+    plan = plan_sample(index, len(stream.images), augment, rng)
+    if most_objects(plan, stream.counts, augment) <= padded_length(stream.usual):
         return 0
     return _num_objects(stream.images, size, augment, *_seeded(stream, position))
 

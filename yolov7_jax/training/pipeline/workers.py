@@ -1,10 +1,14 @@
 """How grain reads: in threads or in worker processes, and closed when nobody reads on."""
 
 import contextlib
+import functools
 import gc
 import itertools
+import mmap
 import multiprocessing
 import os
+import pathlib
+import pickle
 import signal
 import threading
 from collections.abc import Generator, Iterator
@@ -19,6 +23,7 @@ from grain.multiprocessing import SharedMemoryArray
 from yolov7_jax.training.pipeline.memory import keep_freed_memory
 
 FREEING_SECONDS = 10  # that freeing shared memory may take; normally milliseconds
+_ALIGNMENT = 64  # bytes, of arrays that are shared
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # terminals and schedulers send them to all processes
 
 
@@ -59,6 +64,36 @@ def in_processes(batches: grain.MapDataset, num_processes: int) -> Generator[Any
             first = list(itertools.islice(received, 1))
         yield from first
         yield from received
+
+
+def share(value: Any, folder: pathlib.Path) -> None:
+    """Writes a value so that all processes that `load_shared` it share the memory of its arrays.
+
+    Args:
+      value: anything that can be pickled, with contiguous arrays.
+      folder: an empty folder, which must stay until the last process has loaded the value.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    places = []
+    with (folder / "arrays").open("wb") as file:
+        file.write(bytes(_ALIGNMENT))  # an empty file could not be mapped
+        for buffer in buffers:
+            content = buffer.raw()
+            places.append((file.tell(), content.nbytes))
+            file.write(content)
+            file.write(bytes(-content.nbytes % _ALIGNMENT))
+    (folder / "value").write_bytes(pickle.dumps((places, pickled)))
+
+
+@functools.lru_cache(maxsize=1)
+def load_shared(folder: pathlib.Path) -> Any:
+    """Returns what `share` has written, with arrays that cannot be written to."""
+    places, pickled = pickle.loads((folder / "value").read_bytes())
+    with (folder / "arrays").open("rb") as file:
+        arrays = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    buffers = [arrays[start : start + length] for start, length in places]
+    return pickle.loads(pickled, buffers=buffers)
 
 
 @contextlib.contextmanager
