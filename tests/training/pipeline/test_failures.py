@@ -21,10 +21,11 @@ from seven_images import EVERYTHING, SIZE, make_dataset
 
 import yolov7_jax.training.command as cli
 from yolov7_jax.data.images import UnreadableImageError
-from yolov7_jax.training.mesh import make_mesh, prefetch
+from yolov7_jax.training.mesh import make_mesh
 from yolov7_jax.training.pipeline.file_images import read_pixels
 from yolov7_jax.training.pipeline.image_cache import open_cache
 from yolov7_jax.training.pipeline.stream import train_batches
+from yolov7_jax.training.prefetch import Prefetch
 
 TESTS = Path(__file__).parents[2]
 WORKERS = [(0, False), (1, False), (2, False), (2, True)]  # number, and whether processes
@@ -60,7 +61,7 @@ def fit_with(monkeypatch, capsys, batches, spoil):
     """
 
     def fit(config, run):
-        with prefetch(batches, make_mesh(1, jax.devices()[:1])) as ready:
+        with Prefetch(batches, make_mesh(1, jax.devices()[:1])) as ready:
             next(ready)
             spoil()
             for _ in itertools.islice(ready, 200):
