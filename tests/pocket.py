@@ -14,7 +14,7 @@ from flax import nnx
 from yolov7_jax.model import ARCHITECTURES, P5_STRIDES, TINY_ANCHORS, Architecture
 from yolov7_jax.nn.blocks import ConvBnAct, Elan, Features, join, leaky_relu, upsample
 from yolov7_jax.nn.pooling import max_pool
-from yolov7_jax.weights import names
+from yolov7_jax.weights import official_keys
 
 POCKET = "pocket"
 
@@ -60,6 +60,6 @@ def pocket_known() -> Iterator[None]:
     """Lets everything that knows networks by name know this one."""
     with (
         mock.patch.dict(ARCHITECTURES, {POCKET: ARCHITECTURE}),
-        mock.patch.dict(names.FIRST_LAYER, {POCKET: FIRST_LAYER}),
+        mock.patch.dict(official_keys.FIRST_LAYER, {POCKET: FIRST_LAYER}),
     ):
         yield

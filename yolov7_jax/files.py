@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a temporary path beside a file; what is written there replaces the file at the end.
 
-    If the body raises, the file stays as it was and the temporary one is removed.
+    If the body raises, the file stays as it was and the temporary one is removed. A link to the
+    file stays a link.
 
     Args:
       path: of the file, which need not exist.
@@ -20,11 +21,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: it cannot be written; names the file.
     """
     # Not named after the file, whose name may be as long as names can be.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.unfinished")
+    target = pathlib.Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(8)}.unfinished")
     with naming(path):
         try:
             yield temporary
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -171,7 +171,7 @@ def test_too_little_memory_is_one_line(error, capsys, monkeypatch):
     def fail(path):
         raise error
 
-    monkeypatch.setattr("yolov7_jax.weights.read_checkpoint", fail)
+    monkeypatch.setattr("yolov7_jax.weights.load.read_checkpoint", fail)
     assert main(["info", "--weights", TINY]) == 2
     assert capsys.readouterr().err.startswith("error: this needs more memory than there is; ")
 

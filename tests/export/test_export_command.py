@@ -15,9 +15,9 @@ from yolov7_jax.cli import export as command
 from yolov7_jax.cli import main
 from yolov7_jax.export import stablehlo
 from yolov7_jax.export import weights_file as weights_file_format
-from yolov7_jax.export.export_config import Settings
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.export_metadata import describe_exported
 from yolov7_jax.export.export_model import export_model
-from yolov7_jax.export.metadata import describe_model
 from yolov7_jax.export.verify import ExportError
 from yolov7_jax.nn.blocks import silu
 from yolov7_jax.weights import load_model, read_checkpoint, save_safetensors, to_official
@@ -84,8 +84,8 @@ def assert_deployed(path, source, names):
     assert written.names == tuple(names)
     assert (written.activation, written.image_size) == ("LeakyReLU", max(SIZE))
     assert written.metadata["model"] == "yolov7-tiny"
-    assert json.loads(written.metadata["strides"]) == [8, 16, 32]
-    assert json.loads(written.metadata["input"])["layout"] == "NCHW"
+    assert written.metadata["strides"] == [8, 16, 32]
+    assert written.metadata["input"]["layout"] == "NCHW"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def assert_deployed(path, source, names):
 )
 def test_an_unusual_activation_and_width_come_back(write, tmp_path):
     model = deploy(create("yolov7-tiny", 1, width=0.1, activation=silu))
-    write(model, Settings(SIZE), describe_model(model, None, 64), tmp_path / "out")
+    write(model, ExportConfig(SIZE), describe_exported(model, None, 64), tmp_path / "out")
     again = load_model(tmp_path / "out")
     assert (again.activation, again.width, again.form) == (silu, 0.1, "deployed")
 
@@ -159,7 +159,7 @@ def test_options_that_are_no_numbers_are_refused(option, weights_file, capsys):
 
 def test_without_the_extra_the_error_names_it(weights_file, monkeypatch, capsys):
     for name in list(sys.modules):
-        if name.startswith("yolov7_jax.export.onnx_model"):
+        if name.startswith("yolov7_jax.export.onnx"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert export(weights_file, "onnx") == 2
@@ -177,7 +177,7 @@ def test_a_file_that_computes_something_else_is_not_kept(model, tmp_path):
 
     with pytest.raises(ExportError, match=r"out.stablehlo was not written: .* off by"):
         export_model(
-            model, path, Settings(SIZE, contents="decoded"), write=write, load=stablehlo.load
+            model, path, ExportConfig(SIZE, contents="decoded"), write=write, load=stablehlo.load
         )
     assert path.read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["out.stablehlo"]

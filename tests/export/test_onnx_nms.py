@@ -7,10 +7,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from yolov7_jax import HeadConfig, Predictions, nms
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.onnx_model import onnx_outputs as outputs
-from yolov7_jax.export.onnx_model.graph import Graph
-from yolov7_jax.export.onnx_model.onnx_file import IR_VERSION, OPSET
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.onnx import onnx_decode_nms as outputs
+from yolov7_jax.export.onnx.onnx_file import IR_VERSION, OPSET
+from yolov7_jax.export.onnx.onnx_graph import Graph
 
 # Compiled once for each kind of call.
 NMS = jax.jit(nms, static_argnames=("class_agnostic", "max_detections", "max_candidates"))
@@ -75,7 +75,7 @@ def assert_equal_to_nms(predictions, settings, max_candidates=30_000):
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
 @pytest.mark.parametrize("num_classes", [1, 5])
 def test_detections_are_those_of_nms(num_classes, ties, class_agnostic):
-    settings = Settings(SIZE, score_threshold=0.25, class_agnostic=class_agnostic)
+    settings = ExportConfig(SIZE, score_threshold=0.25, class_agnostic=class_agnostic)
     for seed in range(5):
         predictions = crowd(seed, num_classes, ties=ties)
         kept = assert_equal_to_nms(predictions, settings)
@@ -86,24 +86,24 @@ def test_detections_are_those_of_nms(num_classes, ties, class_agnostic):
 
 def test_only_the_best_are_given_and_missing_rows_are_zeros():
     predictions = crowd(0, 3, ties=True)
-    assert (assert_equal_to_nms(predictions, Settings(SIZE, max_detections=7)) == 7).all()
-    kept = assert_equal_to_nms(predictions, Settings(SIZE, max_detections=NUM + 50))
+    assert (assert_equal_to_nms(predictions, ExportConfig(SIZE, max_detections=7)) == 7).all()
+    kept = assert_equal_to_nms(predictions, ExportConfig(SIZE, max_detections=NUM + 50))
     assert (kept < NUM).all()
 
 
 def test_nothing_over_the_threshold_gives_no_detections():
-    kept = assert_equal_to_nms(crowd(0, 3, ties=False), Settings(SIZE, score_threshold=0.9999))
+    kept = assert_equal_to_nms(crowd(0, 3, ties=False), ExportConfig(SIZE, score_threshold=0.9999))
     assert not kept.any()
 
 
 def test_zero_thresholds_keep_what_nms_keeps():
-    settings = Settings(SIZE, score_threshold=0.0, iou_threshold=0.0)
+    settings = ExportConfig(SIZE, score_threshold=0.0, iou_threshold=0.0)
     assert_equal_to_nms(crowd(0, 3, ties=True), settings)
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
 def test_with_too_many_candidates_only_the_best_are_looked_at(monkeypatch, class_agnostic):
     monkeypatch.setattr(outputs, "MAX_CANDIDATES", 20)
-    settings = Settings(SIZE, score_threshold=0.1, class_agnostic=class_agnostic)
+    settings = ExportConfig(SIZE, score_threshold=0.1, class_agnostic=class_agnostic)
     for seed in range(3):
         assert_equal_to_nms(crowd(seed, 3, ties=True), settings, max_candidates=20)

@@ -13,9 +13,9 @@ from export.small import NAMES, SIZE
 from yolov7_jax import deploy
 from yolov7_jax.data.images import letterbox, letterbox_boxes
 from yolov7_jax.export import stablehlo
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.metadata import describe_model
-from yolov7_jax.export.onnx_model import onnx_file
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.export_metadata import describe_exported
+from yolov7_jax.export.onnx import onnx_file
 from yolov7_jax.export.program import program_of
 from yolov7_jax.export.verify import compare_detections, compare_outputs, sample_images
 
@@ -34,7 +34,7 @@ def wanted(model, images):
     """What the model gives before it is deployed, by contents."""
     results = {}
     for contents in ("raw", "decoded"):
-        program, arguments = program_of(model, Settings(SIZE, contents=contents))
+        program, arguments = program_of(model, ExportConfig(SIZE, contents=contents))
         results[contents] = jax.device_get(jax.jit(program)(arguments, images))
     return results
 
@@ -43,7 +43,7 @@ def wanted(model, images):
 def files(model, tmp_path_factory):
     """Paths of files with any number of images, by (format, contents)."""
     folder = tmp_path_factory.mktemp("exported")
-    facts = describe_model(model, NAMES, max(SIZE))
+    facts = describe_exported(model, NAMES, max(SIZE))
     paths = {}
     for name, form in FORMATS.items():
         for contents in ("raw", "decoded", "detections"):
@@ -53,7 +53,7 @@ def files(model, tmp_path_factory):
 
 
 def settings(contents):
-    return Settings(SIZE, contents=contents, score_threshold=THRESHOLD)
+    return ExportConfig(SIZE, contents=contents, score_threshold=THRESHOLD)
 
 
 def first(results, count):
@@ -100,9 +100,9 @@ def test_both_formats_have_the_same_detections_in_the_same_order(files, images):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_fixed_number_of_images_is_all_that_is_taken(form, model, tmp_path):
-    fixed = Settings(SIZE, batch=3, contents="decoded")
+    fixed = ExportConfig(SIZE, batch=3, contents="decoded")
     path = tmp_path / "fixed"
-    FORMATS[form].write(deploy(model), fixed, describe_model(model, NAMES, 96), path)
+    FORMATS[form].write(deploy(model), fixed, describe_exported(model, NAMES, 96), path)
     run = FORMATS[form].load(path, fixed)
     assert len(run(sample_images(3, SIZE), None)["scores"]) == 3
     with pytest.raises(Exception, match=r"[Dd]imension|shape"):

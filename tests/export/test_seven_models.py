@@ -8,9 +8,9 @@ from golden_model import varied
 
 from yolov7_jax import create, deploy
 from yolov7_jax.export import stablehlo
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.metadata import describe_model
-from yolov7_jax.export.onnx_model import onnx_file
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.export_metadata import describe_exported
+from yolov7_jax.export.onnx import onnx_file
 from yolov7_jax.export.program import program_of
 from yolov7_jax.export.verify import (
     compare_detections,
@@ -21,7 +21,8 @@ from yolov7_jax.export.verify import (
 from yolov7_jax.model import ARCHITECTURES
 
 SIZE = (64, 128)
-DECODED, DETECTIONS = (Settings(SIZE, contents=contents) for contents in ("decoded", "detections"))
+DECODED = ExportConfig(SIZE, contents="decoded")
+DETECTIONS = ExportConfig(SIZE, contents="detections")
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def test_a_model_computes_the_same_everywhere(name, width, tmp_path):
     program, arguments = program_of(model, DECODED)
     wanted = jax.device_get(jax.jit(program)(arguments, images))
     threshold = lower_threshold(wanted)
-    deployed, facts = deploy(model), describe_model(model, None, max(SIZE))
+    deployed, facts = deploy(model), describe_exported(model, None, max(SIZE))
 
     def run(form, settings, score_threshold=None):
         path = tmp_path / "exported"

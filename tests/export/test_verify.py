@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from yolov7_jax import Predictions, nms
-from yolov7_jax.export.export_config import Settings
+from yolov7_jax.export.export_config import ExportConfig
 from yolov7_jax.export.verify import (
     ExportError,
     compare_detections,
@@ -16,7 +16,7 @@ from yolov7_jax.export.verify import (
 
 # Compiled once for each kind of call.
 NMS = jax.jit(nms, static_argnames=("class_agnostic", "max_detections"))
-SETTINGS = Settings((64, 64), score_threshold=0.2, max_detections=40)
+SETTINGS = ExportConfig((64, 64), score_threshold=0.2, max_detections=40)
 
 
 def predictions(seed=0, batch=2, num=200, classes=3):
@@ -47,7 +47,7 @@ def compare(found, wanted, settings=SETTINGS):
 @pytest.mark.parametrize("class_agnostic", [False, True])
 @pytest.mark.parametrize("max_detections", [10, 300])
 def test_what_nms_keeps_passes(class_agnostic, max_detections):
-    settings = Settings(
+    settings = ExportConfig(
         (64, 64),
         score_threshold=0.2,
         class_agnostic=class_agnostic,
@@ -111,7 +111,7 @@ def without_row(found, row):
 )
 def test_a_wrong_detection_is_found(spoil, message):
     wanted = predictions()
-    settings = Settings((64, 64), score_threshold=0.2)
+    settings = ExportConfig((64, 64), score_threshold=0.2)
     found = spoil(detections(wanted, settings))
     with pytest.raises(ExportError, match=message):
         compare(found, wanted, settings)
@@ -120,18 +120,18 @@ def test_a_wrong_detection_is_found(spoil, message):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Settings((64, 64), score_threshold=0.3), "missing"),
-        (Settings((64, 64), score_threshold=0.1), "off|none was wanted"),
-        (Settings((64, 64), score_threshold=0.2, iou_threshold=0.3), "missing"),
-        (Settings((64, 64), score_threshold=0.2, iou_threshold=0.6), "overlap"),
-        (Settings((64, 64), score_threshold=0.2, class_agnostic=True), "missing"),
+        (ExportConfig((64, 64), score_threshold=0.3), "missing"),
+        (ExportConfig((64, 64), score_threshold=0.1), "off|none was wanted"),
+        (ExportConfig((64, 64), score_threshold=0.2, iou_threshold=0.3), "missing"),
+        (ExportConfig((64, 64), score_threshold=0.2, iou_threshold=0.6), "overlap"),
+        (ExportConfig((64, 64), score_threshold=0.2, class_agnostic=True), "missing"),
     ],
 )
 def test_other_thresholds_than_asked_for_are_found(other, message):
     wanted = predictions()
     found = detections(wanted, other)
     with pytest.raises(ExportError, match=message):
-        compare(found, wanted, Settings((64, 64), score_threshold=0.2))
+        compare(found, wanted, ExportConfig((64, 64), score_threshold=0.2))
 
 
 def test_outputs_have_to_be_within_a_thousandth_of_the_largest():

@@ -20,7 +20,7 @@ from yolov7_jax.training import checkpoint
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.schedule import OptimConfig
 from yolov7_jax.training.state import create_state
-from yolov7_jax.weights.run_checkpoint import description
+from yolov7_jax.weights.model_metadata import describe_model
 
 
 def tree(value: float) -> dict:
@@ -138,7 +138,7 @@ def test_the_library_reads_the_best_checkpoint_of_a_run(tmp_path):
     _, params, batch_stats = split(model)
     state = create_state(params, batch_stats, OptimConfig())
     average = state._replace(ema_params=jax.tree.map(lambda leaf: 2 * leaf, params))
-    with Checkpoints(tmp_path, description(model, ("cat", "dog"))) as checkpoints:
+    with Checkpoints(tmp_path, describe_model(model, ("cat", "dog"))) as checkpoints:
         for step, saved, ap in ((1, average, 0.5), (2, state, 0.25)):
             checkpoints.save(step, {"state": saved})
             checkpoints.rate(step, ap)

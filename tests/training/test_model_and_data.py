@@ -23,7 +23,7 @@ from yolov7_jax.training.model_and_data import (
 )
 from yolov7_jax.training.train_config import write_yaml
 from yolov7_jax.weights import class_keys, load_model, save_safetensors, to_official
-from yolov7_jax.weights.run_checkpoint import description
+from yolov7_jax.weights.model_metadata import describe_model
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "checkpoint"
 NAMES = ("red", "green")
@@ -59,7 +59,7 @@ def test_the_same_classes_give_the_weights_of_the_file(name, names, tmp_path):
 def test_weights_of_another_run_are_its_best_averages(tmp_path):
     first, best, last = (split(small_model(seed=seed))[1:] for seed in (1, 2, 3))
     source = small_model(seed=2)
-    with Checkpoints(tmp_path, description(source, NAMES)) as checkpoints:
+    with Checkpoints(tmp_path, describe_model(source, NAMES)) as checkpoints:
         for step, (params, batch_stats), ap in ((1, first, 0.1), (2, best, 0.3), (3, last, 0.2)):
             other = jax.tree.map(jnp.zeros_like, params)
             state = {"params": other, "batch_stats": batch_stats}

@@ -22,7 +22,7 @@ import numpy as np
 from weights.fuzz import mutations
 
 from yolov7_jax.weights import load_model, read_checkpoint
-from yolov7_jax.weights.contents import Checkpoint, CheckpointError
+from yolov7_jax.weights.checkpoint_contents import Checkpoint, CheckpointError
 
 MEMORY_BYTES = 400 * 2**20  # that reading may take, on top of what the imports took
 FORBIDDEN = (

@@ -24,7 +24,7 @@ from weights.torch_writer import (
 )
 
 from yolov7_jax.model import create_abstract
-from yolov7_jax.weights.names import entries
+from yolov7_jax.weights.official_keys import entries
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "checkpoint"

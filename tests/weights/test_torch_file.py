@@ -21,7 +21,7 @@ from weights.torch_writer import (
 )
 
 from yolov7_jax.weights import read_checkpoint
-from yolov7_jax.weights.contents import CheckpointError
+from yolov7_jax.weights.checkpoint_contents import CheckpointError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FORMATS = pytest.mark.parametrize("written", [torch_zip, torch_older])

@@ -6,7 +6,7 @@ import pathlib
 from yolov7_jax import weights
 from yolov7_jax.cli.common import Commands, check_not_source, described
 from yolov7_jax.deploy import deploy
-from yolov7_jax.weights.load import model_of
+from yolov7_jax.weights.load import open_model
 
 SAFETENSORS = ".safetensors"
 
@@ -41,8 +41,7 @@ def _convert(options: argparse.Namespace) -> None:
         raise ValueError(f"{target}: there is no folder {target.parent}")
     if target.is_dir():
         raise ValueError(f"{target}: is a folder, wanted the name of a file")
-    checkpoint = weights.read_checkpoint(options.source)
-    model = model_of(checkpoint, options.source)
+    model, checkpoint = open_model(options.source, finite=False)
     if options.deploy:
         model = deploy(model)
     weights.save_safetensors(

@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from yolov7_jax import weights
 from yolov7_jax.cli.common import Commands, check_not_source, described, keep_compiled
 from yolov7_jax.errors import UserError
 from yolov7_jax.export import stablehlo, weights_file
-from yolov7_jax.export.export_config import Contents, Settings
+from yolov7_jax.export.export_config import Contents, ExportConfig
 from yolov7_jax.export.export_model import Load, Write, export_model
 from yolov7_jax.model import ARCHITECTURES
-from yolov7_jax.weights.load import check_finite, model_of
+from yolov7_jax.weights.load import open_model
 
 ENDINGS = {
     "stablehlo": ".stablehlo",
@@ -22,7 +21,7 @@ ENDINGS = {
     "saved-pt": ".pt",
 }
 WEIGHTS_ONLY = ("safetensors", "saved-pt")
-# What can be set of programs alone, by the field of `Settings`.
+# What can be set of programs alone, by the field of `ExportConfig`.
 PROGRAM_OPTIONS = {
     "contents": "--contents",
     "batch": "--batch",
@@ -75,7 +74,7 @@ def add_export(commands: Commands) -> None:
         metavar="N",
         help="how many images at once, or dynamic; default: dynamic",
     )
-    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    fields = {field.name: field.default for field in dataclasses.fields(ExportConfig)}
     for name, kind, meaning in (
         ("score_threshold", float, "objectness and score must both be more"),
         ("iou_threshold", float, "boxes of a class that overlap more are dropped"),
@@ -108,16 +107,14 @@ def _export(options: argparse.Namespace) -> None:
     _check_thresholds_are_used(given)
     target = _target(options)
     write, load = _functions(options.format)
-    checkpoint = weights.read_checkpoint(options.weights)
-    model = model_of(checkpoint, options.weights)
-    check_finite(checkpoint, options.weights)
+    model, checkpoint = open_model(options.weights)
     side = checkpoint.image_size or ARCHITECTURES[model.name].image_size
     size = options.image_size or (side, side)
     if options.format in WEIGHTS_ONLY:
         # What to compare; the file holds nothing of it but the size.
-        settings = Settings(size, batch=2, contents="raw")
+        settings = ExportConfig(size, batch=2, contents="raw")
     else:
-        settings = dataclasses.replace(Settings(size), **given)
+        settings = dataclasses.replace(ExportConfig(size), **given)
     keep_compiled()
     comparison = export_model(
         model, target, settings, write=write, load=load, names=checkpoint.names
@@ -147,7 +144,7 @@ def _functions(name: str) -> tuple[Write, Load]:
         case "saved-pt":
             return weights_file.write_as_saved_pt, weights_file.load
     # Only now, since it needs an extra.
-    from yolov7_jax.export.onnx_model import onnx_file as file
+    from yolov7_jax.export.onnx import onnx_file as file
 
     return file.write, file.load
 

@@ -8,7 +8,7 @@ from yolov7_jax.cli.common import FORMS, Commands, printable
 from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
 from yolov7_jax.summary import Summary, summarize
 from yolov7_jax.weights.identify import activation_name
-from yolov7_jax.weights.load import model_of
+from yolov7_jax.weights.load import open_model
 
 
 def add_info(commands: Commands) -> None:
@@ -38,8 +38,7 @@ def _info(options: argparse.Namespace) -> None:
         names = list(ARCHITECTURES) if options.model is None else [options.model]
         models = [create_abstract(name) for name in names]
     else:
-        checkpoint = weights.read_checkpoint(options.weights)
-        model = model_of(checkpoint, options.weights)
+        model, checkpoint = open_model(options.weights, finite=False)
         models = [model]
         if image_size is None:
             image_size = checkpoint.image_size

@@ -20,7 +20,7 @@ from yolov7_jax.detect.forward import LONGEST_SIDE, predict
 from yolov7_jax.model import ARCHITECTURES, Yolov7, split
 from yolov7_jax.nms import MAX_CANDIDATES, nms
 from yolov7_jax.types import Detections
-from yolov7_jax.weights.load import check_finite, model_of, read_checkpoint
+from yolov7_jax.weights.load import open_model
 
 Image = UInt8[np.ndarray, "h w 3"]
 
@@ -170,11 +170,9 @@ class Detector:
           ValueError: names every setting that does not fit the model.
         """
         _check_type(config)
-        checkpoint = read_checkpoint(path)
+        model, checkpoint = open_model(path)
         if config.image_size is None:
             config = dataclasses.replace(config, image_size=checkpoint.image_size)
-        model = model_of(checkpoint, path)
-        check_finite(checkpoint, path)
         return cls(model, checkpoint.names, config)
 
     def warm_up(self, sizes: Iterable[tuple[int, int]], batch_size: int = 1) -> None:

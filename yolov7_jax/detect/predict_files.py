@@ -29,7 +29,7 @@ from yolov7_jax.detect.detector import Detector, DetectorConfig, Letterboxed
 from yolov7_jax.detect.outputs import Found, SaveConfig, Saver, found_in
 from yolov7_jax.detect.sources import Frame, Still, Video, find_sources, read_still, read_video
 from yolov7_jax.errors import UserError
-from yolov7_jax.weights.load import check_finite, model_of, read_checkpoint
+from yolov7_jax.weights.load import open_model
 
 try:
     from tqdm import tqdm
@@ -48,9 +48,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--max-frames (={options.max_frames}) must be at least 1")
     sources = find_sources(options.sources)
     keep_compiled()
-    checkpoint = read_checkpoint(options.weights)
-    model = model_of(checkpoint, options.weights)
-    check_finite(checkpoint, options.weights)
+    model, checkpoint = open_model(options.weights)
     image_size = checkpoint.image_size if options.image_size is None else options.image_size
     names = checkpoint.names or tuple(map(str, range(model.head.num_classes)))
     config = DetectorConfig(

@@ -45,7 +45,7 @@ from yolov7_jax.evaluate.report.results import results_of
 from yolov7_jax.evaluate.report.summary_text import Measured, as_lines
 from yolov7_jax.model import ARCHITECTURES, Yolov7
 from yolov7_jax.types import Detections
-from yolov7_jax.weights.load import check_finite, model_of, read_checkpoint
+from yolov7_jax.weights.load import open_model
 
 OUTPUT = pathlib.Path("runs/val")
 MOST_NAMED = 20  # images, where many cannot be read
@@ -54,9 +54,7 @@ MOST_NAMED = 20  # images, where many cannot be read
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     keep_compiled()
-    checkpoint = read_checkpoint(options.weights)
-    model = model_of(checkpoint, options.weights)
-    check_finite(checkpoint, options.weights)
+    model, checkpoint = open_model(options.weights)
     image_size = options.image_size
     if image_size is None:
         image_size = checkpoint.image_size or ARCHITECTURES[model.name].image_size

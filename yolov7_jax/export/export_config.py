@@ -11,7 +11,7 @@ Contents = Literal["raw", "decoded", "detections"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ExportConfig:
     """What an exported program takes and gives.
 
     Attributes:

@@ -1,7 +1,6 @@
 """Writes a model in another format, and proves that the file computes what the model does."""
 
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 
 from yolov7_jax.deploy import deploy
 from yolov7_jax.errors import UserError
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.metadata import Metadata, describe_model
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.export_metadata import Metadata, describe_exported
 from yolov7_jax.export.program import program_of
 from yolov7_jax.export.verify import (
     Comparison,
@@ -24,16 +23,17 @@ from yolov7_jax.export.verify import (
     lower_threshold,
     sample_images,
 )
+from yolov7_jax.files import replacing
 from yolov7_jax.model import Yolov7
 
-Write = Callable[[Yolov7, Settings, Metadata, Path], None]
-Load = Callable[[Path, Settings], Run]
+Write = Callable[[Yolov7, ExportConfig, Metadata, Path], None]
+Load = Callable[[Path, ExportConfig], Run]
 
 
 def export_model(
     model: Yolov7,
     path: str | os.PathLike[str],
-    settings: Settings,
+    settings: ExportConfig,
     *,
     write: Write,
     load: Load,
@@ -61,26 +61,16 @@ def export_model(
       OSError: the file cannot be written.
     """
     settings.check_strides(model.head.strides)
-    path = Path(os.path.realpath(path))  # a link to the file stays a link
-    # Not named after the file, whose name may be as long as names can be.
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
-    facts = describe_model(model, names, max(settings.image_size))
-    try:
+    facts = describe_exported(model, names, max(settings.image_size))
+    with replacing(Path(path)) as unfinished:
         write(deploy(model), settings, facts, unfinished)
-        comparison = _compare(model, unfinished, settings, load)
-        os.replace(unfinished, path)
-    except ExportError as fault:
-        raise ExportError(f"{path} was not written: {fault}") from fault
-    except OSError as fault:
-        if fault.filename is not None and Path(fault.filename) != unfinished:
-            raise
-        raise OSError(fault.errno, fault.strerror, str(path)) from fault
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return comparison
+        try:
+            return _compare(model, unfinished, settings, load)
+        except ExportError as fault:
+            raise ExportError(f"{path} was not written: {fault}") from fault
 
 
-def _compare(model: Yolov7, path: Path, settings: Settings, load: Load) -> Comparison:
+def _compare(model: Yolov7, path: Path, settings: ExportConfig, load: Load) -> Comparison:
     # Accelerators round products to fewer digits than the comparison needs.
     with jax.default_device(_processor()), jax.default_matmul_precision("highest"):
         images = sample_images(2 if settings.batch is None else settings.batch, settings.image_size)
@@ -110,16 +100,20 @@ def _processor() -> Any:  # jax.Device, which type checkers take for a variable
         ) from fault
 
 
-def _model_results(model: Yolov7, settings: Settings, images: np.ndarray) -> Results:
+def _model_results(model: Yolov7, settings: ExportConfig, images: np.ndarray) -> Results:
     """Returns what the model itself computes, before NMS."""
     contents = "raw" if settings.contents == "raw" else "decoded"
-    before_nms = Settings(settings.image_size, contents=contents)
+    before_nms = ExportConfig(settings.image_size, contents=contents)
     program, arguments = program_of(model, before_nms)
     return jax.device_get(jax.jit(program)(jax.device_get(arguments), images))
 
 
 def _compare_batch(
-    run: Run, images: np.ndarray, wanted: Results, settings: Settings, score_threshold: float | None
+    run: Run,
+    images: np.ndarray,
+    wanted: Results,
+    settings: ExportConfig,
+    score_threshold: float | None,
 ) -> Comparison:
     """Runs a file on some of the images, the first ones, and compares."""
     wanted = {name: array[: len(images)] for name, array in wanted.items()}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
 from yolov7_jax.detect.forward import predict
-from yolov7_jax.export.export_config import Settings
+from yolov7_jax.export.export_config import ExportConfig
 from yolov7_jax.model import Yolov7, apply, normalize_images, split
 from yolov7_jax.nms import nms
 
@@ -16,7 +16,7 @@ Arguments = Mapping[str, Any]  # arrays
 Program = Callable[[Arguments, UInt8[Array, "b h w 3"]], dict[str, Array]]
 
 
-def program_of(model: Yolov7, settings: Settings) -> tuple[Program, dict[str, Array]]:
+def program_of(model: Yolov7, settings: ExportConfig) -> tuple[Program, dict[str, Array]]:
     """Returns a model as a function, and the arrays that are its first argument.
 
     Weights and thresholds are arguments: as constants they would be kept twice, and copied
@@ -62,7 +62,7 @@ def program_of(model: Yolov7, settings: Settings) -> tuple[Program, dict[str, Ar
     return program, arguments
 
 
-def output_names(model: Yolov7, settings: Settings) -> tuple[str, ...]:
+def output_names(model: Yolov7, settings: ExportConfig) -> tuple[str, ...]:
     """Returns what the results of a program are called, in every format."""
     match settings.contents:
         case "raw":

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax import export
 
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.metadata import Metadata, describe_program
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.export_metadata import Metadata, describe_program
 from yolov7_jax.export.program import program_of
 from yolov7_jax.export.verify import Results, Run
 from yolov7_jax.model import Yolov7
@@ -22,7 +22,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 IMAGES: Metadata = {"layout": "NHWC", "dtype": "uint8", "range": [0, 255]}
 
 
-def write(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
+def write(model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path) -> None:
     """Writes a model as StableHLO.
 
     Args:
@@ -54,7 +54,7 @@ def write(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> Non
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
-def load(path: Path, settings: Settings) -> Run:
+def load(path: Path, settings: ExportConfig) -> Run:
     """Returns what a file computes.
 
     Args:

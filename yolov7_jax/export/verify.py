@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from yolov7_jax.export.export_config import Settings
+from yolov7_jax.export.export_config import ExportConfig
 
 Results = Mapping[str, np.ndarray]
 # What a file computes of images, at its own score threshold or at another one.
@@ -113,7 +113,7 @@ def lower_threshold(wanted: Results) -> float:
 
 
 def compare_detections(
-    found: Results, wanted: Results, settings: Settings, score_threshold: float
+    found: Results, wanted: Results, settings: ExportConfig, score_threshold: float
 ) -> Comparison:
     """Compares detections with what NMS has to keep of the model's predictions.
 
@@ -182,7 +182,7 @@ def _kept(found: Results) -> _Kept:
 
 
 def _compare_image(
-    kept: _Kept, wanted: Results, settings: Settings, score_threshold: float, scale: _Scale
+    kept: _Kept, wanted: Results, settings: ExportConfig, score_threshold: float, scale: _Scale
 ) -> float:
     """Returns the largest difference of an image's detections, or says which property fails."""
     best = wanted["scores"].max(axis=1)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import jax
 
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.metadata import Metadata, as_texts
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.export_metadata import Metadata
 from yolov7_jax.export.program import program_of
-from yolov7_jax.export.torch_save import write_state_dict
+from yolov7_jax.export.torch_state_dict import write_state_dict
 from yolov7_jax.export.verify import Run
 from yolov7_jax.model import Yolov7
 from yolov7_jax.weights.convert import to_official
@@ -18,19 +18,19 @@ from yolov7_jax.weights.safetensors_file import write_safetensors
 IMAGES: Metadata = {"channels": "RGB", "layout": "NCHW", "dtype": "float32", "range": [0, 1]}
 
 
-def write_as_safetensors(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
+def write_as_safetensors(
+    model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path
+) -> None:
     """Writes a deployed model's weights as safetensors, facts included."""
-    # PyTorch's own tools write the format, and some refuse files without it.
-    texts = as_texts({"format": "pt", **facts, "input": IMAGES})
-    write_safetensors(to_official(model), path, texts)
+    write_safetensors(to_official(model), path, {**facts, "input": IMAGES})
 
 
-def write_as_saved_pt(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
+def write_as_saved_pt(model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path) -> None:
     """Writes a deployed model's weights as `torch.save` would, facts included."""
     write_state_dict(to_official(model), {**facts, "input": IMAGES}, path)
 
 
-def load(path: Path, settings: Settings) -> Run:
+def load(path: Path, settings: ExportConfig) -> Run:
     """Returns what the model of a file computes.
 
     Args:

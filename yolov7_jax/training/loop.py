@@ -52,7 +52,7 @@ from yolov7_jax.training.run_report import write_report
 from yolov7_jax.training.state import TrainState
 from yolov7_jax.training.step import Metrics
 from yolov7_jax.training.train_config import TrainConfig, fixed_settings, write_yaml
-from yolov7_jax.weights.run_checkpoint import description
+from yolov7_jax.weights.model_metadata import describe_model
 
 
 class RunResult(NamedTuple):
@@ -133,7 +133,7 @@ def train(config: TrainConfig, run: pathlib.Path) -> RunResult:
         progress = stack.enter_context(
             Progress(bounds[-1] * config.batch_size, silent=not is_first())
         )
-        described = description(setup.model, setup.train_set.names, image_size=config.image_size)
+        described = describe_model(setup.model, setup.train_set.names, image_size=config.image_size)
         described |= {"settings": fixed_settings(config)}
         checkpoints = stack.enter_context(Checkpoints(run, described))
         at = start_or_continue(setup, state, run, checkpoints, progress)

@@ -17,11 +17,11 @@ from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import leaky_relu
 from yolov7_jax.training.pipeline.batch_limits import check_batch_size
 from yolov7_jax.training.train_config import TrainConfig, check_image_size
-from yolov7_jax.weights.contents import CheckpointError, FormatError
+from yolov7_jax.weights.checkpoint_contents import CheckpointError, FormatError
 from yolov7_jax.weights.convert import class_keys, load_official
 from yolov7_jax.weights.identify import activation_name, identify
 from yolov7_jax.weights.load import check_finite, official_tensors, read_checkpoint
-from yolov7_jax.weights.names import entries, head_layer, head_prefix
+from yolov7_jax.weights.official_keys import entries, head_layer, head_prefix
 
 DEMO = "demo"
 

@@ -10,7 +10,7 @@ import numpy as np
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.model import Yolov7
 from yolov7_jax.nn.norm import Counter
-from yolov7_jax.weights.names import Entry, entries, head_prefix, norms
+from yolov7_jax.weights.official_keys import Entry, entries, head_prefix, norms
 
 
 def load_official(

@@ -11,8 +11,8 @@ from flax.typing import Dtype
 from yolov7_jax.deploy import deploy, fold_head
 from yolov7_jax.model import ARCHITECTURES, MOST_WIDTH, Form, Yolov7, create_abstract
 from yolov7_jax.nn.blocks import Activation, leaky_relu, silu
-from yolov7_jax.weights.contents import Checkpoint, FormatError, quoted
-from yolov7_jax.weights.names import entries, head_layer
+from yolov7_jax.weights.checkpoint_contents import Checkpoint, FormatError, quoted
+from yolov7_jax.weights.official_keys import entries, head_layer
 
 ACTIVATIONS: dict[str, Activation] = {"SiLU": silu, "LeakyReLU": leaky_relu}
 LAYER = re.compile(r"model\.(\d{1,4})\.")
@@ -92,10 +92,8 @@ def identify(checkpoint: Checkpoint) -> Identity:
         known = ", ".join(f"{name} {layer}" for layer, name in layers.items())
         raise FormatError(f"is of no known model: {found}; last layers are {known}")
     name = layers[last]
-    if checkpoint.metadata.get("model", name) != name:
-        raise FormatError(
-            f"says {quoted(checkpoint.metadata['model'])}, but its layers are {name}'s"
-        )
+    if checkpoint.model not in (None, name):
+        raise FormatError(f"says {checkpoint.model}, but its layers are {name}'s")
     bias = tensors.get(f"model.{last}.m.0.bias")
     fields, remainder = divmod(bias.size, 3) if bias is not None else (0, 0)
     if fields < 6 or remainder:
@@ -131,17 +129,10 @@ def _width(name: str, checkpoint: Checkpoint) -> float:
     least = min((got / published for published, got in channels.items()), default=0.0)
     if not 0 < least <= MOST_WIDTH:
         raise FormatError(f"is no {name}: its layers have no or absurd numbers of channels")
-    told = checkpoint.metadata.get("width")
-    if told is None:
+    width = checkpoint.width
+    if width is None:
         return least
-    try:
-        width = float(told)
-    except ValueError:
-        width = 0.0
     # Equal ratios of halves, as in `Down`, need the whole layer: so compare the least ones.
-    fits = 0 < width <= least and all(
-        got < published * width + 8 for published, got in channels.items()
-    )
-    if not fits:
-        raise FormatError(f"says width {quoted(told)}, but its layers have that of {least:g}")
+    if width > least or any(got >= published * width + 8 for published, got in channels.items()):
+        raise FormatError(f"says width {width:g}, but its layers have that of {least:g}")
     return width

@@ -1,15 +1,15 @@
-"""Weights from files of any format, and into safetensors."""
+"""Weights from files of any format, told by their content, into models."""
 
-import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
 from yolov7_jax.model import Yolov7
-from yolov7_jax.weights.contents import (
+from yolov7_jax.weights.checkpoint_contents import (
     Checkpoint,
     CheckpointError,
     FormatError,
@@ -17,11 +17,11 @@ from yolov7_jax.weights.contents import (
     open_regular,
     quoted,
 )
-from yolov7_jax.weights.convert import load_official, to_official
-from yolov7_jax.weights.identify import ACTIVATIONS, activation_name, identify
-from yolov7_jax.weights.names import entries, head_prefix
-from yolov7_jax.weights.run_checkpoint import read_run
-from yolov7_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from yolov7_jax.weights.convert import load_official
+from yolov7_jax.weights.identify import ACTIVATIONS, identify
+from yolov7_jax.weights.official_keys import entries, head_prefix
+from yolov7_jax.weights.orbax_folder import read_run
+from yolov7_jax.weights.safetensors_file import read_safetensors
 from yolov7_jax.weights.torch_file import read_torch
 
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
@@ -100,21 +100,29 @@ def load_model(
       CheckpointError: the file cannot be read, or is of none of the models.
       ImportError: the format needs an extra that is not installed.
     """
-    return model_of(read_checkpoint(path), path, dtype=dtype, remat=remat)
+    return _model_of(read_checkpoint(path), path, dtype=dtype, remat=remat)
 
 
-def model_of(
-    checkpoint: Checkpoint,
-    path: str | os.PathLike[str],
-    *,
-    dtype: Dtype = jnp.float32,
-    remat: bool = False,
-) -> Yolov7:
-    """Makes the model that a checkpoint holds, which was read from a path."""
-    with naming_file(path):
-        identity = identify(checkpoint)
+def open_model(path: str | os.PathLike[str], *, finite: bool = True) -> tuple[Yolov7, Checkpoint]:
+    """Returns the model that a file holds, and all that the file says about it.
+
+    Args:
+      path: as for `read_checkpoint`.
+      finite: whether to refuse the weights of a run that diverged.
+
+    Raises:
+      CheckpointError, ImportError: as `load_model` does; or numbers are not finite.
+    """
+    checkpoint = read_checkpoint(path)
+    model = _model_of(checkpoint, path)
+    if finite:
+        check_finite(checkpoint, path)
+    return model, checkpoint
+
+
+def _model_of(checkpoint: Checkpoint, path: str | os.PathLike[str], **options: Any) -> Yolov7:
     try:
-        abstract = identity.abstract(dtype=dtype, remat=remat)
+        abstract = identify(checkpoint).abstract(**options)
         model = load_official(abstract, official_tensors(checkpoint, abstract))
     except ValueError as fault:
         raise CheckpointError(f"{os.fsdecode(path)}: {fault}") from None
@@ -139,58 +147,6 @@ def check_finite(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
             f"{os.fsdecode(path)}: {len(broken)} of {len(tensors)} tensors hold numbers that are "
             f"not finite, {broken[0]} first; nothing can be found with them"
         )
-
-
-def save_safetensors(
-    model: Yolov7,
-    path: str | os.PathLike[str],
-    *,
-    names: Sequence[str] | None = None,
-    epoch: int | None = None,
-    image_size: int | None = None,
-) -> None:
-    """Writes a model as safetensors, in PyTorch's names and layout.
-
-    Args:
-      model: any model, in any form.
-      path: of the file, replaced if it exists.
-      names: of the classes, to be kept in the file.
-      epoch: the last one trained, likewise.
-      image_size: the longer side of the images that it was trained with, in pixels, likewise.
-
-    Raises:
-      ValueError: the names are not texts, as many as the classes; the epoch or the image size
-        is no integer;
-        or the model's activation has no name.
-      OSError: the file cannot be written.
-      ImportError: safetensors is not installed.
-    """
-    if names is not None:
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"names (={names!r}) must be a list of texts")
-        if len(names) != model.head.num_classes:
-            raise ValueError(
-                f"names ({len(names)} of them) must be as many as the model's classes "
-                f"(={model.head.num_classes})"
-            )
-    if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
-        raise ValueError(f"epoch (={epoch!r}) must be an integer, counted from 0")
-    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
-        raise ValueError(f"image_size (={image_size!r}) must be an integer over 0")
-    metadata = {
-        "format": "pt",  # what PyTorch's own tools write; some refuse files without it
-        "model": model.name,
-        "width": repr(model.width),
-        "activation": activation_name(model),
-        "anchors": json.dumps(model.head.anchors),
-    }
-    if names is not None:
-        metadata["names"] = json.dumps(list(names))
-    if epoch is not None:
-        metadata["epoch"] = str(epoch)
-    if image_size is not None:
-        metadata["image_size"] = str(image_size)
-    write_safetensors(to_official(model), path, metadata)
 
 
 def official_tensors(checkpoint: Checkpoint, model: Yolov7) -> dict[str, np.ndarray]:

@@ -1,25 +1,22 @@
 """Reads and writes safetensors files, with PyTorch's names and layout.
 
-Such a file is the length of a header, the header in JSON, and the tensors' bytes without gaps.
-Besides the tensors it holds texts by name. Those understood here are `names` (a JSON list of class
-names), `epoch`, `image_size`, `activation` and `anchors` (a JSON list `[levels][anchors][2]` in
-pixels).
-
-Source: the format's description, https://github.com/huggingface/safetensors.
+What such a file says about its model is JSON under one key of the format's own metadata: the
+library writes several keys in random order, and equal models are to give equal bytes.
 """
 
 import json
-import math
 import os
-import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 
-from yolov7_jax.weights.contents import (
+from yolov7_jax.files import replacing
+from yolov7_jax.model import Yolov7
+from yolov7_jax.weights.checkpoint_contents import (
     Checkpoint,
     FormatError,
     naming_file,
@@ -27,36 +24,20 @@ from yolov7_jax.weights.contents import (
     quoted,
     without_wrapper,
 )
-from yolov7_jax.weights.facts import (
-    MAX_EPOCH,
-    MAX_IMAGE_SIZE,
-    anchors_from_lists,
+from yolov7_jax.weights.convert import to_official
+from yolov7_jax.weights.model_metadata import (
     anchors_in_pixels,
-    class_names,
-    is_unicode,
+    describe_model,
+    parsed_metadata,
+    with_metadata,
 )
 
-DTYPES = {
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(jnp.bfloat16),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "I8": np.dtype(np.int8),
-    "I16": np.dtype(np.int16),
-    "I32": np.dtype(np.int32),
-    "I64": np.dtype(np.int64),
-    "U8": np.dtype(np.uint8),
-    "U16": np.dtype(np.uint16),
-    "U32": np.dtype(np.uint32),
-    "U64": np.dtype(np.uint64),
-    "BOOL": np.dtype(np.bool_),
-}
+METADATA_KEY = "yolov7_jax"
 TEXTS = "__metadata__"  # the header's key for texts
-ALIGNMENT = 8  # of the first tensor, in bytes
-# A JSON text can take some 40 times its length in memory.
+TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+# The library takes headers of 100 MB, which as JSON have some 40 times that in memory.
 MAX_HEADER_BYTES = 2**23  # some ten times what the largest model takes
-MAX_ENTRIES = 100_000  # tensors, and texts; the largest model has about 5,000 tensors
-MAX_DIMENSIONS = 32
+MAX_TENSORS = 100_000  # the largest model has about 5,000
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
@@ -66,117 +47,98 @@ def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
       path: of the file; its content decides, not its name.
 
     Returns:
-      The checkpoint; names, epoch, image size, activation and anchors come from the file's texts,
-      and anchors otherwise from the tensor that holds them.
+      The checkpoint. What it says about the model comes from the metadata that `save_safetensors`
+      writes, and the anchors otherwise from the tensor that holds them.
 
     Raises:
-      CheckpointError: the file cannot be opened, is damaged, or a text in it has another form.
+      CheckpointError: the file cannot be opened, is damaged, or its metadata are of another form.
     """
     with naming_file(path):
         with open_regular(path) as file:
-            tensors, texts = _read(file)
-        if not tensors:
-            raise FormatError("holds no tensors")
+            header = _header(file)
+        # Mapped into memory, a file that somebody shortens would end the process.
+        with safetensors.safe_open(path, "numpy", backend="pread") as opened:
+            texts = opened.metadata() or {}
+            _refuse_unreadable(header)
+            tensors = opened.get_tensors()
+        for array in tensors.values():
+            array.flags.writeable = False
         tensors = without_wrapper(tensors)
-        anchors = None
-        if "anchors" in texts:
-            anchors = anchors_from_lists(_parsed(texts, "anchors"))
-        return Checkpoint(
-            tensors=tensors,
-            names=class_names(_parsed(texts, "names")) if "names" in texts else None,
-            epoch=_number(texts, "epoch", MAX_EPOCH),
-            image_size=_number(texts, "image_size", MAX_IMAGE_SIZE + 1) or None,
-            anchors=anchors_in_pixels(tensors, None) if anchors is None else anchors,
-            activation=texts.get("activation"),
-            metadata=texts,
-        )
+        checkpoint = Checkpoint(tensors, anchors=anchors_in_pixels(tensors), metadata=texts)
+        if METADATA_KEY not in texts:
+            return checkpoint
+        return with_metadata(checkpoint, parsed_metadata(texts[METADATA_KEY]))
+
+
+def save_safetensors(
+    model: Yolov7,
+    path: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    epoch: int | None = None,
+    image_size: int | None = None,
+) -> None:
+    """Writes a model as safetensors, in PyTorch's names and layout.
+
+    Equal models, names and numbers give equal bytes.
+
+    Args:
+      model: any model, in any form.
+      path: of the file, replaced if it exists.
+      names: of the classes, to be kept in the file.
+      epoch: the last one trained, likewise.
+      image_size: the longer side of the images that it was trained with, in pixels, likewise.
+
+    Raises:
+      ValueError: the names are not texts, one for each class; the epoch or the image size is no
+        integer; or the model's activation has no name.
+      OSError: the file cannot be written, or does not hold what was written.
+    """
+    metadata = describe_model(model, names, epoch=epoch, image_size=image_size)
+    write_safetensors(to_official(model), path, metadata)
 
 
 def write_safetensors(
-    tensors: Mapping[str, np.ndarray], path: str | os.PathLike[str], metadata: Mapping[str, str]
+    tensors: Mapping[str, np.ndarray],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a safetensors file, whole or not at all: an existing one is replaced at the end.
-
-    What was written is read back and compared, byte for byte, before it gets its name. The same
-    tensors and texts give the same bytes.
+    """Writes a safetensors file, whole or not at all, and reads it back before it gets its name.
 
     Args:
-      tensors: name -> array of any type in `DTYPES`.
-      path: of the file.
-      metadata: texts to keep with them.
+      tensors: name -> array.
+      path: of the file, replaced if it exists.
+      metadata: what to say about the model, which JSON can hold.
 
     Raises:
-      ValueError: the format cannot hold a tensor or a text.
-      OSError: the file cannot be written, or did not keep what was written.
+      OSError: the file cannot be written, or does not hold what was written.
     """
-    tensors, texts = dict(tensors), dict(sorted(metadata.items()))
-    _refuse_unwritable(tensors, texts)
-    # In rows, without gaps, in little-endian order: as the format has them. The widest types come
-    # first, so that every tensor is aligned.
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    plain = {name: _as_stored(tensors[name]) for name in order}
-    path = Path(os.path.realpath(path))  # a link to the file stays a link
-    # Not named after the file, whose name may be as long as names can be.
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(_header(plain, texts))
-            for array in plain.values():
-                file.write(array.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        _verify(unfinished, plain, texts)
-        os.replace(unfinished, path)
-    except FormatError as fault:
-        raise OSError(f"{path}: was not written as it should be ({fault})") from None
-    except OSError as fault:
-        raise OSError(fault.errno, fault.strerror, str(path)) from fault
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # In rows and without gaps: of other layouts the library writes the memory, not the values.
+    plain = {
+        name: np.asarray(array, array.dtype.newbyteorder("="), "C")
+        for name, array in tensors.items()
+    }
+    texts = None if metadata is None else {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+    # Not by `save_file`, whose files nobody but their owner may read.
+    content = safetensors.numpy.save(plain, texts)
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+        found = safetensors.numpy.load_file(temporary)
+        # Bytes, since a NaN is never equal to itself.
+        if any(found[name].tobytes() != array.tobytes() for name, array in plain.items()):
+            raise OSError("does not hold what was written")
 
 
-def _read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns a file's tensors, in the order of their bytes, and its texts by name."""
-    file_size = os.fstat(file.fileno()).st_size
-    header_size = int.from_bytes(file.read(8), "little")
-    if file_size < 8 + header_size:
-        raise FormatError("damaged safetensors file (it ends within its header)")
-    if header_size > MAX_HEADER_BYTES:
-        raise FormatError(f"its header has {header_size:,} bytes, more than {MAX_HEADER_BYTES:,}")
-    header = _parsed_header(file.read(header_size))
-    texts = header.pop(TEXTS, {})
-    _check_texts(texts)
-    if len(header) > MAX_ENTRIES:
-        raise FormatError(f"has {len(header):,} tensors; wanted at most {MAX_ENTRIES:,}")
-    layouts = {name: _layout(name, entry) for name, entry in header.items()}
-    # By its end too: a tensor without bytes may begin where another does.
-    names = sorted(layouts, key=lambda name: layouts[name][2:])
-    position = 0
-    for name in names:
-        _, _, start, stop = layouts[name]
-        if start != position:
-            raise FormatError(f"damaged safetensors file ({quoted(name)} is not after the last)")
-        position = stop
-    if 8 + header_size + position != file_size:
-        raise FormatError(
-            f"damaged safetensors file (its tensors have {position:,} bytes, "
-            f"and {file_size - header_size - 8:,} are there)"
-        )
-    data = file.read(position)
-    tensors = {}
-    for name in names:
-        dtype, shape, start, _ = layouts[name]
-        tensors[name] = np.ndarray(shape, dtype, data, start)
-    return tensors, texts
-
-
-def _parsed_header(text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text.decode(), object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError) as fault:
-        raise FormatError(f"damaged safetensors file ({quoted(str(fault))})") from None
+def _header(file: BinaryIO) -> dict[str, Any]:
+    """Returns a file's header, which the library checks, if it is of a bearable size."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER_BYTES:
+        raise FormatError(f"its header has {size:,} bytes, more than {MAX_HEADER_BYTES:,}")
+    header = json.loads(file.read(size), object_pairs_hook=_without_repetition)
     if not isinstance(header, dict):
         raise FormatError("damaged safetensors file (its header is no JSON object)")
+    if len(header) > MAX_TENSORS:
+        raise FormatError(f"has {len(header):,} tensors; wanted at most {MAX_TENSORS:,}")
     return header
 
 
@@ -187,104 +149,13 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _check_texts(texts: Any) -> None:
-    if not isinstance(texts, dict) or len(texts) > MAX_ENTRIES:
-        raise FormatError(f"damaged safetensors file (its {TEXTS} is no object, or too large)")
-    for name, text in texts.items():
-        if not isinstance(text, str) or not is_unicode(name) or not is_unicode(text):
-            raise FormatError(f"its {quoted(name)} is no text")
-
-
-def _layout(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """Returns a tensor's type and shape, and where its bytes start and stop."""
-    if not name.isprintable():
-        raise FormatError(f"a tensor has the unprintable name {quoted(name)}")
-    match entry:
-        case {"dtype": str() as kind, "shape": list() as shape, "data_offsets": [start, stop]}:
-            numbers = (*shape, start, stop)
-        case _:
-            raise FormatError(f"damaged safetensors file (at {quoted(name)})")
-    if kind not in DTYPES:
-        raise FormatError(f"{quoted(name)} has the type {quoted(kind)}, unknown here")
-    sound = len(shape) <= MAX_DIMENSIONS
-    sound = sound and all(type(number) is int and 0 <= number < 2**48 for number in numbers)
-    # Without the zeros, since numpy counts an empty array's other axes too.
-    if not sound or math.prod(max(side, 1) for side in shape) >= 2**48:
-        raise FormatError(f"{quoted(name)} has an impossible shape or place")
-    if stop - start != math.prod(shape) * DTYPES[kind].itemsize:
-        raise FormatError(f"{quoted(name)} has {stop - start:,} bytes, not those of its shape")
-    return DTYPES[kind], tuple(shape), start, stop
-
-
-def _number(texts: Mapping[str, str], key: str, limit: int) -> int | None:
-    text = texts.get(key)
-    if text in (None, "", "-1"):
-        return None
-    digits = text.isascii() and text.isdigit() and len(text) <= len(str(limit))
-    if not digits or int(text) >= limit:
-        raise FormatError(f"its {key} is {quoted(text)}; wanted an integer")
-    return int(text)
-
-
-def _parsed(texts: Mapping[str, str], key: str) -> Any:
-    try:
-        return json.loads(texts[key])
-    except (ValueError, RecursionError):
-        raise FormatError(f"its {key} are {quoted(texts[key])}; wanted a JSON list") from None
-
-
-def _refuse_unwritable(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
-    """Raises a ValueError that names everything that the format cannot hold."""
-    faults = [
-        f"the tensor {quoted(name)} has the type {array.dtype}"
-        for name, array in tensors.items()
-        if array.dtype.newbyteorder("=") not in DTYPES.values()
-    ]
-    faults += [
-        f"the tensor {quoted(name)} has an impossible name"
-        for name in tensors
-        if not name.isprintable() or name == TEXTS
-    ]
-    faults += [
-        f"the text {quoted(name)} is {text!r:.80}"
-        for name, text in texts.items()
-        if not isinstance(text, str) or not is_unicode(name) or not is_unicode(text)
-    ]
-    if faults:
-        raise ValueError(f"a safetensors file cannot hold this: {'; '.join(faults)}")
-
-
-def _as_stored(array: np.ndarray) -> np.ndarray:
-    dtype = array.dtype
-    return np.asarray(array, dtype if dtype == jnp.bfloat16 else dtype.newbyteorder("<"), "C")
-
-
-def _header(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
-    """Returns what stands before the tensors' bytes, which follow in the order given."""
-    header: dict[str, Any] = {TEXTS: texts} if texts else {}
-    codes = {dtype: code for code, dtype in DTYPES.items()}
-    position = 0
-    for name, array in tensors.items():
-        header[name] = {
-            "dtype": codes[array.dtype.newbyteorder("=")],
-            "shape": array.shape,
-            "data_offsets": [position, position + array.nbytes],
-        }
-        position += array.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _verify(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
-    """Raises a FormatError if a file does not hold exactly these tensors and texts."""
-    with open_regular(path) as file:
-        found, found_texts = _read(file)
-    if found_texts != texts or found.keys() != tensors.keys():
-        raise FormatError("its header is another one")
-    for name, array in tensors.items():
-        again = found[name]
-        same = again.shape == array.shape and again.dtype == array.dtype.newbyteorder("=")
-        # Bytes, since a NaN is never equal to itself.
-        if not same or again.tobytes() != array.tobytes():
-            raise FormatError(f"{quoted(name)} is another one")
+def _refuse_unreadable(header: dict[str, Any]) -> None:
+    """Refuses what the format allows and no model has."""
+    tensors = {name: entry for name, entry in header.items() if name != TEXTS}
+    if not tensors:
+        raise FormatError("holds no tensors")
+    for name, entry in tensors.items():
+        if not name.isprintable():
+            raise FormatError(f"a tensor has the unprintable name {quoted(name)}")
+        if entry["dtype"] not in TYPES:
+            raise FormatError(f"{quoted(name)} has the type {quoted(entry['dtype'])}, unknown here")

@@ -6,9 +6,7 @@ tensors are read, each once, and never more bytes than the file has.
 """
 
 import contextlib
-import dataclasses
 import io
-import json
 import math
 import os
 import struct
@@ -19,22 +17,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from yolov7_jax.weights.contents import (
+from yolov7_jax.weights.checkpoint_contents import (
     Checkpoint,
     FormatError,
     naming_file,
     open_regular,
     quoted,
 )
-from yolov7_jax.weights.facts import (
-    MAX_IMAGE_SIZE,
-    anchors_in_pixels,
-    class_names,
-    is_unicode,
-)
-from yolov7_jax.weights.pickle_machine import Pickle, read_pickle
-from yolov7_jax.weights.pickle_values import Storage, StoredTensor
-from yolov7_jax.weights.pickled_model import find_model
+from yolov7_jax.weights.model_in_pickle import find_model
+from yolov7_jax.weights.model_metadata import anchors_in_pixels, parsed_metadata, with_metadata
+from yolov7_jax.weights.pickle_allowlist import Storage, StoredTensor
+from yolov7_jax.weights.pickle_interpreter import Pickle, read_pickle
 
 ZIP_START = b"PK\x03\x04"
 PICKLE_START = b"\x80"
@@ -49,8 +42,8 @@ MAX_PICKLE_BYTES = 2**25  # some ten times what the largest model takes
 MAX_ELEMENTS = 2**32  # of one tensor, repeated ones counted each time
 MAX_DIMENSIONS = 32
 # An entry of the zip archive for what a pickle of tensors alone cannot tell; PyTorch skips it.
-FACTS = "yolov7_jax.json"
-MAX_FACTS_BYTES = 2**23
+METADATA_FILE = "yolov7_jax.json"
+MAX_METADATA_BYTES = 2**23
 # How often tensors may repeat the numbers of their storages. A model and its average may share all
 # of theirs; an axis of stride 0 could make terabytes of one number.
 MAX_REPETITION = 4
@@ -89,7 +82,7 @@ def read_torch(path: str | os.PathLike[str]) -> Checkpoint:
                 # Entries that overlap could otherwise hold more than the file has.
                 limited.limit(file_size, "the zip archive's entries are")
                 checkpoint = _checkpoint(*_read_zip(archive))
-                return _with_facts(checkpoint, archive)
+                return _with_own_metadata(checkpoint, archive)
         if start.startswith(PICKLE_START) and _first_value(start) == OLDER_MAGIC:
             return _checkpoint(*_read_older(file, file_size))
         raise FormatError(f"{_other_format(start)}; {WANTED}")
@@ -255,36 +248,14 @@ def _read_zip(archive: zipfile.ZipFile) -> tuple[Pickle, ReadStorage]:
     return pickle, read_storage
 
 
-def _with_facts(checkpoint: Checkpoint, archive: zipfile.ZipFile) -> Checkpoint:
+def _with_own_metadata(checkpoint: Checkpoint, archive: zipfile.ZipFile) -> Checkpoint:
     """Adds what our own exports tell beside the pickle."""
-    paths = [name for name in archive.namelist() if name.endswith(f"/{FACTS}")]
+    paths = [name for name in archive.namelist() if name.endswith(f"/{METADATA_FILE}")]
     if not paths:
         return checkpoint
-    if archive.getinfo(paths[0]).file_size > MAX_FACTS_BYTES:
-        raise FormatError(f"its {FACTS} has more than {MAX_FACTS_BYTES:,} bytes")
-    try:
-        facts = json.loads(archive.read(paths[0]))
-    except (ValueError, RecursionError) as fault:
-        raise FormatError(f"its {FACTS} is damaged ({quoted(str(fault))})") from None
-    if not isinstance(facts, dict):
-        raise FormatError(f"its {FACTS} is no JSON object")
-    texts = {
-        key: fact if isinstance(fact, str) else json.dumps(fact) for key, fact in facts.items()
-    }
-    if not all(map(is_unicode, (*texts, *texts.values()))):
-        raise FormatError(f"its {FACTS} holds no valid Unicode")
-    image_size = facts.get("image_size")
-    if image_size is not None and (
-        type(image_size) is not int or not 0 < image_size <= MAX_IMAGE_SIZE
-    ):
-        raise FormatError(f"its {FACTS} has the image size {quoted(texts['image_size'])}")
-    return dataclasses.replace(
-        checkpoint,
-        image_size=image_size,
-        names=class_names(facts["names"]) if "names" in facts else checkpoint.names,
-        activation=texts.get("activation", checkpoint.activation),
-        metadata=texts,
-    )
+    if archive.getinfo(paths[0]).file_size > MAX_METADATA_BYTES:
+        raise FormatError(f"its {METADATA_FILE} has more than {MAX_METADATA_BYTES:,} bytes")
+    return with_metadata(checkpoint, parsed_metadata(archive.read(paths[0])))
 
 
 def _sound_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -10,8 +10,8 @@ from orbax.checkpoint import v1 as ocp
 from yolov7_jax import create, split
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.weights import read_checkpoint, to_official
-from yolov7_jax.weights.contents import CheckpointError
-from yolov7_jax.weights.run_checkpoint import description
+from yolov7_jax.weights.checkpoint_contents import CheckpointError
+from yolov7_jax.weights.model_metadata import describe_model
 
 MODEL = create("yolov7-tiny", 2, width=0.125)
 NAMES = ("cat", "dog")
@@ -38,7 +38,7 @@ def sound():
 
 
 def save(folder, state, **told):
-    with Checkpoints(folder, description(MODEL, NAMES) | told) as checkpoints:
+    with Checkpoints(folder, describe_model(MODEL, NAMES) | told) as checkpoints:
         checkpoints.save(1, {"state": state, "sums": np.zeros(3)})
     return folder / "checkpoints" / "1"
 
@@ -64,23 +64,12 @@ def test_a_run_tells_its_epoch_if_its_trainer_told_it(tmp_path, sound, told):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
+        # All that can be wrong with a value: see test_safetensors.
         ({"model": "yolov8"}, "its model is .*yolov8.*; wanted one of yolov7-tiny, "),
-        ({"model": ["yolov7"]}, "its model is "),
-        ({"width": "1"}, "its width is .*; wanted a number above 0"),
-        ({"width": 1e9}, "its width is "),
-        ({"width": float("nan")}, "its width is "),
-        ({"width": True}, "its width is "),
-        ({"activation": "Mish"}, "its activation is .*Mish.*; wanted SiLU or LeakyReLU"),
-        ({"activation": None}, "its activation is "),
+        ({"activation": None, "width": None}, "'1' does not tell its width, activation"),
         ({"anchors": [[[1, 2]]]}, r"its anchors have the shape \(1, 1, 2\); wanted \(3, 3, 2\)"),
-        ({"anchors": [[[1, -2]] * 3] * 3}, "its anchors have another form"),
-        ({"anchors": "10x13"}, "its anchors have another form"),
-        ({"names": [1, 2]}, "the name of class 0 is of type int; wanted a text"),
-        ({"names": "ab"}, "its class names are of type str; wanted a list of texts"),
-        ({"names": ["cat", "\ud800"]}, "the name of class 1, .* is no valid Unicode"),
-        ({"names": []}, "has no class names"),
+        ({"names": []}, "does not tell its names"),
         ({"epoch": -1}, "its epoch is '-1'; wanted an integer"),
-        ({"epoch": 2.5}, "its epoch is "),
     ],
 )
 def test_a_wrong_description_is_named(tmp_path, sound, nothing_is_loaded, told, message):
@@ -135,7 +124,7 @@ def test_pieces_larger_than_their_array_are_refused(
 
 
 def test_of_several_checkpoints_the_best_is_taken_however_damaged_the_others_are(tmp_path, sound):
-    with Checkpoints(tmp_path, description(MODEL, NAMES)) as checkpoints:
+    with Checkpoints(tmp_path, describe_model(MODEL, NAMES)) as checkpoints:
         for step, ap in ((1, 0.5), (2, 0.25)):
             checkpoints.save(step, {"state": sound})
             checkpoints.rate(step, ap)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from yolov7_jax.weights.torch_file import FACTS
+from yolov7_jax.weights.torch_file import METADATA_FILE
 
 FOLDER = "archive"  # PyTorch takes the folder of the first entry, whatever its name
 VERSION = "3\n"  # of the layout
@@ -33,13 +33,13 @@ PADDING_FIELD = 0x4246  # what PyTorch calls the field that aligns an entry
 
 
 def write_state_dict(
-    tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any], path: Path
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], path: Path
 ) -> None:
     """Writes a state_dict.
 
     Args:
       tensors: name -> float32 array.
-      facts: what to keep beside the tensors, which JSON can hold. PyTorch skips it.
+      metadata: what to keep beside the tensors, which JSON can hold. PyTorch skips it.
       path: of the file.
 
     Raises:
@@ -52,7 +52,7 @@ def write_state_dict(
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"{FOLDER}/data.pkl", _pickled(tensors))
         archive.writestr(f"{FOLDER}/byteorder", "little")
-        archive.writestr(f"{FOLDER}/{FACTS}", json.dumps(facts, ensure_ascii=False))
+        archive.writestr(f"{FOLDER}/{METADATA_FILE}", json.dumps(metadata, ensure_ascii=False))
         for number, array in enumerate(tensors.values()):
             entry = _aligned(f"{FOLDER}/data/{number}", file)
             archive.writestr(entry, np.asarray(array, "<f4", order="C").tobytes())

@@ -16,8 +16,8 @@ import pickletools
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from yolov7_jax.weights.contents import FormatError, quoted
-from yolov7_jax.weights.pickle_values import (
+from yolov7_jax.weights.checkpoint_contents import FormatError, quoted
+from yolov7_jax.weights.pickle_allowlist import (
     BUILTINS,
     STORAGE_DTYPES,
     STORAGE_HOMES,

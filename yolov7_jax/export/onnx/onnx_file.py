@@ -7,16 +7,16 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.metadata import Metadata, as_texts, describe_program
-from yolov7_jax.export.onnx_model.graph import Graph
-from yolov7_jax.export.onnx_model.network import add_network
-from yolov7_jax.export.onnx_model.onnx_outputs import (
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.export_metadata import Metadata, as_texts, describe_program
+from yolov7_jax.export.onnx.onnx_decode_nms import (
     SCORE_THRESHOLD,
     add_decoded,
     add_detections,
     add_raw,
 )
+from yolov7_jax.export.onnx.onnx_graph import Graph
+from yolov7_jax.export.onnx.onnx_network import add_network
 from yolov7_jax.export.program import output_names
 from yolov7_jax.export.verify import Results, Run
 from yolov7_jax.model import Yolov7
@@ -27,7 +27,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 IMAGES: Metadata = {"layout": "NCHW", "dtype": "float32", "range": [0, 1]}
 
 
-def write(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> None:
+def write(model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path) -> None:
     """Writes a model as ONNX.
 
     Args:
@@ -71,7 +71,7 @@ def write(model: Yolov7, settings: Settings, facts: Metadata, path: Path) -> Non
     onnx.save(proto, path)
 
 
-def load(path: Path, settings: Settings) -> Run:
+def load(path: Path, settings: ExportConfig) -> Run:
     """Returns what a file computes, after it was checked against ONNX's rules.
 
     Args:
@@ -100,7 +100,7 @@ def _session_at(path: Path, score_threshold: float) -> onnxruntime.InferenceSess
     return onnxruntime.InferenceSession(proto.SerializeToString(), providers=PROVIDERS)
 
 
-def _results(model: Yolov7, settings: Settings) -> list[tuple[int, list[int]]]:
+def _results(model: Yolov7, settings: ExportConfig) -> list[tuple[int, list[int]]]:
     """Returns type and shape of every result, the batch left out."""
     head = model.head
     sizes = [[side // stride for side in settings.image_size] for stride in head.strides]

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
-from yolov7_jax.weights.contents import FormatError, quoted, without_wrapper
-from yolov7_jax.weights.facts import MAX_CLASSES, MAX_EPOCH, class_names
-from yolov7_jax.weights.pickle_values import Instance, StoredTensor
+from yolov7_jax.weights.checkpoint_contents import FormatError, quoted, without_wrapper
+from yolov7_jax.weights.model_metadata import MAX_CLASSES, MAX_EPOCH, class_names
+from yolov7_jax.weights.pickle_allowlist import Instance, StoredTensor
 
 # Modules can contain each other in a circle or share children exponentially often.
 MAX_ENTRIES = 100_000  # modules, parameters and buffers; the largest model has about 5,000
@@ -173,7 +173,7 @@ def _names(value: Any) -> tuple[str, ...] | None:
         return None
     # Where a data set names its classes by numbers, PyTorch keeps them as such.
     numbers = range(MAX_CLASSES)
-    return class_names([str(v) if type(v) is int and v in numbers else v for v in value])
+    return class_names("names", [str(v) if type(v) is int and v in numbers else v for v in value])
 
 
 def _epoch(value: Any) -> int | None:

@@ -10,42 +10,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from yolov7_jax.model import ARCHITECTURES, MOST_WIDTH, Yolov7, split
-from yolov7_jax.weights.contents import Checkpoint, FormatError, naming_file, quoted
+from yolov7_jax.model import Yolov7, split
+from yolov7_jax.weights.checkpoint_contents import Checkpoint, FormatError, naming_file, quoted
 from yolov7_jax.weights.convert import to_official
-from yolov7_jax.weights.facts import MAX_EPOCH, MAX_IMAGE_SIZE, anchors_from_lists, class_names
-from yolov7_jax.weights.identify import ACTIVATIONS, Identity, activation_name
+from yolov7_jax.weights.identify import Identity
+from yolov7_jax.weights.model_metadata import with_metadata
 
 CHECKPOINT_FOLDER = "checkpoints"
-DESCRIBED = {"model", "width", "activation", "anchors", "names"}
+DESCRIBED = ("model", "width", "activation", "anchors", "names")
 WANTED = ("params", "batch_stats", "ema_params", "ema_batch_stats")
 FAULTS_SHOWN = 3  # of the hundreds that another model gives
 ONE_CHECKPOINT = "_CHECKPOINT_METADATA"  # the file by which orbax marks a complete checkpoint
-
-
-def description(
-    model: Yolov7, names: tuple[str, ...], *, image_size: int | None = None
-) -> dict[str, Any]:
-    """Returns what a run has to keep beside its arrays, as JSON, for `read_run` to understand it.
-
-    Whoever counts epochs may add `epoch`, the last one trained, counted from 0.
-
-    Args:
-      model: the one that is trained.
-      names: of its classes.
-      image_size: the longer side of the images that it is trained with, in pixels.
-
-    Raises:
-      ValueError: the model's activation has no name.
-    """
-    return {
-        "model": model.name,
-        "width": model.width,
-        "activation": activation_name(model),
-        "anchors": model.head.anchors,
-        "names": list(names),
-        "image_size": image_size,
-    }
 
 
 def read_run(path: str | os.PathLike[str]) -> Checkpoint:
@@ -71,8 +46,8 @@ def read_run(path: str | os.PathLike[str]) -> Checkpoint:
     with naming_file(path):
         folder = _checkpoint_folder(pathlib.Path(path).absolute(), ocp)
         metadata = ocp.metadata(str(folder))
-        described = _described(metadata.custom_metadata, folder.name)
-        model = _abstract_model(described)
+        described = with_metadata(Checkpoint({}), metadata.custom_metadata or {})
+        model = _abstract_model(described, folder.name)
         _refuse_misshapen(model, metadata.metadata)
         partial: Any = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, metadata.metadata)
         for name in WANTED:
@@ -81,63 +56,26 @@ def read_run(path: str | os.PathLike[str]) -> Checkpoint:
                 lambda leaf: np.zeros((), leaf.dtype), metadata.metadata["state"][name]
             )
         state = ocp.load(str(folder), partial)["state"]
-        return Checkpoint(
+        return dataclasses.replace(
+            described,
             tensors=_official(model, state["params"], state["batch_stats"]),
             ema=_official(model, state["ema_params"], state["ema_batch_stats"]),
-            names=described.names,
-            epoch=described.epoch,
-            image_size=described.image_size,
-            anchors=described.anchors,
-            activation=described.identity.activation,
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Described:
-    """What `description` wrote, checked; the fields are as in `Checkpoint`."""
-
-    identity: Identity
-    names: tuple[str, ...]
-    anchors: np.ndarray
-    epoch: int | None
-    image_size: int | None
-
-
-def _described(told: Any, checkpoint: str) -> _Described:
-    if not isinstance(told, dict) or not set(told) >= DESCRIBED:
-        raise FormatError(f"checkpoint {quoted(checkpoint)} does not say which model it is of")
-    name, width, activation = told["model"], told["width"], told["activation"]
-    if name not in list(ARCHITECTURES):
-        raise _wrong("model", name, f"one of {', '.join(ARCHITECTURES)}")
-    if type(width) not in (int, float) or not 0 < width <= MOST_WIDTH:
-        raise _wrong("width", width, f"a number above 0 and up to {MOST_WIDTH}")
-    if activation not in list(ACTIVATIONS):
-        raise _wrong("activation", activation, " or ".join(ACTIVATIONS))
-    names = class_names(told["names"])
-    if names is None:
-        raise FormatError("has no class names")
-    epoch, image_size = told.get("epoch"), told.get("image_size")
-    if epoch is not None and (type(epoch) is not int or not 0 <= epoch < MAX_EPOCH):
-        raise _wrong("epoch", epoch, "an integer, counted from 0")
-    if image_size is not None and (
-        type(image_size) is not int or not 0 < image_size <= MAX_IMAGE_SIZE
-    ):
-        raise _wrong("image_size", image_size, f"an integer up to {MAX_IMAGE_SIZE}")
-    identity = Identity(name, len(names), width, activation, form="training")
-    return _Described(identity, names, anchors_from_lists(told["anchors"]), epoch, image_size)
-
-
-def _abstract_model(described: _Described) -> Yolov7:
-    model = described.identity.abstract()
+def _abstract_model(described: Checkpoint, folder: str) -> Yolov7:
+    """Returns a model of shapes only, as a checkpoint's description says."""
+    name, width, names = described.model, described.width, described.names
+    activation, anchors = described.activation, described.anchors
+    if not name or not width or not names or activation is None or anchors is None:
+        missing = [key for key in DESCRIBED if getattr(described, key) is None]
+        raise FormatError(f"checkpoint {quoted(folder)} does not tell its {', '.join(missing)}")
+    model = Identity(name, len(names), width, activation, form="training").abstract()
     shape = np.shape(model.head.anchors)
-    if described.anchors.shape != shape:
-        raise FormatError(f"its anchors have the shape {described.anchors.shape}; wanted {shape}")
-    model.head = dataclasses.replace(model.head, anchors=described.anchors.tolist())
+    if anchors.shape != shape:
+        raise FormatError(f"its anchors have the shape {anchors.shape}; wanted {shape}")
+    model.head = dataclasses.replace(model.head, anchors=anchors.tolist())
     return model
-
-
-def _wrong(key: str, value: Any, wanted: str) -> FormatError:
-    return FormatError(f"its {key} is {quoted(repr(value))}; wanted {wanted}")
 
 
 def _checkpoint_folder(path: pathlib.Path, ocp: Any) -> pathlib.Path:

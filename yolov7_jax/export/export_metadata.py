@@ -6,15 +6,14 @@ from typing import Any
 
 from yolov7_jax import __version__
 from yolov7_jax.config import PAD_VALUE
-from yolov7_jax.errors import UserError
-from yolov7_jax.export.export_config import Settings
+from yolov7_jax.export.export_config import ExportConfig
 from yolov7_jax.model import Yolov7
-from yolov7_jax.weights.identify import activation_name
+from yolov7_jax.weights.model_metadata import describe_model
 
 Metadata = dict[str, Any]  # what JSON can hold
 
 
-def describe_model(model: Yolov7, names: Sequence[str] | None, image_size: int) -> Metadata:
+def describe_exported(model: Yolov7, names: Sequence[str] | None, image_size: int) -> Metadata:
     """Returns what is true of a model in any file.
 
     Args:
@@ -23,25 +22,18 @@ def describe_model(model: Yolov7, names: Sequence[str] | None, image_size: int) 
       image_size: the longer side of the images that it is meant for, in pixels.
 
     Raises:
-      UserError: there are not as many names as classes.
+      ValueError: as `describe_model` does.
     """
-    if names is not None and len(names) != model.head.num_classes:
-        raise UserError(f"{len(names)} class names were given for {model.head.num_classes} classes")
-    facts = {
+    return {
         "yolov7_jax": __version__,
-        "model": model.name,
-        "width": model.width,
-        "activation": activation_name(model),
+        **describe_model(model, names, image_size=image_size),
         "num_classes": model.head.num_classes,
         "strides": model.head.strides,
-        "anchors": model.head.anchors,
-        "image_size": image_size,
         "padding": PAD_VALUE,
     }
-    return facts if names is None else facts | {"names": list(names)}
 
 
-def describe_program(settings: Settings, images: Metadata) -> Metadata:
+def describe_program(settings: ExportConfig, images: Metadata) -> Metadata:
     """Returns what is true of a program.
 
     Args:

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class FormatError(ValueError):
 class Checkpoint:
     """The content of a file of weights, in PyTorch's layout and in the types that it is stored in.
 
-    The arrays are read-only views of the file's bytes: nothing is converted, and tensors that share
-    memory in the file share it here.
+    The arrays are read-only: nothing is converted, and tensors that share memory in the file share
+    it here.
 
     Attributes:
       tensors: official key -> array.
@@ -35,8 +35,10 @@ class Checkpoint:
       anchors: `[levels, anchors, 2]` float32, widths and heights in input pixels.
       activation: its class in PyTorch, where the file tells: `"SiLU"`, `"LeakyReLU"` (then of slope
         0.1), or one that no model here has.
-      metadata: the texts that a safetensors file, or one that this library saved for PyTorch,
-        carries; empty for others.
+      model: the name of the architecture, where the file tells.
+      width: what multiplies the number of channels, likewise.
+      metadata: whatever a file of this library says about its model, as JSON; of other safetensors
+        files the texts that they carry.
     """
 
     tensors: dict[str, np.ndarray]
@@ -46,7 +48,9 @@ class Checkpoint:
     image_size: int | None = None
     anchors: np.ndarray | None = None
     activation: str | None = None
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    model: str | None = None
+    width: float | None = None
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, np.ndarray]:

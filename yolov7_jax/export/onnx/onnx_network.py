@@ -7,7 +7,7 @@ guessed which of its reshapes and slices were once a max-pool or an upsampling.
 import numpy as np
 from flax import nnx
 
-from yolov7_jax.export.onnx_model.graph import Graph
+from yolov7_jax.export.onnx.onnx_graph import Graph
 from yolov7_jax.model import Yolov7
 from yolov7_jax.nn.blocks import (
     POOL_SIZES,
@@ -26,7 +26,7 @@ from yolov7_jax.nn.p5 import P5Backbone, P5Neck
 from yolov7_jax.nn.p6 import P6Backbone, P6Neck
 from yolov7_jax.nn.tiny import TinyBackbone, TinyNeck
 from yolov7_jax.weights.convert import to_official
-from yolov7_jax.weights.names import entries
+from yolov7_jax.weights.official_keys import entries
 
 LEAKY_RELU_SLOPE = 0.1
 

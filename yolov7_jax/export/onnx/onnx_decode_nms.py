@@ -6,8 +6,8 @@ import numpy as np
 from onnx import TensorProto
 
 from yolov7_jax.config import HeadConfig
-from yolov7_jax.export.export_config import Settings
-from yolov7_jax.export.onnx_model.graph import Graph
+from yolov7_jax.export.export_config import ExportConfig
+from yolov7_jax.export.onnx.onnx_graph import Graph
 
 MAX_CANDIDATES = 30_000  # as `nms` takes unless told otherwise
 SCORE_THRESHOLD = "score_threshold"  # the name of the constant
@@ -15,7 +15,9 @@ AS_RAW = [0, 3, 4, 1, 2]  # [b, a, f, h, w] to [b, h, w, a, f]
 AS_PREDICTIONS = [0, 1, 3, 4, 2]  # [b, a, f, h, w] to [b, a, h, w, f]
 
 
-def add_raw(graph: Graph, levels: Sequence[str], head: HeadConfig, settings: Settings) -> list[str]:
+def add_raw(
+    graph: Graph, levels: Sequence[str], head: HeadConfig, settings: ExportConfig
+) -> list[str]:
     """Adds what the model gives: logits `[b, h, w, a, f]` of each level."""
     return [
         graph.add("Transpose", [_by_anchor(graph, x, level, head, settings)], {"perm": AS_RAW})
@@ -24,7 +26,7 @@ def add_raw(graph: Graph, levels: Sequence[str], head: HeadConfig, settings: Set
 
 
 def add_decoded(
-    graph: Graph, levels: Sequence[str], head: HeadConfig, settings: Settings
+    graph: Graph, levels: Sequence[str], head: HeadConfig, settings: ExportConfig
 ) -> list[str]:
     """Adds boxes and scores, as `decode` gives them.
 
@@ -62,7 +64,7 @@ def add_decoded(
 
 
 def add_detections(
-    graph: Graph, predictions: Sequence[str], head: HeadConfig, settings: Settings
+    graph: Graph, predictions: Sequence[str], head: HeadConfig, settings: ExportConfig
 ) -> list[str]:
     """Adds NMS, which gives what `nms` does, equal scores included.
 
@@ -123,7 +125,7 @@ def add_detections(
     return [boxes, scores, labels, valid]
 
 
-def _by_anchor(graph: Graph, x: str, level: int, head: HeadConfig, settings: Settings) -> str:
+def _by_anchor(graph: Graph, x: str, level: int, head: HeadConfig, settings: ExportConfig) -> str:
     """Reshapes `[b, a * f, h, w]` to `[b, a, f, h, w]`."""
     height, width = (side // head.strides[level] for side in settings.image_size)
     return graph.reshape(x, [0, head.num_anchors, head.num_fields, height, width])
@@ -139,7 +141,7 @@ def _padded(graph: Graph, value: str, pads: Sequence[int]) -> str:
     return graph.add("Pad", [value, graph.constant(pads, np.int64)])
 
 
-def _grid(head: HeadConfig, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _grid(head: HeadConfig, settings: ExportConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns what boxes of all predictions are reckoned from, in pixels.
 
     Returns:
