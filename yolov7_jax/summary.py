@@ -19,7 +19,7 @@ SEPARATE = {"conv_general_dilated", "dot_general", "concatenate", "pad", "gather
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class ModelSummary:
     """What a model costs.
 
     Attributes:
@@ -42,7 +42,7 @@ class Summary:
     memory: int
 
 
-def summarize(model: Yolov7, image_size: int | None = None) -> Summary:
+def summarize(model: Yolov7, image_size: int | None = None) -> ModelSummary:
     """Counts what a model costs.
 
     Args:
@@ -63,7 +63,7 @@ def summarize(model: Yolov7, image_size: int | None = None) -> Summary:
     deployed = deploy(model)
     whole, folded = _program(model, side), _program(deployed, side)
     deploy_parameters = _parameters(deployed)
-    return Summary(
+    return ModelSummary(
         image_size=side,
         parameters=None if model.form == "deployed" else _parameters(model),
         deploy_parameters=deploy_parameters,

@@ -53,7 +53,9 @@ def test_a_model_computes_the_same_everywhere(name, width, tmp_path):
 
     for form in (onnx_file, stablehlo):
         assert compare_outputs(run(form, DECODED), wanted).difference < 1e-3
-        found = run(form, DETECTIONS, threshold)
-        compared = compare_detections(found, wanted, DETECTIONS, threshold)
-        assert compared.difference < 1e-3
-        assert compared.detections > 20
+        # What follows in StableHLO is one function of the decoded boxes, whatever the model.
+        if form is onnx_file or name == "yolov7-w6":
+            found = run(form, DETECTIONS, threshold)
+            compared = compare_detections(found, wanted, DETECTIONS, threshold)
+            assert compared.difference < 1e-3
+            assert compared.detections > 20

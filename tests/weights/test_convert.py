@@ -1,13 +1,25 @@
 """Official tensors into models and out again: all of them, or one error that names the rest."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from golden_model import golden_weights
 
 from yolov7_jax import create, create_abstract, deploy, split
 from yolov7_jax.deploy import fold_head
 from yolov7_jax.weights import class_keys, head_keys, load_official, to_official
+
+
+@functools.cache
+def made(name, num_classes, key):
+    return create(name, num_classes, width=0.125, key=jax.random.key(key))
+
+
+def small(name="yolov7-tiny", num_classes=3, key=0):
+    return nnx.clone(made(name, num_classes, key))
 
 
 def test_everything_that_does_not_fit_is_in_one_error():
@@ -39,15 +51,15 @@ def test_contradicting_anchors_are_refused():
 
 
 def test_other_classes_are_refused_with_the_way_out():
-    given = to_official(create("yolov7-tiny", 5, width=0.125))
+    given = to_official(small("yolov7-tiny", 5))
     with pytest.raises(ValueError, match=r"model\.77\.m\.0\.weight has shape.*class_keys"):
-        load_official(create("yolov7-tiny", 3, width=0.125), given)
+        load_official(small(), given)
 
 
 @pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7-w6"])
 def test_only_what_is_asked_for_starts_afresh(name):
-    given = to_official(create(name, 5, width=0.125))
-    model = create(name, 3, width=0.125)
+    given = to_official(small(name, 5))
+    model = small(name, 3)
     fresh, keys = to_official(model), class_keys(model)
     loaded = to_official(load_official(model, given, reinit=keys))
     for key, value in loaded.items():
@@ -59,33 +71,33 @@ def test_only_what_is_asked_for_starts_afresh(name):
 
 
 def test_starting_something_unknown_afresh_is_an_error():
-    model = create("yolov7-tiny", 3, width=0.125)
+    model = small()
     with pytest.raises(ValueError, match=r"yolov7-tiny has no model\.99\.weight"):
         load_official(model, to_official(model), reinit=["model.99.weight"])
 
 
 def test_one_text_is_not_a_collection_of_keys():
-    model = create("yolov7-tiny", 3, width=0.125)
+    model = small()
     with pytest.raises(ValueError, match="collection of keys"):
         load_official(model, to_official(model), reinit="model.77.m.0.weight")
 
 
 @pytest.mark.parametrize("name", ["yolov7", "yolov7-e6e"])
 def test_a_deployed_model_has_official_names_too(name):
-    model = deploy(create(name, 3, width=0.125))
+    model = deploy(small(name, 3))
     tensors = to_official(model)
     assert not any(".bn." in key or ".ia." in key or ".m2." in key for key in tensors)
     if name == "yolov7":
         assert tensors["model.104.rbr_reparam.weight"].shape == (128, 64, 3, 3)
     else:  # the four layers before the auxiliary heads are gone
         assert tensors["model.261.m.3.bias"].shape == (24,)
-    again = load_official(deploy(create(name, 3, width=0.125)), tensors)
+    again = load_official(deploy(small(name, 3)), tensors)
     for key, value in to_official(again).items():
         np.testing.assert_array_equal(value, tensors[key], err_msg=key)
 
 
 def test_every_float_type_is_taken_and_parameters_stay_float32():
-    model = create("yolov7-tiny", 3, width=0.125)
+    model = small()
     halves = {key: value.astype(np.float16) for key, value in to_official(model).items()}
     loaded = load_official(model, halves)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(split(loaded)[1]))
@@ -107,9 +119,9 @@ def test_every_float_type_is_taken_and_parameters_stay_float32():
     ],
 )
 def test_a_model_is_changed_only_if_every_value_can_be_taken(key, value, message):
-    model = create("yolov7-tiny", 3, width=0.125)
+    model = small()
     before = to_official(model)
-    other = to_official(create("yolov7-tiny", 3, width=0.125, key=jax.random.key(1)))
+    other = to_official(small("yolov7-tiny", 3, key=1))
     with pytest.raises(ValueError, match=f"{key}.*{message}"):
         load_official(model, other | {key: value})
     for name, tensor in to_official(model).items():
@@ -117,15 +129,15 @@ def test_a_model_is_changed_only_if_every_value_can_be_taken(key, value, message
 
 
 def test_an_abstract_model_has_nothing_to_keep():
-    given = to_official(create("yolov7-tiny", 3, width=0.125))
+    given = to_official(small())
     model = create_abstract("yolov7-tiny", 3, width=0.125)
     with pytest.raises(ValueError, match="abstract"):
         load_official(model, given, reinit=class_keys(model))
 
 
 def test_the_whole_head_can_start_afresh():
-    released = to_official(fold_head(create("yolov7", 5, width=0.125)))
-    model = create("yolov7", 3, width=0.125, key=jax.random.key(1))
+    released = to_official(fold_head(small("yolov7", 5)))
+    model = small("yolov7", 3, key=1)
     before = to_official(model)
     after = to_official(load_official(model, released, reinit=head_keys(model)))
     assert {key.split(".")[2] for key in head_keys(model)} == {"m", "ia", "im"}
@@ -136,5 +148,5 @@ def test_the_whole_head_can_start_afresh():
 
 
 def test_tensors_that_are_given_out_are_ones_own():
-    tensors = to_official(create("yolov7-tiny", 3, width=0.125))
+    tensors = to_official(small())
     assert all(tensor.flags.writeable for tensor in tensors.values())

@@ -6,7 +6,7 @@ import collections
 from yolov7_jax import weights
 from yolov7_jax.cli.common import FORMS, Commands, printable
 from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
-from yolov7_jax.summary import Summary, summarize
+from yolov7_jax.summary import ModelSummary, summarize
 from yolov7_jax.weights.identify import activation_name
 from yolov7_jax.weights.load import open_model
 
@@ -51,7 +51,7 @@ def _info(options: argparse.Namespace) -> None:
     print("memory: deploy form in float32, one image, parameters included; an estimate.")
 
 
-def _row(name: str, summary: Summary) -> str:
+def _row(name: str, summary: ModelSummary) -> str:
     """Returns what a model costs, as a line of the table."""
     return (
         f"{name:<14} {_in_units(summary.parameters, 1e6, 2):>8} "

@@ -48,9 +48,15 @@ def load_official(
     shapes = {entry.key: entry.official_shape for entry in wanted}
     counters = {f"{prefix}.num_batches_tracked": norm for prefix, norm in norms(model)}
     anchor_shapes = _anchor_shapes(model)
-    optional = dict.fromkeys(counters, ()) | anchor_shapes
-    missing, unknown, misshapen = _faults(tensors, shapes, optional)
-    faults = [*missing, *unknown, *misshapen.values()]
+    known = shapes | dict.fromkeys(counters, ()) | anchor_shapes
+    misshapen = {
+        key: f"{key} has shape {np.shape(value)}, wanted {known[key]}"
+        for key, value in tensors.items()
+        if key in known and np.shape(value) != known[key]
+    }
+    faults = [f"{key} is missing" for key in shapes if key not in tensors]
+    faults += [f"{key} is unknown" for key in tensors if key not in known]
+    faults += misshapen.values()
     if not faults:
         faults = _faults_in_values(tensors, counters)
     if faults:
@@ -139,9 +145,10 @@ def to_official(model: Yolov7) -> dict[str, np.ndarray]:
         result[f"{prefix}.num_batches_tracked"] = count
     pixels = np.asarray(model.head.anchors, np.float32)
     strides = np.asarray(model.head.strides, np.float32)
-    cells, grid = _anchor_shapes(model)
+    shapes = _anchor_shapes(model)
+    cells, grid = shapes
     result[cells] = pixels / strides[:, None, None]
-    result[grid] = pixels.reshape(_anchor_shapes(model)[grid])
+    result[grid] = pixels.reshape(shapes[grid])
     return result
 
 
@@ -153,23 +160,6 @@ def _anchor_shapes(model: Yolov7) -> dict[str, tuple[int, ...]]:
         f"{layer}.anchors": (levels, anchors, 2),
         f"{layer}.anchor_grid": (levels, 1, anchors, 1, 1, 2),
     }
-
-
-def _faults(
-    tensors: Mapping[str, np.ndarray],
-    required: Mapping[str, tuple[int, ...]],
-    optional: Mapping[str, tuple[int, ...]],
-) -> tuple[list[str], list[str], dict[str, str]]:
-    """Returns a text for every key that is missing, that is unknown, or is of another shape."""
-    known = dict(required) | dict(optional)
-    missing = [f"{key} is missing" for key in required if key not in tensors]
-    unknown = [f"{key} is unknown" for key in tensors if key not in known]
-    misshapen = {
-        key: f"{key} has shape {tuple(np.shape(value))}, wanted {known[key]}"
-        for key, value in tensors.items()
-        if key in known and tuple(np.shape(value)) != known[key]
-    }
-    return missing, unknown, misshapen
 
 
 def _head_with_anchors(

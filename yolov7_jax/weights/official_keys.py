@@ -5,6 +5,7 @@ first layer, and the distance from there to each convolution of the block.
 """
 
 import dataclasses
+from typing import Any
 
 from flax import nnx
 
@@ -17,9 +18,6 @@ from yolov7_jax.nn.rep import RepConv, RepConvFolded
 
 # The blocks of backbone and neck by their names in the modules.
 TINY_BACKBONE = "stem down stage2 stage3 stage4 stage5"
-TINY_NECK = (
-    "spp reduce5 lateral4 fine4 reduce4 lateral3 fine3 down3 coarse4 down4 coarse5 out3 out4 out5"
-)
 P5_BACKBONE = "stem0 stem1 stem2 down2 stage2 down3 stage3 down4 stage4 down5 stage5"
 P5_NECK = (
     "spp reduce5 lateral4 fine4 reduce4 lateral3 fine3 down3 coarse4 down4 coarse5 out3 out4 out5"
@@ -29,92 +27,47 @@ P6_NECK = (
     "spp reduce6 lateral5 fine5 reduce5 lateral4 fine4 reduce4 lateral3 fine3 down3 coarse4 down4 "
     "coarse5 down5 coarse6 out3 out4 out5 out6 auxiliary"
 )
-
-
-def _numbered(blocks: str, first_layers: str) -> dict[str, int]:
-    """Returns the number of each block's first layer by the block's name."""
-    return dict(zip(blocks.split(), map(int, first_layers.split()), strict=True))
-
-
-FIRST_LAYER = {
-    "yolov7-tiny": {
-        "backbone": _numbered(
-            TINY_BACKBONE,
-            "0 1 2 9 16 23",
-        ),
-        "neck": _numbered(
-            TINY_NECK,
-            "29 38 40 42 48 50 52 58 60 66 68 74 75 76",
-        ),
-        "detect": 77,
-    },
-    "yolov7": {
-        "backbone": _numbered(
-            P5_BACKBONE,
-            "0 1 2 3 4 12 17 25 30 38 43",
-        ),
-        "neck": _numbered(
-            P5_NECK,
-            "51 52 54 56 64 66 68 76 81 89 94 102 103 104",
-        ),
-        "detect": 105,
-    },
-    "yolov7x": {
-        "backbone": _numbered(
-            P5_BACKBONE,
-            "0 1 2 3 4 14 19 29 34 44 49",
-        ),
-        "neck": _numbered(
-            P5_NECK,
-            "59 60 62 64 74 76 78 88 93 103 108 118 119 120",
-        ),
-        "detect": 121,
-    },
-    "yolov7-w6": {
-        "backbone": _numbered(
-            P6_BACKBONE,
-            "1 2 3 11 12 20 21 29 30 38 39",
-        ),
-        "neck": _numbered(
-            P6_NECK,
-            "47 48 50 52 60 62 64 72 74 76 84 86 94 96 104 106 114 115 116 117 118",
-        ),
-        "detect": 122,
-    },
-    "yolov7-e6": {
-        "backbone": _numbered(
-            P6_BACKBONE,
-            "1 2 3 13 14 24 25 35 36 46 47",
-        ),
-        "neck": _numbered(
-            P6_NECK,
-            "57 58 60 62 72 74 76 86 88 90 100 102 112 114 124 126 136 137 138 139 140",
-        ),
-        "detect": 144,
-    },
-    "yolov7-d6": {
-        "backbone": _numbered(
-            P6_BACKBONE,
-            "1 2 3 15 16 28 29 41 42 54 55",
-        ),
-        "neck": _numbered(
-            P6_NECK,
-            "67 68 70 72 84 86 88 100 102 104 116 118 130 132 144 146 158 159 160 161 162",
-        ),
-        "detect": 166,
-    },
-    "yolov7-e6e": {
-        "backbone": _numbered(
-            P6_BACKBONE,
-            "1 2 3 24 25 46 47 68 69 90 91",
-        ),
-        "neck": _numbered(
-            P6_NECK,
-            "112 113 115 117 138 140 142 163 165 167 188 190 211 213 234 236 257 258 259 260 261",
-        ),
-        "detect": 265,
-    },
+# Model -> its blocks, and the number of each block's first layer; the last one is the head's.
+BLOCKS = {
+    "yolov7-tiny": (TINY_BACKBONE, P5_NECK),
+    **dict.fromkeys(("yolov7", "yolov7x"), (P5_BACKBONE, P5_NECK)),
+    **dict.fromkeys(("yolov7-w6", "yolov7-e6", "yolov7-d6", "yolov7-e6e"), (P6_BACKBONE, P6_NECK)),
 }
+BACKBONE_LAYERS = {
+    "yolov7-tiny": "0 1 2 9 16 23",
+    "yolov7": "0 1 2 3 4 12 17 25 30 38 43",
+    "yolov7x": "0 1 2 3 4 14 19 29 34 44 49",
+    "yolov7-w6": "1 2 3 11 12 20 21 29 30 38 39",
+    "yolov7-e6": "1 2 3 13 14 24 25 35 36 46 47",
+    "yolov7-d6": "1 2 3 15 16 28 29 41 42 54 55",
+    "yolov7-e6e": "1 2 3 24 25 46 47 68 69 90 91",
+}
+NECK_AND_HEAD_LAYERS = {
+    "yolov7-tiny": "29 38 40 42 48 50 52 58 60 66 68 74 75 76 77",
+    "yolov7": "51 52 54 56 64 66 68 76 81 89 94 102 103 104 105",
+    "yolov7x": "59 60 62 64 74 76 78 88 93 103 108 118 119 120 121",
+    "yolov7-w6": "47 48 50 52 60 62 64 72 74 76 84 86 94 96 104 106 114 115 116 117 118 122",
+    "yolov7-e6": "57 58 60 62 72 74 76 86 88 90 100 102 112 114 124 126 136 137 138 139 140 144",
+    "yolov7-d6": "67 68 70 72 84 86 88 100 102 104 116 118 130 132 144 146 158 159 160 161 162 166",
+    "yolov7-e6e": (
+        "112 113 115 117 138 140 142 163 165 167 188 190 211 213 234 236 257 258 259 260 261 265"
+    ),
+}
+
+
+def _first_layers(name: str) -> dict[str, Any]:
+    """Returns the numbers of blocks' first layers, by the part of the model and the block."""
+    backbone, neck = BLOCKS[name]
+    *in_neck, head = map(int, NECK_AND_HEAD_LAYERS[name].split())
+    in_backbone = map(int, BACKBONE_LAYERS[name].split())
+    return {
+        "backbone": dict(zip(backbone.split(), in_backbone, strict=True)),
+        "neck": dict(zip(neck.split(), in_neck, strict=True)),
+        "detect": head,
+    }
+
+
+FIRST_LAYER = {name: _first_layers(name) for name in BLOCKS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +139,8 @@ def head_layer(name: str, form: Form) -> int:
     comes earlier.
     """
     first = FIRST_LAYER[name]
-    return (
-        first["detect"] if form == "training" else first["neck"].get("auxiliary", first["detect"])
-    )
+    last = first["detect"]
+    return last if form == "training" else first["neck"].get("auxiliary", last)
 
 
 def _head_entries(model: Yolov7) -> list[Entry]:

@@ -108,6 +108,12 @@ class _Machine:
         del self.stack[mark:]
         return items
 
+    def pop_items(self, count: int | None) -> list[Any]:
+        """Returns the last values in their order: so many, or those up to the mark."""
+        if count is None:
+            return self.pop_to_mark()
+        return [self.pop() for _ in range(count)][::-1]
+
     def count_copies(self, items: list | tuple) -> None:
         # An honest pickle copies an item once, and it took an operation to make it.
         self.copied += len(items)
@@ -235,16 +241,16 @@ def _key(key: Any) -> Any:
     return key
 
 
+Operation = Callable[[_Machine, Any], None]
+
+
 def _ignore(machine: _Machine, argument: Any) -> None:
     """FRAME only announces how many bytes could be read at once, PROTO which operations come."""
 
 
-def _push_argument(machine: _Machine, argument: Any) -> None:
-    machine.stack.append(argument)
-
-
-def _push_new(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
-    return lambda machine, argument: machine.stack.append(make())
+def _push(make: Callable[[Any], Any]) -> Operation:
+    """Pushes what is made of the operation's argument."""
+    return lambda machine, argument: machine.stack.append(make(argument))
 
 
 def _mark(machine: _Machine, argument: Any) -> None:
@@ -265,71 +271,44 @@ def _get(machine: _Machine, index: int) -> None:
     machine.stack.append(machine.memo[index])
 
 
-def _put(machine: _Machine, index: int) -> None:
-    machine.memo[index] = machine.top()
+def _put(machine: _Machine, index: int | None) -> None:
+    machine.memo[len(machine.memo) if index is None else index] = machine.top()
 
 
-def _memoize(machine: _Machine, argument: Any) -> None:
-    machine.memo[len(machine.memo)] = machine.top()
+def _collect(count: int | None, kind: Callable[[list], Any]) -> Operation:
+    """Makes a container of the last `count` values, or of those up to the mark."""
+    return lambda machine, argument: machine.stack.append(kind(machine.pop_items(count)))
 
 
-def _make_tuple(count: int) -> Callable[[_Machine, Any], None]:
+def _add(count: int | None, kind: type, change: Callable[[Any, list], None]) -> Operation:
+    """Adds the last `count` values, or those up to the mark, to the container before them."""
+
     def operation(machine: _Machine, argument: Any) -> None:
-        items = [machine.pop() for _ in range(count)]
-        machine.stack.append(tuple(reversed(items)))
+        items, target = machine.pop_items(count), machine.top()
+        if type(target) is not kind:
+            raise FormatError(
+                f"damaged pickle (items for a {kind.__name__} and no {kind.__name__})"
+            )
+        change(target, items)
 
     return operation
 
 
-def _make_tuple_to_mark(machine: _Machine, argument: Any) -> None:
-    machine.stack.append(tuple(machine.pop_to_mark()))
-
-
-def _make_frozenset(machine: _Machine, argument: Any) -> None:
-    machine.stack.append(frozenset(map(_key, machine.pop_to_mark())))
-
-
-def _target(machine: _Machine, kind: type) -> Any:
-    value = machine.top()
-    if type(value) is not kind:
-        raise FormatError(f"damaged pickle (items for a {kind.__name__} and no {kind.__name__})")
-    return value
-
-
-def _append(machine: _Machine, argument: Any) -> None:
-    item = machine.pop()
-    _target(machine, list).append(item)
-
-
-def _appends(machine: _Machine, argument: Any) -> None:
-    items = machine.pop_to_mark()
-    _target(machine, list).extend(items)
-
-
-def _add_items(machine: _Machine, argument: Any) -> None:
-    items = machine.pop_to_mark()
-    _target(machine, set).update(map(_key, items))
-
-
-def _set_item(machine: _Machine, argument: Any) -> None:
-    value, key = machine.pop(), machine.pop()
-    _target(machine, dict)[_key(key)] = value
-
-
-def _set_items(machine: _Machine, argument: Any) -> None:
-    items = machine.pop_to_mark()
+def _update_dict(target: dict, items: list) -> None:
     if len(items) % 2:
         raise FormatError("damaged pickle (a dictionary's key lacks its value)")
-    _target(machine, dict).update(zip(map(_key, items[::2]), items[1::2], strict=True))
+    target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
 
 
-def _global(machine: _Machine, argument: str) -> None:
-    module, _, name = argument.partition(" ")
-    machine.stack.append(machine.find_global(module, name))
+def _update_set(target: set, items: list) -> None:
+    target.update(map(_key, items))
 
 
-def _stack_global(machine: _Machine, argument: Any) -> None:
-    name, module = machine.pop(), machine.pop()
+def _global(machine: _Machine, argument: str | None) -> None:
+    if argument is None:
+        name, module = machine.pop(), machine.pop()
+    else:
+        module, _, name = argument.partition(" ")
     machine.stack.append(machine.find_global(module, name))
 
 
@@ -356,39 +335,34 @@ def _persistent(machine: _Machine, argument: Any) -> None:
     machine.stack.append(machine.find_storage(machine.pop()))
 
 
-OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
+SCALARS = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT NONE"  # NONE has no argument, or None
+TEXTS = "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING BINSTRING"
+BYTES = "SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8"
+OPERATIONS: dict[str, Operation] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), _ignore),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _push_argument),
-    **dict.fromkeys(
-        ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING"),
-        _push_argument,
-    ),
-    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push_argument),
-    "NONE": _push_new(lambda: None),
-    "NEWTRUE": _push_new(lambda: True),
-    "NEWFALSE": _push_new(lambda: False),
-    "EMPTY_LIST": _push_new(list),
-    "EMPTY_TUPLE": _push_new(tuple),
-    "EMPTY_DICT": _push_new(dict),
-    "EMPTY_SET": _push_new(set),
+    **dict.fromkeys(f"{SCALARS} {TEXTS} {BYTES}".split(), _push(lambda argument: argument)),
+    "NEWTRUE": _push(lambda _: True),
+    "NEWFALSE": _push(lambda _: False),
+    "EMPTY_LIST": _push(lambda _: []),
+    "EMPTY_TUPLE": _push(lambda _: ()),
+    "EMPTY_DICT": _push(lambda _: {}),
+    "EMPTY_SET": _push(lambda _: set()),
     "MARK": _mark,
     "POP": _pop,
     "POP_MARK": _pop_mark,
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _put),
-    "MEMOIZE": _memoize,
-    "TUPLE1": _make_tuple(1),
-    "TUPLE2": _make_tuple(2),
-    "TUPLE3": _make_tuple(3),
-    "TUPLE": _make_tuple_to_mark,
-    "FROZENSET": _make_frozenset,
-    "APPEND": _append,
-    "APPENDS": _appends,
-    "ADDITEMS": _add_items,
-    "SETITEM": _set_item,
-    "SETITEMS": _set_items,
-    "GLOBAL": _global,
-    "STACK_GLOBAL": _stack_global,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _put),
+    "TUPLE1": _collect(1, tuple),
+    "TUPLE2": _collect(2, tuple),
+    "TUPLE3": _collect(3, tuple),
+    "TUPLE": _collect(None, tuple),
+    "FROZENSET": _collect(None, lambda items: frozenset(map(_key, items))),
+    "APPEND": _add(1, list, list.extend),
+    "APPENDS": _add(None, list, list.extend),
+    "ADDITEMS": _add(None, set, _update_set),
+    "SETITEM": _add(2, dict, _update_dict),
+    "SETITEMS": _add(None, dict, _update_dict),
+    **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), _global),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), _reduce),
     "NEWOBJ_EX": _new_object_with_keywords,
     "BUILD": _build,
