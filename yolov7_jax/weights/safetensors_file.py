@@ -35,6 +35,7 @@ from yolov7_jax.weights.model_metadata import (
 METADATA_KEY = "yolov7_jax"
 TEXTS = "__metadata__"  # the header's key for texts
 TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+DAMAGE = (safetensors.SafetensorError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 # The library takes headers of 100 MB, which as JSON have some 40 times that in memory.
 MAX_HEADER_BYTES = 2**23  # some ten times what the largest model takes
 MAX_TENSORS = 100_000  # the largest model has about 5,000
@@ -54,13 +55,17 @@ def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
       CheckpointError: the file cannot be opened, is damaged, or its metadata are of another form.
     """
     with naming_file(path):
-        with open_regular(path) as file:
-            header = _header(file)
-        # Mapped into memory, a file that somebody shortens would end the process.
-        with safetensors.safe_open(path, "numpy", backend="pread") as opened:
-            texts = opened.metadata() or {}
-            _refuse_unreadable(header)
-            tensors = opened.get_tensors()
+        try:
+            with open_regular(path) as file:
+                header = _header(file)
+            # Mapped into memory, a file that somebody shortens would end the process.
+            with safetensors.safe_open(path, "numpy", backend="pread") as opened:
+                texts = opened.metadata() or {}
+                _refuse_unreadable(header)
+                tensors = opened.get_tensors()
+        except DAMAGE as fault:
+            text = str(fault).removeprefix("Error while deserializing header: ")
+            raise FormatError(f"damaged safetensors file ({quoted(text)})") from None
         for array in tensors.values():
             array.flags.writeable = False
         tensors = without_wrapper(tensors)
