@@ -66,9 +66,9 @@ def test_a_run_tells_its_epoch_if_its_trainer_told_it(tmp_path, sound, told):
     [
         # All that can be wrong with a value: see test_safetensors.
         ({"model": "yolov8"}, "its model is .*yolov8.*; wanted one of yolov7-tiny, "),
-        ({"activation": None, "width": None}, "'1' does not tell its width, activation"),
+        ({"activation": None, "width": None}, "'1' does not say .* it lacks width, activation"),
         ({"anchors": [[[1, 2]]]}, r"its anchors have the shape \(1, 1, 2\); wanted \(3, 3, 2\)"),
-        ({"names": []}, "does not tell its names"),
+        ({"names": []}, "it lacks names"),
         ({"epoch": -1}, "its epoch is '-1'; wanted an integer"),
     ],
 )

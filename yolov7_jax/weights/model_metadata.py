@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -195,9 +195,9 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _one_of(known: Sequence[str]) -> Callable[[str, Any], str]:
+def _one_of(known: Iterable[str]) -> Callable[[str, Any], str]:
     def check(key: str, value: Any) -> str:
-        if value not in known:
+        if value not in list(known):
             raise _wrong(key, value, f"one of {', '.join(known)}")
         return value
 
@@ -225,9 +225,9 @@ def _wrong(key: str, value: Any, wanted: str) -> FormatError:
 
 # What the fields of a checkpoint become, by their keys in the metadata.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "model": _one_of(list(ARCHITECTURES)),
+    "model": _one_of(ARCHITECTURES),
     "width": _width,
-    "activation": _one_of(list(ACTIVATIONS)),
+    "activation": _one_of(ACTIVATIONS),
     "anchors": _anchors,
     "names": class_names,
     "epoch": _integer(0, MAX_EPOCH - 1),

@@ -69,7 +69,10 @@ def _abstract_model(described: Checkpoint, folder: str) -> Yolov7:
     activation, anchors = described.activation, described.anchors
     if not name or not width or not names or activation is None or anchors is None:
         missing = [key for key in DESCRIBED if getattr(described, key) is None]
-        raise FormatError(f"checkpoint {quoted(folder)} does not tell its {', '.join(missing)}")
+        raise FormatError(
+            f"checkpoint {quoted(folder)} does not say which model it is of: it lacks "
+            f"{', '.join(missing)}"
+        )
     model = Identity(name, len(names), width, activation, form="training").abstract()
     shape = np.shape(model.head.anchors)
     if anchors.shape != shape:
