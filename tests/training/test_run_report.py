@@ -372,15 +372,15 @@ def test_settings_are_listed_and_what_is_not_the_default_is_bold(tmp_path):
 
 def test_a_large_run_stays_below_three_megabytes(tmp_path):
     rng = np.random.default_rng(0)
-    classes, images = 80, 20
+    classes, num_images = 80, 20
     names = [f"class {label}" for label in range(classes)]
-    dataset = make_dataset(tmp_path, names=names, num_images=images)
+    dataset = make_dataset(tmp_path, names=names, num_images=num_images)
     for path in dataset.paths:  # noise is the worst that a JPEG can meet
         cv2.imwrite(path, rng.integers(0, 256, (900, 900, 3), np.uint8))
     count = 3000
     low = rng.uniform(0, 700, (count, 2))
     boxes = np.concatenate([low, low + rng.uniform(20, 200, (count, 2))], 1)
-    image, labels = rng.integers(0, images, count), rng.integers(0, classes, count)
+    image, labels = rng.integers(0, num_images, count), rng.integers(0, classes, count)
     truth = GroundTruth(image[::4], boxes[::4], labels[::4])
     seen = rng.integers(0, classes, count)
     found = ScoredBoxes(image, boxes + 1, rng.random(count), np.where(seen % 2, seen, labels))

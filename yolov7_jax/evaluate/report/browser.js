@@ -101,8 +101,8 @@
   function thumb(index) {
     if (!thumbs.has(index)) {
       const image = data.images[index];
-      const [viewBox, image] = frame(image);
-      const drawn = svg("svg", { viewBox, "aria-hidden": "true" }, image, svg("g", {}));
+      const [viewBox, pixels] = frame(image);
+      const drawn = svg("svg", { viewBox, "aria-hidden": "true" }, pixels, svg("g", {}));
       const caption = html("span", {});
       const button = html("button", { type: "button", class: "thumb" }, drawn, caption);
       button.addEventListener("click", () => open(matching.indexOf(index)));
@@ -158,7 +158,7 @@
     current = place;
     const image = data.images[matching[place]];
     const boxes = boxesOf(image, filters());
-    const [viewBox, image] = frame(image);
+    const [viewBox, pixels] = frame(image);
     stage.setAttribute("viewBox", viewBox);
     stage.setAttribute("aria-label", image.name);
     // As large as the window allows at the image's own proportions.
@@ -186,7 +186,7 @@
       entries.get(box).addEventListener("focus", () => point(box));
       entries.get(box).addEventListener("blur", () => point(null));
     }
-    stage.replaceChildren(image, ...bySize(boxes).map((box) => rects.get(box)), captions);
+    stage.replaceChildren(pixels, ...bySize(boxes).map((box) => rects.get(box)), captions);
     const faultsFirst = [...boxes].sort((a, b) => b.fault - a.fault);
     byId("viewer-boxes").replaceChildren(
       ...faultsFirst.map((box) => html("li", {}, entries.get(box)))
