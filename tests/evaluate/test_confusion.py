@@ -4,13 +4,13 @@ from detected import detected, objects, random_case
 
 from yolov7_jax.evaluate.confusion import confusion_matrix
 from yolov7_jax.evaluate.curves import SCORES, precision_recall
-from yolov7_jax.evaluate.matching import Kind, match
+from yolov7_jax.evaluate.matching import DetectionKind, match_detections
 
 BOX, HALF, FAR = (0, 0, 10, 10), (0, 0, 10, 5), (50, 50, 60, 60)
 
 
 def matrix_of(truth, detections, num_images=2, num_classes=2, score_threshold=0.0):
-    matches = match(truth, detections, num_images=num_images, num_classes=num_classes)
+    matches = match_detections(truth, detections, num_images=num_images, num_classes=num_classes)
     return confusion_matrix(
         truth, detections, matches, num_classes=num_classes, score_threshold=score_threshold
     )
@@ -64,10 +64,12 @@ def test_crowds_and_what_lies_in_them_are_not_counted():
 def test_rows_are_objects_columns_detections_and_the_diagonal_agrees_with_the_curves(seed, index):
     truth, detections, images, classes = random_case(seed)
     sizes = {"num_images": images, "num_classes": classes}
-    matches = match(truth, detections, **sizes)
+    matches = match_detections(truth, detections, **sizes)
     curves = precision_recall(truth, detections, matches, num_classes=classes)
     matrix = matrix_of(truth, detections, **sizes, score_threshold=float(SCORES[index]))
-    shown = (detections.scores.astype(float) >= SCORES[index]) & (matches.kinds != Kind.IGNORED)
+    shown = (detections.scores.astype(float) >= SCORES[index]) & (
+        matches.kinds != DetectionKind.IGNORED
+    )
     np.testing.assert_array_equal(matrix[:-1].sum(1), curves.objects)
     np.testing.assert_array_equal(
         matrix[:, :-1].sum(0), np.bincount(detections.labels[shown], minlength=classes)

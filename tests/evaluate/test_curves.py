@@ -4,14 +4,14 @@ from detected import detected, objects, random_case
 
 from yolov7_jax.evaluate.coco_ap import coco_ap
 from yolov7_jax.evaluate.curves import RECALLS, SCORES, precision_recall
-from yolov7_jax.evaluate.matching import Kind, match
+from yolov7_jax.evaluate.matching import DetectionKind, match_detections
 
 BOX, FAR = (0, 0, 10, 10), (50, 50, 60, 60)
 
 
 def curves_of(truth, detections, num_images=2, num_classes=2):
     sizes = {"num_images": num_images, "num_classes": num_classes}
-    matches = match(truth, detections, **sizes)
+    matches = match_detections(truth, detections, **sizes)
     return precision_recall(truth, detections, matches, num_classes=num_classes), matches
 
 
@@ -47,8 +47,8 @@ def test_numbers_at_every_score_are_those_of_counting():
     for index in range(0, len(SCORES), 10):
         for label in range(classes):
             shown = (detections.labels == label) & (detections.scores >= SCORES[index])
-            shown &= matches.kinds != Kind.IGNORED
-            right = int((shown & (matches.kinds == Kind.CORRECT)).sum())
+            shown &= matches.kinds != DetectionKind.IGNORED
+            right = int((shown & (matches.kinds == DetectionKind.CORRECT)).sum())
             real = int(((truth.labels == label) & ~truth.crowd).sum())
             precision = right / shown.sum() if shown.any() else np.nan
             recall = right / real if real else np.nan

@@ -15,15 +15,15 @@ from pycocotools.cocoeval import COCOeval
 
 from yolov7_jax import Detections, create
 from yolov7_jax.errors import UserError
+from yolov7_jax.evaluate.class_mapping import map_classes
 from yolov7_jax.evaluate.coco_ap import coco_ap
+from yolov7_jax.evaluate.coco_results import write_coco_results
 from yolov7_jax.evaluate.detect_split import (
-    classes_for,
     detect_split,
     ground_truth,
-    make_detector,
+    make_detect_batch,
     shared_batch_size,
     without_images,
-    write_detections,
 )
 
 
@@ -113,7 +113,7 @@ def test_areas_of_the_source_tell_small_objects_from_large(tmp_path):
 def test_written_detections_have_the_ids_of_the_source_and_the_same_accuracy(dataset, tmp_path):
     detections = detected(dataset).detections
     path = tmp_path / "detections.json"
-    write_detections(dataset, detections, path)
+    write_coco_results(dataset, detections, path)
     rows = json.loads(path.read_text())
     assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
     assert {row["category_id"] for row in rows} == {5, 90}
@@ -153,7 +153,7 @@ def test_no_detections_can_be_measured_and_written(dataset, tmp_path):
 
     detections = detected(dataset, find_nothing).detections
     assert accuracy_of(dataset, detections).ap == 0
-    write_detections(dataset, detections, tmp_path / "none.json")
+    write_coco_results(dataset, detections, tmp_path / "none.json")
     assert json.loads((tmp_path / "none.json").read_text()) == []
 
 
@@ -172,7 +172,7 @@ def test_detections_are_the_same_on_one_and_eight_devices(dataset):
         level.bias[...] += 4
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
-        detect = make_detector(
+        detect = make_detect_batch(
             model, devices, score_threshold=0.001, iou_threshold=0.65, classes=(0, 1), augment=True
         )
         results.append(detected(dataset, detect, batch_size=shared_batch_size(3, devices)))
@@ -194,17 +194,17 @@ def named(dataset, *names):
 
 
 def test_classes_in_another_order_are_found_by_their_names(dataset):
-    assert classes_for(("b", "a"), 2, dataset) == [1, 0]
-    assert classes_for(("a", "b"), 2, dataset) == [0, 1]
-    assert classes_for(None, 2, dataset) == [0, 1]
+    assert map_classes(("b", "a"), 2, dataset.names) == [1, 0]
+    assert map_classes(("a", "b"), 2, dataset.names) == [0, 1]
+    assert map_classes(None, 2, dataset.names) == [0, 1]
 
 
 def test_classes_that_the_data_lack_are_passed_over(dataset):
-    assert classes_for(("c", "b", "d", "a", "d"), 5, dataset) == [3, 1]
+    assert map_classes(("c", "b", "d", "a", "d"), 5, dataset.names) == [3, 1]
 
 
 def test_repeated_names_are_fine_in_the_same_order(dataset):
-    assert classes_for(("a", "a"), 2, named(dataset, "a", "a")) == [0, 1]
+    assert map_classes(("a", "a"), 2, ("a", "a")) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_repeated_names_are_fine_in_the_same_order(dataset):
 )
 def test_other_classes_are_refused_by_name(dataset, names, count, message):
     with pytest.raises(UserError, match=message):
-        classes_for(names, count, dataset)
+        map_classes(names, count, dataset.names)
 
 
 def test_many_other_classes_are_counted(dataset):
@@ -226,4 +226,4 @@ def test_many_other_classes_are_counted(dataset):
     with pytest.raises(
         UserError, match=r"2 of the data's 2 classes: 'a', 'b'; .* and 72 more instead"
     ):
-        classes_for(names, 80, dataset)
+        map_classes(names, 80, dataset.names)

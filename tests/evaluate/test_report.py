@@ -11,11 +11,10 @@ from chromium import needs_chromium, run_in_page
 from detected import detected, objects
 
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.evaluate.coco_ap import coco_ap
-from yolov7_jax.evaluate.report import browser
-from yolov7_jax.evaluate.report.report_files import write_report
-from yolov7_jax.evaluate.report.results import results_of
-from yolov7_jax.evaluate.report.summary_text import Measured
+from yolov7_jax.evaluate.report import image_browser
+from yolov7_jax.evaluate.report.matched_split import match_split
+from yolov7_jax.evaluate.report.metrics_text import Validation
+from yolov7_jax.evaluate.report.val_files import write_report
 
 HOSTILE = "</script><script>faults.push('run')</script><!-- \u2028 \"'&lt; {{x}}"
 NAMES = (HOSTILE, "dog")
@@ -55,18 +54,11 @@ def grey_images(folder, count=5, names=NAMES, size=(100, 100)):
 
 
 def write(folder, dataset, truth=TRUTH, found=FOUND):
-    accuracy = coco_ap(truth, found, num_images=len(dataset), num_classes=len(dataset.names))
     settings = {"weights": "w.pt", "data": HOSTILE, "split": "val", "image_size": 64}
-    measured = Measured(
-        results_of(dataset, truth, found),
-        accuracy,
-        len(dataset),
-        (),
-        0,
-        settings | {"square": False, "augment": False},
-    )
+    settings |= {"square": False, "augment": False}
+    split = match_split(dataset, truth, found)
     path = folder / "report.html"
-    write_report(path, measured)
+    write_report(path, Validation(split, len(dataset), (), 0, settings))
     return path
 
 
@@ -268,7 +260,7 @@ def test_crowd_regions_and_what_lies_in_them_are_no_faults(page):
 
 
 def test_only_the_images_with_most_faults_are_in_a_page_which_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(browser, "MOST_IMAGES", 2)
+    monkeypatch.setattr(image_browser, "MOST_IMAGES", 2)
     path = write(tmp_path, grey_images(tmp_path))
     names = [image["name"] for image in data_of(path)["images"]]
     assert names == ["1.png", "0.png"]  # from the best score on, 1 alone has faults

@@ -13,11 +13,11 @@ from yolov7_jax import LossConfig, assign_anchor, create, deploy, split
 from yolov7_jax.data import dataset_images as images
 from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.evaluate.batches import eval_batches
+from yolov7_jax.evaluate.coco_results import write_coco_results
 from yolov7_jax.evaluate.detect_split import (
     detect_split,
     ground_truth,
-    make_detector,
-    write_detections,
+    make_detect_batch,
 )
 from yolov7_jax.training.evaluation import evaluate
 from yolov7_jax.training.mesh import make_mesh, shard_batch
@@ -166,7 +166,7 @@ def test_taken_for_one_class_results_have_the_first_id_of_the_source(dataset, me
     evaluation = evaluate(find_one_class, one, truth, mesh, image_size=SIZE, batch_size=3)
     assert 0.1 < evaluation.accuracy.ap <= 1
     assert len(evaluation.accuracy.class_ap) == 1
-    write_detections(one, evaluation.detections, tmp_path / "one.json")
+    write_coco_results(one, evaluation.detections, tmp_path / "one.json")
     rows = json.loads((tmp_path / "one.json").read_text())
     assert {row["category_id"] for row in rows} == {5}
     assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
@@ -189,7 +189,7 @@ def test_a_detector_finds_what_training_measures(dataset, mesh):
             mesh,
             **options,
         ).detections
-        detect = make_detector(
+        detect = make_detect_batch(
             model,
             mesh.devices.ravel(),
             score_threshold=0.001,

@@ -11,7 +11,8 @@ from detected import detected, objects
 
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes, coco_ap
-from yolov7_jax.evaluate.report.charts import ticks
+from yolov7_jax.evaluate.report.matched_split import match_split
+from yolov7_jax.evaluate.report.svg_charts import ticks
 from yolov7_jax.training.run_report import write_report
 from yolov7_jax.training.train_config import TrainConfig
 
@@ -99,16 +100,12 @@ RECORDS = ({"epoch": 1, "step": 10, "ap": 0.5, "seconds": 3.0},)
 
 def report(folder, dataset, truth=TRUTH, found=FOUND, records=RECORDS, config=None, title="A run"):
     path = folder / "report.html"
-    sizes = {"num_images": len(dataset), "num_classes": len(dataset.names)}
     write_report(
         path,
         title=title,
         config=config or TrainConfig(),
         records=records,
-        dataset=dataset,
-        truth=truth,
-        detections=found,
-        accuracy=coco_ap(truth, found, **sizes),
+        split=match_split(dataset, truth, found),
     )
     return read(path)
 
@@ -166,7 +163,7 @@ def test_losses_of_both_splits_share_a_chart_and_groups_share_another(tmp_path):
     names = ("train/ota/box", "val/ota/box", "train/ota/obj", "lr/kernel", "lr/bias", "data_wait")
     records = [{"epoch": epoch} | dict.fromkeys(names, 0.1 * epoch) for epoch in (1, 2, 3)]
     drawn = charts(report(tmp_path, make_dataset(tmp_path), records=records))
-    assert set(drawn) == {"box", "obj", "lr", "data_wait"}
+    assert set(drawn) == {"box", "obj", "lr", "waiting for data"}
     legends = {title: part.all("div", "legend")[0].text for title, part in drawn.items()}
     assert legends["box"] == "train/ota: 0.3val/ota: 0.3"
     assert legends["lr"] == "kernel: 0.3bias: 0.3"
@@ -185,9 +182,9 @@ def test_accuracies_share_a_chart_and_what_is_no_number_has_none(tmp_path):
         "class_ap50": {str(label): 0.5 for label in range(80)},
     }
     drawn = charts(report(tmp_path, make_dataset(tmp_path), records=[record]))
-    assert set(drawn) == {"all classes", "class_ap"}
+    assert set(drawn) == {"all classes", "AP by class"}
     assert len(drawn["all classes"].all("circle")) == 2
-    assert len(drawn["class_ap"].all("circle")) == 1
+    assert len(drawn["AP by class"].all("circle")) == 1
 
 
 def test_undefined_numbers_are_left_out_of_the_charts(tmp_path):
@@ -325,7 +322,7 @@ def test_worst_images_come_first_and_none_is_shown_twice(tmp_path):
 
 
 def test_objects_and_detections_are_drawn_in_place_by_kind(tmp_path):
-    dataset = make_dataset(tmp_path, size=(960, 480))  # shown at half its size
+    dataset = make_dataset(tmp_path, size=(960, 480))
     crowd = objects(*[(2, 1, 200, 200, 300, 300), (1, 0, *BOX), (0, 0, *BOX)], crowd=[0])
     found = detected((1, 1, 0.9, 10, 12, 50, 50), (0, 0, 0.8, *BOX), (2, 0, 0.9, *FAR))
     page = report(tmp_path, dataset, crowd, found)
@@ -343,8 +340,8 @@ def test_objects_and_detections_are_drawn_in_place_by_kind(tmp_path):
     ]
     assert drawn("2.png") == [("crowd", "dog: crowd region"), ("false", "cat 0.90: false")]
     rect = figures["1.png"].all("rect")[1].attributes
-    assert [float(rect[name]) for name in ("x", "y", "width", "height")] == [5, 6, 20, 19]
-    assert figures["1.png"].all("svg")[0].attributes["viewbox"] == "0 0 480 240"
+    assert [float(rect[name]) for name in ("x", "y", "width", "height")] == [10, 12, 40, 38]
+    assert figures["1.png"].all("svg")[0].attributes["viewbox"] == "0 0 960 480"
 
 
 def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path):
@@ -406,6 +403,6 @@ def test_ticks_are_even_inside_of_the_range_and_not_too_many(high, most):
 
 def test_epochs_are_marked_at_whole_numbers():
     for last in range(3, 400):
-        values = ticks(1, last, 7, whole=True)
+        values = ticks(1, last, 7, integer=True)
         assert all(value == round(value) for value in values)
         assert len(values) >= 2

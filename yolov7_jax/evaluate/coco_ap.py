@@ -32,6 +32,12 @@ class GroundTruth(NamedTuple):
     crowd: Bool[np.ndarray, " n"] | None = None
     area: Float[np.ndarray, " n"] | None = None
 
+    @property
+    def to_find(self) -> Bool[np.ndarray, " n"]:
+        """Which objects are no crowd regions."""
+        crowd = np.zeros(len(self.labels), bool) if self.crowd is None else self.crowd
+        return ~np.asarray(crowd, bool)
+
 
 class ScoredBoxes(NamedTuple):
     """The detections in a data set, in any order.
@@ -100,7 +106,7 @@ def coco_ap(
         categories=[{"id": label, "name": str(label)} for label in range(num_classes)],
         image_ids=np.asarray(truth.image, np.int64),
         category_ids=np.asarray(truth.labels, np.int64),
-        boxes=_xyxy_to_xywh(truth.boxes_xyxy),
+        boxes=xyxy_to_xywh(truth.boxes_xyxy),
         # From 1: pycocotools takes an object numbered 0 for one that was never matched.
         ids=np.arange(1, len(truth.labels) + 1),
         area=None if truth.area is None else np.asarray(truth.area, np.float64),
@@ -109,7 +115,7 @@ def coco_ap(
     rows = np.concatenate(
         [
             np.asarray(detections.image, np.float64)[:, None],
-            _xyxy_to_xywh(detections.boxes_xyxy),
+            xyxy_to_xywh(detections.boxes_xyxy),
             np.asarray(detections.scores, np.float64)[:, None],
             np.asarray(detections.labels, np.float64)[:, None],
         ],
@@ -166,7 +172,8 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def _xyxy_to_xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
+def xyxy_to_xywh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    """Returns boxes as COCO writes them: the upper left corner, width and height."""
     corners = np.asarray(boxes_xyxy, np.float64)
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 

@@ -4,13 +4,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes
-from yolov7_jax.evaluate.matching import Kind, Matches
+from yolov7_jax.evaluate.matching import DetectionKind, DetectionMatches
 
 
 def confusion_matrix(
     truth: GroundTruth,
     detections: ScoredBoxes,
-    matches: Matches,
+    matches: DetectionMatches,
     *,
     num_classes: int,
     score_threshold: float,
@@ -25,7 +25,7 @@ def confusion_matrix(
     Args:
       truth: all objects.
       detections: of all images.
-      matches: of the two, from `match`.
+      matches: of the two, from `match_detections`.
       num_classes: classes in the data set.
       score_threshold: detections with lower scores are left out.
 
@@ -33,22 +33,21 @@ def confusion_matrix(
       Row: the true class; column: the detected class; background last.
     """
     background = num_classes
-    scores, labels = np.asarray(detections.scores, np.float64), np.asarray(detections.labels)
-    shown = np.flatnonzero((scores >= score_threshold) & (matches.kinds != Kind.IGNORED))
+    scores, labels = detections.scores.astype(np.float64), detections.labels
+    shown = np.flatnonzero((scores >= score_threshold) & (matches.kinds != DetectionKind.IGNORED))
     by_score = shown[np.argsort(-scores[shown], kind="stable")]
-    found = matches.found(detections, score_threshold)
-    wrong = by_score[matches.kinds[by_score] == Kind.WRONG_CLASS]
+    found = matches.found_objects(detections, score_threshold)
+    wrong = by_score[matches.kinds[by_score] == DetectionKind.WRONG_CLASS]
     wrong = wrong[~found[matches.objects[wrong]]]
     mistaken, first = np.unique(matches.objects[wrong], return_index=True)
 
     taken_for = np.full(len(truth.labels), background)
-    taken_for[found] = np.asarray(truth.labels)[found]
+    taken_for[found] = truth.labels[found]
     taken_for[mistaken] = labels[wrong[first]]
-    real = slice(None) if truth.crowd is None else ~np.asarray(truth.crowd, bool)
     on_object = np.concatenate([matches.finders[found], wrong[first]])
     others = np.setdiff1d(shown, on_object)
 
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    np.add.at(matrix, (np.asarray(truth.labels)[real], taken_for[real]), 1)
+    np.add.at(matrix, (truth.labels[truth.to_find], taken_for[truth.to_find]), 1)
     matrix[background, :-1] = np.bincount(labels[others], minlength=num_classes)
     return matrix

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes
-from yolov7_jax.evaluate.matching import Kind, Matches
+from yolov7_jax.evaluate.matching import DetectionKind, DetectionMatches
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
 SCORES = np.linspace(0.0, 1.0, 1001)  # score thresholds
@@ -44,36 +44,27 @@ class Curves(NamedTuple):
 
 
 def precision_recall(
-    truth: GroundTruth, detections: ScoredBoxes, matches: Matches, *, num_classes: int
+    truth: GroundTruth, detections: ScoredBoxes, matches: DetectionMatches, *, num_classes: int
 ) -> Curves:
     """Computes the curves of a set of detections.
 
     Args:
       truth: all objects.
       detections: of all images; scores in [0, 1].
-      matches: of the two, from `match`.
+      matches: of the two, from `match_detections`.
       num_classes: classes in the data set.
     """
-    real = slice(None) if truth.crowd is None else ~np.asarray(truth.crowd, bool)
-    objects = np.bincount(np.asarray(truth.labels, np.int64)[real], minlength=num_classes)
-    scores = np.asarray(detections.scores, np.float64)
-    counted = np.flatnonzero(matches.kinds != Kind.IGNORED)
+    objects = np.bincount(truth.labels[truth.to_find], minlength=num_classes)
+    scores = detections.scores.astype(np.float64)
     # By class, then score; equal scores by image, as pycocotools meets them.
-    order = counted[
-        np.lexsort(
-            (
-                np.asarray(detections.image)[counted],
-                -scores[counted],
-                np.asarray(detections.labels)[counted],
-            )
-        )
-    ]
-    bounds = np.searchsorted(np.asarray(detections.labels)[order], np.arange(num_classes + 1))
+    order = np.lexsort((detections.image, -scores, detections.labels))
+    order = order[matches.kinds[order] != DetectionKind.IGNORED]
+    bounds = np.searchsorted(detections.labels[order], np.arange(num_classes + 1))
     precision_at_recall = np.full((num_classes, len(RECALLS)), np.nan)
     right, shown = np.zeros((2, num_classes, len(SCORES)), np.int64)
     for label in range(num_classes):
         rows = order[bounds[label] : bounds[label + 1]]
-        correct = np.concatenate([[0], np.cumsum(matches.kinds[rows] == Kind.CORRECT)])
+        correct = np.concatenate([[0], np.cumsum(matches.kinds[rows] == DetectionKind.CORRECT)])
         shown[label] = np.searchsorted(-scores[rows], -SCORES, side="right")
         right[label] = correct[shown[label]]
         if objects[label]:

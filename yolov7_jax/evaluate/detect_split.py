@@ -2,8 +2,6 @@
 
 import collections
 import functools
-import json
-import pathlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,23 +17,20 @@ from yolov7_jax.data.decoder_messages import is_damage, watch_decoder
 from yolov7_jax.data.images import UnreadableImageError, unletterbox
 from yolov7_jax.deploy import deploy
 from yolov7_jax.detect.forward import predict
-from yolov7_jax.errors import UserError
 from yolov7_jax.evaluate.batches import EvalBatch, eval_batches
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes
-from yolov7_jax.files import write_whole
 from yolov7_jax.model import Yolov7, split
 from yolov7_jax.nms import nms
 from yolov7_jax.types import Detections
 
 STEPS_AHEAD = 2  # batches that the devices work on while the host prepares and reads others
-MOST_NAMED = 8  # classes in a message
 
 _AXIS = "data"
 
-Detector = Callable[[EvalBatch], Detections]
+DetectBatch = Callable[[EvalBatch], Detections]
 
 
-class Detected(NamedTuple):
+class SplitDetections(NamedTuple):
     """What came of one pass over a split.
 
     Attributes:
@@ -49,18 +44,18 @@ class Detected(NamedTuple):
 
 
 def detect_split(
-    detect: Detector,
+    detect: DetectBatch,
     dataset: Dataset,
     *,
     image_size: int,
     batch_size: int,
     stride: int | None = None,
     num_workers: int = 2,
-) -> Detected:
+) -> SplitDetections:
     """Runs a detector over a split, with a bar of progress on a terminal.
 
     Args:
-      detect: of a batch, in pixels of its images, as `make_detector` gives it.
+      detect: of a batch, in pixels of its images, as `make_detect_batch` gives it.
       dataset: the split.
       image_size: the longer side of what the network sees, in pixels.
       batch_size: images at a time; the last batch of a shape is padded to it.
@@ -81,12 +76,12 @@ def detect_split(
     kept = ~np.isin(found.image, list(unreadable))
     rows = np.flatnonzero(kept)[np.argsort(found.image[kept], kind="stable")]
     detections = ScoredBoxes(*(field[rows] for field in found))
-    return Detected(detections, dict(sorted(unreadable.items())))
+    return SplitDetections(detections, dict(sorted(unreadable.items())))
 
 
 def collect_detections(
     batches: Iterable[EvalBatch],
-    detect: Detector,
+    detect: DetectBatch,
     to_host: Callable[[jax.Array], np.ndarray] = np.asarray,
 ) -> ScoredBoxes:
     """Returns the detections in all batches, in pixels of the original images.
@@ -101,7 +96,11 @@ def collect_detections(
 
     def read() -> None:
         batch, found = waiting.popleft()
-        parts.append(_in_images(batch, jax.tree.map(to_host, found)))
+        boxes_xyxy, scores, labels, valid = jax.tree.map(to_host, found)
+        boxes_xyxy = unletterbox(boxes_xyxy, batch.letterbox)
+        kept = valid & (batch.index >= 0)[:, None]  # [b, k]
+        image = np.broadcast_to(batch.index[:, None], kept.shape)
+        parts.append(ScoredBoxes(image[kept], boxes_xyxy[kept], scores[kept], labels[kept]))
 
     for batch in batches:
         waiting.append((batch, detect(batch)))
@@ -112,7 +111,7 @@ def collect_detections(
     return ScoredBoxes(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
 
-def make_detector(
+def make_detect_batch(
     model: Yolov7,
     devices: Sequence[Any],
     *,
@@ -120,7 +119,7 @@ def make_detector(
     iou_threshold: float,
     classes: Sequence[int],
     augment: bool = False,
-) -> Detector:
+) -> DetectBatch:
     """Returns a function that detects as evaluation wants it: several classes a box, at any score.
 
     It compiles once for every shape of batch. The deployed model runs; a batch is shared by the
@@ -133,7 +132,7 @@ def make_detector(
       iou_threshold: over which a box is dropped beside a better one of its class.
       classes: of the network, in the order in which detections are to name them; others are not
         looked for.
-      augment: test-time augmentation, as for `inference.predict`.
+      augment: test-time augmentation, as for `forward.predict`.
     """
     graphdef, params, batch_stats = split(deploy(model))
     mesh = Mesh(np.asarray(devices), (_AXIS,))
@@ -191,68 +190,6 @@ def without_images(truth: GroundTruth, rows: Iterable[int]) -> GroundTruth:
     return jax.tree.map(lambda field: field[kept], truth)
 
 
-def classes_for(names: Sequence[str] | None, num_classes: int, dataset: Dataset) -> list[int]:
-    """Returns which class of a network each class of a data set is.
-
-    Args:
-      names: of the network's classes; None where its weights have none, which are then taken to be
-        those of the data set, in its order.
-      num_classes: of the network.
-      dataset: its classes may stand in another order, and be only some of the network's.
-
-    Raises:
-      UserError: the data have classes that the network does not; the message names them.
-    """
-    wanted = dataset.names
-    if names is None:
-        if num_classes != len(wanted):
-            raise UserError(
-                f"the weights have {num_classes} classes without names, the data {len(wanted)}: "
-                f"{_listed(wanted)}"
-            )
-        return list(range(num_classes))
-    if tuple(names) == wanted:
-        return list(range(num_classes))
-    missing = [name for name in dict.fromkeys(wanted) if name not in names]
-    if missing:
-        spare = [name for name in dict.fromkeys(names) if name not in wanted]
-        have = f"; they know {_listed(spare)} instead" if spare else ""
-        raise UserError(
-            f"the weights do not know {len(missing)} of the data's {len(wanted)} classes: "
-            f"{_listed(missing)}{have}"
-        )
-    counts = collections.Counter(names) + collections.Counter(wanted)
-    repeated = [name for name in dict.fromkeys(wanted) if counts[name] > 2]
-    if repeated:
-        raise UserError(
-            "the classes of the weights and the data are not the same, and cannot be matched by "
-            f"names that stand for several classes: {_listed(repeated)}"
-        )
-    return [list(names).index(name) for name in wanted]
-
-
-def write_detections(dataset: Dataset, detections: ScoredBoxes, path: pathlib.Path) -> None:
-    """Writes detections as COCO results: JSON that pycocotools and evaluation servers read.
-
-    Args:
-      dataset: the split; images and classes get the ids that its source has for them.
-      detections: in pixels of the original images.
-      path: where to write.
-    """
-    corners = np.asarray(detections.boxes_xyxy, np.float64)
-    boxes_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-    rows = zip(
-        dataset.image_ids[detections.image].tolist(),
-        dataset.category_ids[detections.labels].tolist(),
-        boxes_xywh.round(3).tolist(),
-        np.asarray(detections.scores, np.float64).tolist(),
-        strict=True,
-    )
-    fields = ("image_id", "category_id", "bbox", "score")
-    results = [dict(zip(fields, row, strict=True)) for row in rows]
-    write_whole(path, json.dumps(results).encode())
-
-
 def _image_or_grey(
     dataset: Dataset, image_size: int, unreadable: dict[int, str], row: int
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -278,17 +215,3 @@ def _with_progress(
         for batch in batches:
             yield batch
             bar.update(int((batch.index >= 0).sum()))
-
-
-def _in_images(batch: EvalBatch, found: Detections) -> ScoredBoxes:
-    """Returns the detections of a batch, in pixels of the original images."""
-    boxes_xyxy = unletterbox(np.asarray(found.boxes_xyxy), batch.letterbox)
-    kept = np.asarray(found.valid) & (batch.index >= 0)[:, None]  # [b, k]
-    image = np.broadcast_to(batch.index[:, None], kept.shape)
-    scores, labels = np.asarray(found.scores), np.asarray(found.labels)
-    return ScoredBoxes(image[kept], boxes_xyxy[kept], scores[kept], labels[kept])
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:MOST_NAMED]))
-    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"

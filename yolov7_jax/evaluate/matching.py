@@ -13,7 +13,7 @@ NEAR_IOU = 0.1  # from which it is taken for a try at that object
 MOST_DETECTIONS = 100  # per image and class, as COCO counts
 
 
-class Kind(enum.IntEnum):
+class DetectionKind(enum.IntEnum):
     """What a detection is; every detection is exactly one.
 
     Attributes:
@@ -33,15 +33,20 @@ class Kind(enum.IntEnum):
     FALSE = 4
     IGNORED = 5
 
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return self.name.lower().replace("_", " ")
 
-class Matches(NamedTuple):
+
+class DetectionMatches(NamedTuple):
     """Detections and the objects that they found, at an IoU of 0.5.
 
     A detection is served before all with lower scores, so those from any score on are matched as if
     there were no others: one matching serves all score thresholds.
 
     Attributes:
-      kinds: a `Kind` per detection.
+      kinds: a `DetectionKind` per detection.
       objects: the row of the object that the kind is about; -1 for FALSE and IGNORED.
       ious: with that object; 0 without one.
       finders: per object, the row of the detection that found it; -1 for a crowd region, and for
@@ -53,17 +58,17 @@ class Matches(NamedTuple):
     ious: Float64[np.ndarray, " n"]
     finders: Int64[np.ndarray, " objects"]
 
-    def found(
+    def found_objects(
         self, detections: ScoredBoxes, score_threshold: float
     ) -> Bool[np.ndarray, " objects"]:
         """Returns which objects detections with at least that score have found."""
-        scores = np.append(np.asarray(detections.scores, np.float64), -np.inf)  # -1: the last
+        scores = np.append(detections.scores.astype(np.float64), -np.inf)  # -1: the last
         return scores[self.finders] >= score_threshold
 
 
-def match(
+def match_detections(
     truth: GroundTruth, detections: ScoredBoxes, *, num_images: int, num_classes: int
-) -> Matches:
+) -> DetectionMatches:
     """Matches detections with objects as COCO does at an IoU of 0.5.
 
     In the order of their scores (equal ones in their own order), detections take the free object of
@@ -76,49 +81,48 @@ def match(
       num_classes: classes in the data set.
 
     Raises:
-      ValueError: as `metrics.coco_ap`.
+      ValueError: as `coco_ap`.
     """
     check_boxes(truth, detections, num_images, num_classes)
-    count = len(detections.labels)
-    order = np.lexsort((-np.asarray(detections.scores, np.float64), detections.image))
-    rank = np.empty(count, np.int64)  # by image, then score
-    rank[order] = np.arange(count)
-    ignored = _beyond_limit(detections, order)
-    in_crowd, pairs = _pairs(truth, detections, order)
-    pairs = _Pairs(*(field[~ignored[pairs.detection]] for field in pairs))
-    labels = np.asarray(detections.labels)
-    other_class = labels[pairs.detection] != np.asarray(truth.labels)[pairs.object]
+    order = np.lexsort((-detections.scores.astype(np.float64), detections.image))
+    best_first = ScoredBoxes(*(field[order] for field in detections))  # image by image
+    labels = best_first.labels
+    ignored = _beyond_limit(best_first)
+    in_crowd, pairs = _near_pairs(truth, best_first)
+    pairs = pairs.take(~ignored[pairs.detection])
+    other_class = labels[pairs.detection] != truth.labels[pairs.object]
     # Best detection first, for each the best object first.
-    pairs_order = np.lexsort((-pairs.object, other_class, -pairs.iou, rank[pairs.detection]))
-    pairs = _Pairs(*(field[pairs_order] for field in pairs))
-    other_class = other_class[pairs_order]
+    by_preference = np.lexsort((-pairs.object, other_class, -pairs.iou, pairs.detection))
+    pairs, other_class = pairs.take(by_preference), other_class[by_preference]
 
-    kinds = np.full(count, int(Kind.FALSE))
-    objects, ious = np.full(count, -1), np.zeros(count)
+    kinds = np.full(len(order), int(DetectionKind.FALSE))
+    objects, ious = np.full(len(order), -1), np.zeros(len(order))
 
-    def explain(kind: Kind, rows: np.ndarray) -> None:
+    def explain(kind: DetectionKind, rows: np.ndarray) -> None:
         """Makes detections of that kind; the first row of each counts."""
         detection, first = np.unique(pairs.detection[rows], return_index=True)
         kinds[detection] = kind
         objects[detection], ious[detection] = pairs.object[rows[first]], pairs.iou[rows[first]]
 
     # What explains a detection better overwrites what explains it worse.
-    explain(Kind.BADLY_PLACED, np.flatnonzero(~other_class))
+    explain(DetectionKind.BADLY_PLACED, np.flatnonzero(~other_class))
     on_object = np.flatnonzero(pairs.iou >= FOUND_IOU)
-    explain(Kind.DUPLICATE, on_object)
+    explain(DetectionKind.DUPLICATE, on_object)
     wrong = labels != np.append(truth.labels, -1)[objects]
-    kinds[(kinds == Kind.DUPLICATE) & wrong] = Kind.WRONG_CLASS
-    kinds[in_crowd] = Kind.IGNORED
+    kinds[(kinds == DetectionKind.DUPLICATE) & wrong] = DetectionKind.WRONG_CLASS
+    kinds[in_crowd] = DetectionKind.IGNORED
     of_class = on_object[~other_class[on_object]]
-    explain(Kind.CORRECT, of_class[_serve(rank[pairs.detection[of_class]], pairs.object[of_class])])
-    kinds[ignored] = Kind.IGNORED
-    nothing = kinds == Kind.IGNORED
+    served = _serve(pairs.detection[of_class], pairs.object[of_class])
+    explain(DetectionKind.CORRECT, of_class[served])
+    kinds[ignored] = DetectionKind.IGNORED
+    nothing = kinds == DetectionKind.IGNORED
     objects[nothing], ious[nothing] = -1, 0.0
 
     finders = np.full(len(truth.labels), -1)
-    correct = np.flatnonzero(kinds == Kind.CORRECT)
-    finders[objects[correct]] = correct
-    return Matches(kinds, objects, ious, finders)
+    correct = np.flatnonzero(kinds == DetectionKind.CORRECT)
+    finders[objects[correct]] = order[correct]
+    rows = np.argsort(order)
+    return DetectionMatches(kinds[rows], objects[rows], ious[rows], finders)
 
 
 class _Pairs(NamedTuple):
@@ -128,39 +132,38 @@ class _Pairs(NamedTuple):
     object: Int64[np.ndarray, " p"]
     iou: Float64[np.ndarray, " p"]
 
+    def take(self, rows: np.ndarray) -> "_Pairs":
+        return _Pairs(*(field[rows] for field in self))
 
-def _pairs(
-    truth: GroundTruth, detections: ScoredBoxes, order: Int[np.ndarray, " n"]
+
+def _near_pairs(
+    truth: GroundTruth, detections: ScoredBoxes
 ) -> tuple[Bool[np.ndarray, " n"], _Pairs]:
     """Returns which detections lie in a crowd region of their class, and all near pairs.
 
     An image at a time: matrices of an image stay in the processor's cache, pairs of all would not
     fit into memory.
+
+    Args:
+      truth: all objects.
+      detections: by image.
     """
-    crowd = np.zeros(len(truth.labels), bool) if truth.crowd is None else np.asarray(truth.crowd)
-    in_crowd = np.zeros(len(order), bool)
-    found, truth_order = _corners(detections.boxes_xyxy), np.argsort(truth.image, kind="stable")
-    objects = _corners(truth.boxes_xyxy)
-    images = np.unique(truth.image)
-    of_truth, of_detections = (
-        np.searchsorted(np.asarray(image)[by_image], np.stack([images, images + 1]))
-        for image, by_image in ((truth.image, truth_order), (detections.image, order))
-    )
+    crowd, in_crowd = ~truth.to_find, np.zeros(len(detections.labels), bool)
+    found, objects = _corners(detections.boxes_xyxy), _corners(truth.boxes_xyxy)
+    by_image = np.argsort(truth.image, kind="stable")
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for first, last, first_found, last_found in np.concatenate([of_truth, of_detections]).T:
-        rows, columns = order[first_found:last_found], truth_order[first:last]
+    for image in np.unique(truth.image):
+        rows = np.arange(*np.searchsorted(detections.image, (image, image + 1)))
+        first, last = np.searchsorted(truth.image, (image, image + 1), sorter=by_image)
+        columns = by_image[first:last]
         shared, area, object_area = _intersections(found[:, rows], objects[:, columns])
         of_crowd = crowd[columns]
         if of_crowd.any():
-            same = np.asarray(detections.labels)[rows, None] == np.asarray(truth.labels)[columns]
+            same = detections.labels[rows, None] == truth.labels[columns]
             # The part of the detection that lies in the region: regions are far larger.
             inside = shared >= FOUND_IOU * area[:, None]
             in_crowd[rows] = (inside & same & of_crowd & (shared > 0)).any(1)
-            columns, shared, object_area = (
-                columns[~of_crowd],
-                shared[:, ~of_crowd],
-                object_area[~of_crowd],
-            )
+            shared[:, of_crowd] = 0
         row, column = np.nonzero(shared)
         overlap = shared[row, column]
         iou = overlap / (area[row] + object_area[column] - overlap)
@@ -192,20 +195,20 @@ def _intersections(
     return np.maximum(width, 0) * np.maximum(height, 0), a[4] * a[5], b[4] * b[5]
 
 
-def _beyond_limit(detections: ScoredBoxes, order: Int[np.ndarray, " n"]) -> np.ndarray:
-    """Returns which detections are not among the best of their image and class."""
-    image, labels = np.asarray(detections.image), np.asarray(detections.labels)
-    grouped = order[np.lexsort((labels[order], image[order]))]  # stable: best first in a group
-    changes = (np.diff(image[grouped]) != 0) | (np.diff(labels[grouped]) != 0)
-    starts = np.flatnonzero(np.concatenate([[True], changes])) if len(grouped) else grouped
-    sizes = np.diff(np.append(starts, len(grouped)))
-    place = np.arange(len(grouped)) - np.repeat(starts, sizes)
+def _beyond_limit(detections: ScoredBoxes) -> Bool[np.ndarray, " n"]:
+    """Returns which detections, best first in an image, are not among the best of their class."""
+    grouped = np.lexsort((detections.labels, detections.image))  # stable: best first in a group
+    image, labels = detections.image[grouped], detections.labels[grouped]
+    starts = np.flatnonzero(np.append(True, (np.diff(image) != 0) | (np.diff(labels) != 0)))
+    place = np.arange(len(grouped)) - np.repeat(starts, np.diff(np.append(starts, len(grouped))))
     beyond = np.zeros(len(grouped), bool)
     beyond[grouped] = place >= MOST_DETECTIONS
     return beyond
 
 
-def _serve(rank: Int[np.ndarray, " p"], objects: Int[np.ndarray, " p"]) -> Int[np.ndarray, " k"]:
+def _serve(
+    detections: Int[np.ndarray, " p"], objects: Int[np.ndarray, " p"]
+) -> Int[np.ndarray, " k"]:
     """Gives every detection, best first, the first object of its list that is free.
 
     In rounds, all at once: every detection asks for the first object of its list, an object keeps
@@ -213,15 +216,15 @@ def _serve(rank: Int[np.ndarray, " p"], objects: Int[np.ndarray, " p"]) -> Int[n
     other would reach, since all objects prefer the same detections.
 
     Args:
-      rank: of the detection of each pair, ascending; lower is better.
+      detections: one side of each pair, ascending; the better ones come first.
       objects: the other side of each pair; in a detection's list the best comes first.
 
     Returns:
       The pairs that are matched.
     """
-    left = np.arange(len(rank))
+    left = np.arange(len(detections))
     while True:
-        first = np.unique(rank[left], return_index=True)[1]
+        first = np.unique(detections[left], return_index=True)[1]
         kept = np.unique(objects[left[first]], return_index=True)[1]
         if len(kept) == len(first):
             return left[first]

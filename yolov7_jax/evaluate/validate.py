@@ -3,8 +3,7 @@
 import argparse
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 
@@ -17,32 +16,30 @@ from yolov7_jax.cli.common import (
     stop_if_wanted,
 )
 from yolov7_jax.data.assemble import Scan
-from yolov7_jax.data.dataset import Dataset, as_one_class
+from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.data.faults import Effect, counted
 from yolov7_jax.data.layouts import load_split
 from yolov7_jax.detect.forward import LONGEST_SIDE
 from yolov7_jax.errors import UserError
 from yolov7_jax.evaluate.batches import EvalBatch
-from yolov7_jax.evaluate.coco_ap import coco_ap
+from yolov7_jax.evaluate.class_mapping import map_classes
+from yolov7_jax.evaluate.coco_results import write_coco_results
 from yolov7_jax.evaluate.detect_split import (
-    Detected,
-    classes_for,
     detect_split,
     ground_truth,
-    make_detector,
+    make_detect_batch,
     shared_batch_size,
     without_images,
-    write_detections,
 )
-from yolov7_jax.evaluate.report.report_files import (
+from yolov7_jax.evaluate.report.matched_split import match_split
+from yolov7_jax.evaluate.report.metrics_text import Validation, as_lines
+from yolov7_jax.evaluate.report.val_files import (
     DETECTIONS_FILE,
     FAULTS_FILE,
     write_faults,
     write_files,
 )
-from yolov7_jax.evaluate.report.results import results_of
-from yolov7_jax.evaluate.report.summary_text import Measured, as_lines
 from yolov7_jax.model import ARCHITECTURES, Yolov7
 from yolov7_jax.types import Detections
 from yolov7_jax.weights.load import open_model
@@ -63,12 +60,12 @@ def run(options: argparse.Namespace) -> int:
     dataset = as_one_class(scan.dataset) if options.single_class else scan.dataset
     if options.report and not len(dataset.labels):
         raise UserError(f"--report: {options.data} has no objects to compare detections with")
-    classes = classes_for(checkpoint.names, model.head.num_classes, dataset)
+    classes = map_classes(checkpoint.names, model.head.num_classes, dataset.names)
     folder = new_folder(options.output, OUTPUT)
 
     devices = jax.local_devices()
     batch_size = shared_batch_size(options.batch_size, devices)
-    detect = make_detector(
+    detect = make_detect_batch(
         model,
         devices,
         score_threshold=options.score_threshold,
@@ -83,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         return found
 
     with DecoderMessages():
-        detected = detect_split(
+        detections, unreadable = detect_split(
             detect_or_stop,
             dataset,
             image_size=image_size,
@@ -103,23 +100,23 @@ def run(options: argparse.Namespace) -> int:
         "score_threshold": options.score_threshold,
         "iou_threshold": options.iou_threshold,
     }
-    left_out = [*_faults(scan, Effect.IMAGE), *detected.unreadable.values()]
+    left_out = [*_faults(scan, Effect.IMAGE), *unreadable.values()]
+    num_images = len(dataset) - len(unreadable)
     # Before anything is printed, so that nothing is lost if nobody reads on.
     if len(dataset.labels):
-        truth = without_images(ground_truth(dataset), detected.unreadable)
-        sizes = {"num_images": len(dataset), "num_classes": len(dataset.names)}
-        measured = Measured(
-            results_of(dataset, truth, detected.detections),
-            coco_ap(truth, detected.detections, **sizes),
-            len(dataset) - len(detected.unreadable),
-            left_out,
-            len(_faults(scan, Effect.OBJECT)),
-            settings,
-        )
-        written, lines = write_files(folder, measured, report=options.report), as_lines(measured)
+        truth = without_images(ground_truth(dataset), unreadable)
+        objects_left_out = len(_faults(scan, Effect.OBJECT))
+        matched = match_split(dataset, truth, detections)
+        validation = Validation(matched, num_images, left_out, objects_left_out, settings)
+        written = write_files(folder, validation, report=options.report)
+        lines = as_lines(validation)
     else:
-        write_detections(dataset, detected.detections, folder / DETECTIONS_FILE)
-        written, lines = [DETECTIONS_FILE], [_unmeasured(settings, dataset, detected)]
+        write_coco_results(dataset, detections, folder / DETECTIONS_FILE)
+        written = [DETECTIONS_FILE]
+        lines = [
+            f"{options.data}, {options.split}: {num_images} images, {len(detections.labels)} "
+            "detections; there are no objects, so nothing is measured"
+        ]
     if scan.faults:
         written.append(write_faults(folder, scan.faults))
     print(f"{options.weights}: {described(model)}")
@@ -130,15 +127,6 @@ def run(options: argparse.Namespace) -> int:
         faults = f"{options.data}: {options.split}: {counted(scan.faults)}"
         print(f"warning: {faults}; see {folder / FAULTS_FILE}", file=sys.stderr)
     return _complain(left_out)
-
-
-def _unmeasured(settings: Mapping[str, Any], dataset: Dataset, detected: Detected) -> str:
-    """Returns what to tell where there is nothing to compare with."""
-    return (
-        f"{settings['data']}, {settings['split']}: {len(dataset) - len(detected.unreadable)} "
-        f"images, {len(detected.detections.labels)} detections; there are no objects, so nothing "
-        "is measured"
-    )
 
 
 def _faults(scan: Scan, effect: Effect) -> list[str]:

@@ -5,18 +5,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from yolov7_jax.evaluate.report.charts import Line, line_chart
-from yolov7_jax.evaluate.report.html import Element, node
+from yolov7_jax.evaluate.report.svg_charts import Line, LineChart, line_chart
 
 EPOCH, STEP = "epoch", "step"
 SPLITS = ("train", "val")  # their losses of one name share a chart
 ACCURACY = re.compile(r"a[pr]\d*(_(small|medium|large))?")
 ACCURACY_TITLE, LOSSES_TITLE, REST_TITLE = "Accuracy", "Losses", "Speed and the rest"
+WORDS = {  # for names that people do not use
+    "class_ap": "AP by class",
+    "class_ap50": "AP50 by class",
+    "data_wait": "waiting for data",
+    "gradient_norm": "gradient norm",
+    "images_per_second": "images per second",
+    "step_seconds": "seconds per step",
+}
 MOST_LINES = 8  # of a group of numbers; larger groups (a number for each class) have no chart
 
 
-def epoch_charts(records: Sequence[Mapping[str, Any]]) -> list[Element]:
-    """Returns headings and charts of all numbers in the records.
+def epoch_charts(records: Sequence[Mapping[str, Any]]) -> dict[str, list[LineChart]]:
+    """Returns charts of all numbers in the records, by heading.
 
     Numbers named "train/..." and "val/..." that have the last part of their name in common share a
     chart, and so do others that have the first part in common; accuracies share one.
@@ -24,27 +31,29 @@ def epoch_charts(records: Sequence[Mapping[str, Any]]) -> list[Element]:
     Args:
       records: by epoch. A number may be missing or None in some; both leave a gap.
     """
-    charts: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
+    headings: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {
+        ACCURACY_TITLE: {},
+        LOSSES_TITLE: {},
+        REST_TITLE: {},
+    }
     for place, record in enumerate(records, 1):
-        epoch = record.get(EPOCH, place)
+        epoch = float(record.get(EPOCH, place))
         for name, value in _numbers(record):
             heading, chart, line = _place(name)
-            lines = charts.setdefault(heading, {}).setdefault(chart, {})
-            lines.setdefault(line, []).append((float(epoch), value))
-    first = [title for title in (ACCURACY_TITLE, LOSSES_TITLE) if title in charts]
-    order = [*first, *(title for title in charts if title not in first)]
-    children = []
-    for heading in order:
-        figures = [
+            lines = headings[heading].setdefault(chart, {})
+            lines.setdefault(line, []).append((epoch, value))
+    return {
+        heading: [
             line_chart(
-                chart,
+                title,
                 [Line(name, points, note=f"{points[-1][1]:.4g}") for name, points in lines.items()],
                 x_name=EPOCH,
             )
-            for chart, lines in charts[heading].items()
+            for title, lines in charts.items()
         ]
-        children += [node("h3", {}, heading), node("div", {"class": "grid"}, *figures)]
-    return children
+        for heading, charts in headings.items()
+        if charts
+    }
 
 
 def finite_values(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
@@ -81,9 +90,9 @@ def _place(name: str) -> tuple[str, str, str]:
     if not rest:
         if ACCURACY.fullmatch(name):
             return ACCURACY_TITLE, "all classes", name
-        return REST_TITLE, name, name
+        return REST_TITLE, WORDS.get(name, name), WORDS.get(name, name)
     if first in SPLITS:
         before, _, last = name.rpartition("/")
         return LOSSES_TITLE, last, before
     heading = ACCURACY_TITLE if ACCURACY.fullmatch(first.removeprefix("class_")) else REST_TITLE
-    return heading, first, rest
+    return heading, WORDS.get(first, first), rest

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from yolov7_jax.errors import UserError
+from yolov7_jax.evaluate.report.matched_split import match_split
 from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.distributed import any_process, check_shared, is_first, run_on_first
@@ -215,10 +216,7 @@ def train(config: TrainConfig, run: pathlib.Path) -> RunResult:
                     title=run.name,
                     config=config,
                     records=records,
-                    dataset=setup.val_set,
-                    truth=setup.truth,
-                    detections=evaluation.detections,
-                    accuracy=evaluation.accuracy,
+                    split=match_split(setup.val_set, setup.truth, evaluation.detections),
                 )
     if not ended:
         return RunResult(run, records, at.step, interruption.reason, interruption.signal)

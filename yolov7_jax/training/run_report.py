@@ -6,12 +6,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.evaluate.coco_ap import CocoAp, GroundTruth, ScoredBoxes
-from yolov7_jax.evaluate.report.html import Element, faint, node, number, section, table, write_page
-from yolov7_jax.evaluate.report.report_images import image_parts
-from yolov7_jax.evaluate.report.results import Results, results_of
-from yolov7_jax.evaluate.report.sections import accuracy_cards, accuracy_sections, page_head
+from yolov7_jax.evaluate.report.curves_and_confusion import (
+    SECTIONS,
+    accuracy_cards,
+    accuracy_values,
+)
+from yolov7_jax.evaluate.report.matched_split import MatchedSplit
+from yolov7_jax.evaluate.report.pages import unit, write_page
+from yolov7_jax.evaluate.report.worst_images import worst_and_best
 from yolov7_jax.training.epoch_charts import epoch_charts, finite_values
 from yolov7_jax.training.train_config import TrainConfig
 
@@ -22,10 +24,7 @@ def write_report(
     title: str,
     config: TrainConfig,
     records: Sequence[Mapping[str, Any]],
-    dataset: Dataset,
-    truth: GroundTruth,
-    detections: ScoredBoxes,
-    accuracy: CocoAp,
+    split: MatchedSplit,
 ) -> None:
     """Writes a page about a run: numbers, curves, faults, images and settings.
 
@@ -37,50 +36,42 @@ def write_report(
       title: what the run is.
       config: its settings.
       records: its epochs, as in metrics.jsonl: numbers by name, None where undefined.
-      dataset: the validation split.
-      truth: its objects, from `ground_truth`.
-      detections: in its images, with scores in [0, 1].
-      accuracy: of these detections.
+      split: detections in the validation split, with scores in [0, 1].
 
     Raises:
       OSError: the file cannot be written.
-      ValueError: the boxes cannot be measured, as `metrics.coco_ap` tells.
     """
-    results = results_of(dataset, truth, detections)
-    sections = [
-        section("epochs", "Over the epochs", *_epochs(records)),
-        *accuracy_sections(results, accuracy),
-        section("images", "Worst and best images", *image_parts(results)),
-        section("settings", "Settings", *_settings(config)),
-    ]
-    cards = [*accuracy_cards(results, accuracy), *_cards(records)]
     write_page(
-        path, title, [*page_head(title, _summary(config, results), cards, sections), *sections]
+        path,
+        {"epochs": "Over the epochs"}
+        | SECTIONS
+        | {"images": "Worst and best images", "settings": "Settings"},
+        title=title,
+        summary=f"{config.model} at {config.image_size} pixels. Validation images: "
+        f"{len(split.dataset)}, objects: {int(split.truth.to_find.sum())}, classes: "
+        f"{len(split.dataset.names)}.",
+        cards=accuracy_cards(split) | _run_cards(records),
+        epoch_charts=epoch_charts(records),
+        images=worst_and_best(split),
+        settings=_settings(config),
+        **accuracy_values(split),
     )
 
 
-def _summary(config: TrainConfig, results: Results) -> str:
-    return (
-        f"{config.model} at {config.image_size} pixels. Validation images: "
-        f"{len(results.dataset)}, objects: {int(results.real.sum())}, classes: "
-        f"{len(results.dataset.names)}."
-    )
-
-
-def _cards(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _run_cards(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns the headline numbers of the run itself."""
-    entries = [("epochs", str(len(records)))]
-    accurate = finite_values(records, "ap")
-    if accurate:
-        epoch, ap = max(accurate, key=lambda entry: entry[1])
-        entries.append((f"best AP, epoch {epoch}", number(ap)))
-    seconds = [value for _, value in finite_values(records, "seconds")]
+    cards = {"epochs": str(len(records))}
+    aps, seconds, speeds = (
+        finite_values(records, name) for name in ("ap", "seconds", "images_per_second")
+    )
+    if aps:
+        epoch, ap = max(aps, key=lambda entry: entry[1])
+        cards[f"best AP, epoch {epoch}"] = unit(ap)
     if seconds:
-        entries.append(("training time", _duration(sum(seconds))))
-    speeds = [value for _, value in finite_values(records, "images_per_second")]
+        cards["training time"] = _duration(sum(value for _, value in seconds))
     if speeds:
-        entries.append(("images/s, median", f"{statistics.median(speeds):.4g}"))
-    return entries
+        cards["images/s, median"] = f"{statistics.median(value for _, value in speeds):.4g}"
+    return cards
 
 
 def _duration(seconds: float) -> str:
@@ -91,34 +82,20 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{rest} s"
 
 
-def _epochs(records: Sequence[Mapping[str, Any]]) -> list[Element]:
-    return epoch_charts(records) or [faint("No epoch has ended yet.")]
-
-
-def _settings(config: TrainConfig) -> list[Element]:
-    """Returns a table for each group of settings; those that differ from the default are bold."""
-    groups: dict[str, list[list[Element | str]]] = {}
-    usual = TrainConfig()
+def _settings(config: TrainConfig) -> dict[str, list[tuple[str, str, bool]]]:
+    """Returns name, value and whether it is the default of all settings, by group."""
+    groups: dict[str, list[tuple[str, str, bool]]] = {}
+    defaults = TrainConfig()
     for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), getattr(usual, field.name)
-        if dataclasses.is_dataclass(value):
-            groups[field.name] = [
-                _setting(inner.name, getattr(value, inner.name), getattr(default, inner.name, None))
-                for inner in dataclasses.fields(value)
-            ]
-        else:
-            groups.setdefault("run", []).append(_setting(field.name, value, default))
-    tables = [table([name, ""], rows) for name, rows in groups.items()]
-    return [
-        faint("Bold: not the default."),
-        node("div", {"class": "columns long"}, *tables),
-    ]
-
-
-def _setting(name: str, value: Any, default: Any) -> list[Element | str]:
-    text = _plain(value)
-    shown = text if value == default else node("b", {}, text)
-    return [name, node("td", {"class": "number wrapped"}, shown)]
+        value, default = getattr(config, field.name), getattr(defaults, field.name)
+        if not dataclasses.is_dataclass(value):
+            groups.setdefault("run", []).append((field.name, _plain(value), value == default))
+            continue
+        for inner in dataclasses.fields(value):
+            own, usual = getattr(value, inner.name), getattr(default, inner.name, None)
+            row = (inner.name, _plain(own), own == usual)
+            groups.setdefault(field.name, []).append(row)
+    return groups
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the pages about detections are made of."""
+"""Pages and plots about detections."""
 
 try:
     import cv2  # noqa: F401  # for all modules of this package

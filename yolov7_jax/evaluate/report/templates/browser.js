@@ -1,5 +1,5 @@
 // The browser of images in report.html: filters, thumbnails, and a larger view with all boxes.
-// It reads #browser-data, written by browser.py, and refers to nothing outside of the page.
+// It reads #browser-data, written by browser.html, and refers to nothing outside of the page.
 "use strict";
 
 (() => {

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from yolov7_jax.evaluate.report.charts import UNIT, Line, ticks
+from yolov7_jax.evaluate.report.svg_charts import UNIT, Line, ticks
 
 Image = UInt8[np.ndarray, "h w 3"]
 
@@ -51,7 +51,7 @@ def unit_plot(
     def place(x: float, y: float) -> tuple[float, float]:
         return LEFT + x * (right - LEFT), bottom - y * (bottom - TOP)
 
-    for value in ticks(UNIT.low, UNIT.high, 6):
+    for value in ticks(*UNIT, 6):
         (x, y), label = place(value, value), f"{value:.1f}"
         _segment(image, [(x, TOP), (x, bottom)], RULE, 1)
         _segment(image, [(LEFT, y), (right, y)], RULE, 1)

@@ -1,0 +1,152 @@
+"""Accuracy by class, curves, kinds of fault and confusions, as pages and plots show them."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from yolov7_jax.evaluate.curves import RECALLS, SCORES, Curves, class_mean
+from yolov7_jax.evaluate.matching import DetectionKind
+from yolov7_jax.evaluate.report.matched_split import MatchedSplit
+from yolov7_jax.evaluate.report.pages import unit
+from yolov7_jax.evaluate.report.svg_charts import UNIT, Line, LineChart, line_chart
+
+MOST_LINES = 8  # with more classes, only the best and the worst have a line
+SCORE_STEP = 5  # every fifth score threshold is drawn
+MOST_IN_MATRIX = 100
+MOST_CONFUSIONS = 12
+BACKGROUND = "background"
+KINDS = [kind for kind in DetectionKind if kind != DetectionKind.IGNORED]
+
+SECTIONS = {
+    "classes": "Accuracy by class",
+    "curves": "Precision and recall",
+    "faults": "Faults",
+    "confusion": "Confusion",
+}
+
+
+def accuracy_cards(split: MatchedSplit) -> dict[str, str]:
+    """Returns the headline numbers by name."""
+    accuracy, curves = split.accuracy, split.curves
+    values = {
+        "AP": accuracy.ap,
+        "AP50": accuracy.ap50,
+        "AP75": accuracy.ap75,
+        "AP small": accuracy.ap_small,
+        "AP medium": accuracy.ap_medium,
+        "AP large": accuracy.ap_large,
+        "best mean F1": curves.mean_at_best(curves.f1),
+        "at score": curves.best_score,
+    }
+    return {name: unit(value) for name, value in values.items()}
+
+
+def accuracy_values(split: MatchedSplit) -> dict[str, Any]:
+    """Returns what the templates of `SECTIONS` show."""
+    names, hits = split.dataset.names, int(split.found.sum())
+    kinds = np.bincount(split.matches.kinds[split.shown], minlength=len(DetectionKind))
+    return {
+        "best_score": split.curves.best_score,
+        "kinds": [kind.label for kind in KINDS],
+        "classes": [
+            {"name": names[label], "objects": split.curves.objects[label]}
+            | split.class_metrics(label)
+            for label in split.by_ap50()
+        ],
+        "curves": _accuracy_charts(split),
+        "object_counts": {"found": hits, "missed": int(split.truth.to_find.sum()) - hits},
+        "detection_counts": {kind.label: int(kinds[kind]) for kind in KINDS},
+        "confusion": _confusion_values(names, split.confusion()),
+    }
+
+
+def recall_lines(split: MatchedSplit) -> list[Line]:
+    """Returns precision over recall: the mean, and the classes if they are few.
+
+    Of many, those are the three best and the three worst; none where there is no object to find.
+    """
+    curves = split.curves
+    defined = [label for label in split.by_ap50() if curves.objects[label]]
+    if not defined:
+        return []
+    chosen = defined if len(defined) < MOST_LINES else [*defined[:3], *defined[-3:]]
+    mean = curves.precision_at_recall[defined].mean(0)
+    return [
+        _line(f"mean of {len(defined)} classes", RECALLS, mean, bold=True),
+        *(
+            _line(split.dataset.names[label], RECALLS, curves.precision_at_recall[label])
+            for label in chosen
+        ),
+    ]
+
+
+def score_lines(curves: Curves) -> list[Line]:
+    """Returns the means of F1, precision and recall over the score threshold."""
+    values = {"F1": curves.f1, "precision": curves.precision, "recall": curves.recall}
+    return [
+        _line(name, SCORES[::SCORE_STEP], class_mean(value[:, ::SCORE_STEP]), bold=name == "F1")
+        for name, value in values.items()
+    ]
+
+
+def most_confused(matrix: Int64[np.ndarray, "c+1 c+1"]) -> Int64[np.ndarray, " k"]:
+    """Returns which rows of a matrix are shown: of more than 100 classes the most confused ones.
+
+    The background, which is the last, is always among them.
+    """
+    background = len(matrix) - 1
+    if background <= MOST_IN_MATRIX:
+        return np.arange(background + 1)
+    mistakes = _mistakes(matrix)
+    confused = np.argsort(-(mistakes.sum(0) + mistakes.sum(1)), kind="stable")
+    return np.append(np.sort(confused[confused != background][:MOST_IN_MATRIX]), background)
+
+
+def _accuracy_charts(split: MatchedSplit) -> list[LineChart]:
+    """Returns precision over recall, and precision, recall and F1 over the score threshold."""
+    curves, lines = split.curves, recall_lines(split)
+    unit_chart = functools.partial(line_chart, x_range=UNIT, y_range=UNIT)
+    if not lines:
+        return []
+    few = (curves.objects > 0).sum() < MOST_LINES
+    which = "" if few else ": the three best and the three worst classes"
+    best = curves.best_score
+    score_title = f"Means over the score threshold; best F1 at {best:.3f}"
+    return [
+        unit_chart(f"Precision over recall{which}", lines, x_name="recall"),
+        unit_chart(score_title, score_lines(curves), x_name="score", mark=best),
+    ]
+
+
+def _line(name: str, x: np.ndarray, y: np.ndarray, *, bold: bool = False) -> Line:
+    points = zip(x.tolist(), y.tolist(), strict=True)
+    return Line(name, [point for point in points if math.isfinite(point[1])], bold)
+
+
+def _mistakes(matrix: Int64[np.ndarray, "c+1 c+1"]) -> Int64[np.ndarray, "c+1 c+1"]:
+    """Returns how often classes were taken for one another."""
+    mistakes = matrix.copy()
+    np.fill_diagonal(mistakes, 0)
+    mistakes[-1], mistakes[:, -1] = 0, 0
+    return mistakes
+
+
+def _confusion_values(names: Sequence[str], matrix: Int64[np.ndarray, "c+1 c+1"]) -> dict[str, Any]:
+    labels, shown, mistakes = [*names, BACKGROUND], most_confused(matrix), _mistakes(matrix)
+    rows, columns = np.unravel_index(np.argsort(-mistakes, axis=None, kind="stable"), matrix.shape)
+    return {
+        "num_classes": len(names),
+        "labels": [labels[row] for row in shown],
+        "rows": [
+            (labels[row], int(matrix[row].sum()), matrix[row, shown].tolist()) for row in shown
+        ],
+        "pairs": [
+            (labels[row], labels[column], count, count / matrix[row].sum())
+            for row, column in zip(rows[:MOST_CONFUSIONS], columns[:MOST_CONFUSIONS], strict=True)
+            if (count := int(mistakes[row, column]))
+        ],
+    }
