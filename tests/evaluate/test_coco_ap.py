@@ -12,7 +12,7 @@ NUMBERS = CocoAp._fields[:12]  # in the order of pycocotools' stats
 
 
 def pycocotools_ap(truth, detections, num_images, num_classes):
-    """Returns the 12 numbers and AP and AP50 per class, -1 where undefined."""
+    """Returns the 12 numbers and `[iou, recall, class]` precision, -1 where undefined."""
 
     def xywh(box):
         x0, y0, x1, y1 = (float(value) for value in box)
@@ -56,7 +56,7 @@ def pycocotools_ap(truth, detections, num_images, num_classes):
         evaluation.accumulate()
         evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    return evaluation.stats, precision.mean((0, 1)), precision[0].mean(0)
+    return evaluation.stats, precision
 
 
 def random_case(seed, *, num_images=12, num_classes=5, tied=True):
@@ -88,11 +88,15 @@ def random_case(seed, *, num_images=12, num_classes=5, tied=True):
 
 def check_against_pycocotools(truth, detections, num_images, num_classes):
     result = coco_ap(truth, detections, num_images=num_images, num_classes=num_classes)
-    stats, class_ap, class_ap50 = pycocotools_ap(truth, detections, num_images, num_classes)
+    stats, precision = pycocotools_ap(truth, detections, num_images, num_classes)
     values = np.asarray([getattr(result, field) for field in NUMBERS])
     np.testing.assert_allclose(np.nan_to_num(values, nan=-1), stats, atol=1e-12)
-    np.testing.assert_allclose(np.nan_to_num(result.class_ap, nan=-1), class_ap, atol=1e-12)
-    np.testing.assert_allclose(np.nan_to_num(result.class_ap50, nan=-1), class_ap50, atol=1e-12)
+    for values, wanted in (
+        (result.class_ap, precision.mean((0, 1))),
+        (result.class_ap50, precision[0].mean(0)),
+        (result.class_precision, precision[0].T),
+    ):
+        np.testing.assert_allclose(np.nan_to_num(values, nan=-1), wanted, atol=1e-12)
     return result
 
 

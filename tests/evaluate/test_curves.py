@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from detected import detected, objects, random_case
 
-from yolov7_jax.evaluate.coco_ap import coco_ap
-from yolov7_jax.evaluate.curves import RECALLS, SCORES, precision_recall
+from yolov7_jax.evaluate.curves import SCORES, precision_recall
 from yolov7_jax.evaluate.matching import DetectionKind, match_detections
 
 BOX, FAR = (0, 0, 10, 10), (50, 50, 60, 60)
@@ -13,32 +12,6 @@ def curves_of(truth, detections, num_images=2, num_classes=2):
     sizes = {"num_images": num_images, "num_classes": num_classes}
     matches = match_detections(truth, detections, **sizes)
     return precision_recall(truth, detections, matches, num_classes=num_classes), matches
-
-
-def check_area(truth, detections, num_images, num_classes):
-    curves, _ = curves_of(truth, detections, num_images, num_classes)
-    accuracy = coco_ap(truth, detections, num_images=num_images, num_classes=num_classes)
-    area = curves.precision_at_recall.mean(1)
-    np.testing.assert_allclose(area, accuracy.class_ap50, atol=1e-9)
-    assert accuracy.ap50 == pytest.approx(np.nanmean(area), abs=1e-9)
-    return accuracy
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_area_under_precision_is_coco_ap50(seed):
-    accuracy = check_area(*random_case(seed))
-    assert 0 < accuracy.ap50 < 1
-
-
-def test_area_is_coco_ap50_beyond_100_detections_of_a_image_and_class():
-    truth, detections, _, _ = random_case(3, num_detections=500)
-    truth = truth._replace(image=truth.image * 0)
-    check_area(truth, detections._replace(image=detections.image * 0), 1, 4)
-
-
-def test_area_is_coco_ap50_without_detections():
-    truth, detections, images, classes = random_case(0)
-    check_area(truth, type(detections)(*(field[:0] for field in detections)), images, classes)
 
 
 def test_numbers_at_every_score_are_those_of_counting():
@@ -56,16 +29,6 @@ def test_numbers_at_every_score_are_those_of_counting():
             assert curves.precision[label, index] == pytest.approx(precision, nan_ok=True)
             assert curves.recall[label, index] == pytest.approx(recall, nan_ok=True)
             assert curves.f1[label, index] == pytest.approx(f1, nan_ok=True)
-
-
-def test_precision_at_recall_by_hand():
-    truth = objects((0, 0, *BOX), (0, 0, *FAR), (1, 0, *BOX))
-    found = detected((0, 0, 0.9, *BOX), (1, 0, 0.8, *FAR), (0, 0, 0.7, *FAR))
-    curves, _ = curves_of(truth, found)
-    wanted = np.select([RECALLS <= 1 / 3, RECALLS <= 2 / 3], [1, 2 / 3], 0)
-    np.testing.assert_allclose(curves.precision_at_recall[0], wanted)
-    assert np.isnan(curves.precision_at_recall[1]).all()
-    assert curves.objects.tolist() == [3, 0]
 
 
 def test_best_score_has_the_highest_mean_f1_of_classes_with_objects():

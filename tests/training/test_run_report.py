@@ -11,8 +11,8 @@ from detected import detected, objects
 
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes, coco_ap
+from yolov7_jax.evaluate.report.line_charts import ticks
 from yolov7_jax.evaluate.report.matched_split import match_split
-from yolov7_jax.evaluate.report.svg_charts import ticks
 from yolov7_jax.training.run_report import write_report
 from yolov7_jax.training.train_config import TrainConfig
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -90,34 +90,69 @@ def eval_batches(
         shapes = np.full((len(dataset), 2), image_size)
     else:
         shapes = batch_shapes(dataset.sizes, image_size, stride)
-    rows, shape_of_row = [], []
+    places: list[tuple[int, tuple[int, int]]] = []  # row and shape; -1 fills up a batch
     for shape in np.unique(shapes, axis=0):
-        of_shape = np.flatnonzero((shapes == shape).all(1))
-        padded = np.full(-(-len(of_shape) // batch_size) * batch_size, -1)
-        padded[: len(of_shape)] = of_shape
-        rows += padded.tolist()
-        shape_of_row += [tuple(shape.tolist())] * len(padded)
-    places = list(zip(rows, shape_of_row, strict=True))
+        rows = np.flatnonzero((shapes == shape).all(1)).tolist()
+        rows += [-1] * (-len(rows) % batch_size)
+        places += [(row, tuple(shape.tolist())) for row in rows]
     own = batch_size // process_count
-    # Of each batch, this host's slice.
     places = [
         place for number, place in enumerate(places) if number % batch_size // own == process_index
     ]
     read = read or functools.partial(fitted_image, dataset, image_size)
-    make = functools.partial(_eval_sample, dataset, image_size, read)
-    samples = map_ahead(make, places, workers=num_workers, ahead=2 * own)
+    samples = map_ahead(
+        functools.partial(_eval_sample, dataset, read), places, workers=num_workers, ahead=2 * own
+    )
     most = int(np.diff(dataset.offsets).max(initial=0))
-    return _batches(samples, own, functools.partial(_collate, dataset, most))
+    return _batches(samples, own, dataset, most)
+
+
+class _EvalSample(NamedTuple):
+    row: int
+    image: UInt8[np.ndarray, "h w 3"]
+    letterbox: LetterboxInfo
+
+
+def _eval_sample(dataset: Dataset, read: Reader, place: tuple[int, tuple[int, int]]) -> _EvalSample:
+    row, shape = place
+    if row < 0:
+        blank = np.full((1, 1, 3), PAD_VALUE, np.uint8)
+        return _EvalSample(row, *letterbox(blank, shape, enlarge=False))
+    size_wh, image = dataset.sizes[row], read(row)
+    padded, info = letterbox(image, shape, enlarge=False)
+    scale_xy = (image.shape[1::-1] / size_wh).astype(np.float32)
+    return _EvalSample(row, padded, LetterboxInfo(scale_xy, info.pad_xy, size_wh))
 
 
 def _batches(
-    samples: Generator["_EvalSample", None, None],
-    size: int,
-    collate: Callable[[Sequence["_EvalSample"]], EvalBatch],
+    samples: Generator[_EvalSample, None, None], size: int, dataset: Dataset, most: int
 ) -> Generator[EvalBatch, None, None]:
     with contextlib.closing(samples):
         while together := list(itertools.islice(samples, size)):
-            yield collate(together)
+            rows, images, infos = zip(*together, strict=True)
+            objects = [_objects(dataset, row, info) for row, _, info in together]
+            boxes, labels = zip(*objects, strict=True)
+            yield EvalBatch(
+                np.stack(images),
+                stack_targets(boxes, labels, images[0].shape[:2], most),
+                np.asarray(rows, np.int32),
+                LetterboxInfo(*(np.stack(field) for field in zip(*infos, strict=True))),
+            )
+
+
+def _objects(
+    dataset: Dataset, row: int, info: LetterboxInfo
+) -> tuple[Float32[np.ndarray, "m 4"], Int32[np.ndarray, " m"]]:
+    """Returns boxes, in pixels of the padded image, and labels of what there is to detect."""
+    if row < 0:
+        return np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+    objects = dataset.objects_of(row)
+    wanted = ~objects.crowd
+    side = np.asarray(info.size_wh, np.float32) * info.scale_xy
+    centre = objects.boxes_cxcywh[wanted, :2] * side + info.pad_xy
+    half = objects.boxes_cxcywh[wanted, 2:] * side / 2
+    corners = np.concatenate([centre - half, centre + half], 1)
+    return corners.astype(np.float32), objects.labels[wanted]
 
 
 def batch_shapes(
@@ -155,58 +190,3 @@ def batch_shapes(
         group[group > other] -= 1
         shapes, counts = np.delete(shapes, other, 0), np.delete(counts, other)
     return shapes[group]
-
-
-class _EvalSample(NamedTuple):
-    row: int
-    image: UInt8[np.ndarray, "h w 3"]
-    letterbox: LetterboxInfo
-
-
-def _eval_sample(
-    dataset: Dataset, image_size: int, read: Reader, place: tuple[int, tuple[int, int]]
-) -> _EvalSample:
-    row, shape = place
-    if row < 0:
-        blank = np.full((1, 1, 3), PAD_VALUE, np.uint8)
-        return _EvalSample(row, *letterbox(blank, shape, enlarge=False))
-    width, height = dataset.sizes[row].tolist()
-    image = read(row)
-    padded, info = letterbox(image, shape, enlarge=False)
-    return _EvalSample(
-        row,
-        padded,
-        LetterboxInfo(
-            scale_xy=np.asarray((image.shape[1] / width, image.shape[0] / height), np.float32),
-            pad_xy=info.pad_xy,
-            size_wh=np.asarray((width, height), np.int32),
-        ),
-    )
-
-
-def _collate(dataset: Dataset, most: int, samples: Sequence[_EvalSample]) -> EvalBatch:
-    infos = [sample.letterbox for sample in samples]
-    images = np.stack([sample.image for sample in samples])
-    boxes, labels = zip(*(_objects(dataset, sample) for sample in samples), strict=True)
-    return EvalBatch(
-        images,
-        stack_targets(boxes, labels, images.shape[1:3], most),
-        np.asarray([sample.row for sample in samples], np.int32),
-        LetterboxInfo(*(np.stack(field) for field in zip(*infos, strict=True))),
-    )
-
-
-def _objects(
-    dataset: Dataset, sample: _EvalSample
-) -> tuple[Float32[np.ndarray, "m 4"], Int32[np.ndarray, " m"]]:
-    """Returns boxes, in pixels of the image, and labels of what there is to detect in it."""
-    if sample.row < 0:
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
-    objects = dataset.objects_of(sample.row)
-    wanted = ~objects.crowd
-    info = sample.letterbox
-    side = np.asarray(info.size_wh, np.float32) * info.scale_xy
-    centre = objects.boxes_cxcywh[wanted, :2] * side + info.pad_xy
-    half = objects.boxes_cxcywh[wanted, 2:] * side / 2
-    corners = np.concatenate([centre - half, centre + half], 1)
-    return corners.astype(np.float32), objects.labels[wanted]

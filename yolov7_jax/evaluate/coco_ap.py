@@ -67,6 +67,8 @@ class CocoAp(NamedTuple):
       ar_small, ar_medium, ar_large: recall by size.
       class_ap: `[classes]`, as `ap`.
       class_ap50: `[classes]`, as `ap50`.
+      class_precision: at an IoU of 0.5, the best precision at a recall of at least 0.00, 0.01 ...
+        1.00; 0 where it is never reached. Its mean over the recalls is `class_ap50`.
     """
 
     ap: float
@@ -83,6 +85,7 @@ class CocoAp(NamedTuple):
     ar_large: float
     class_ap: Float[np.ndarray, " c"]
     class_ap50: Float[np.ndarray, " c"]
+    class_precision: Float[np.ndarray, "c 101"]
 
 
 def coco_ap(
@@ -112,20 +115,29 @@ def coco_ap(
         area=None if truth.area is None else np.asarray(truth.area, np.float64),
         iscrowd=None if truth.crowd is None else np.asarray(truth.crowd, np.int64),
     )
-    rows = np.concatenate(
+    rows = np.column_stack(
         [
-            np.asarray(detections.image, np.float64)[:, None],
+            detections.image,
             xyxy_to_xywh(detections.boxes_xyxy),
-            np.asarray(detections.scores, np.float64)[:, None],
-            np.asarray(detections.labels, np.float64)[:, None],
-        ],
-        axis=1,
+            np.asarray(detections.scores, np.float64),
+            detections.labels,
+        ]
     )
     evaluation = hotcoco.COCOeval(objects, objects.load_res(rows), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
-    curves = evaluation.eval or {}
-    return _summary(np.asarray(curves["precision"]), np.asarray(curves["recall"]))
+    evaluation.summary_lines()  # fills `stats`
+    stats = np.asarray(evaluation.stats, np.float64)  # -1 where undefined
+    # [iou, recall, class, area, max_dets]: -1 where a class has no object of that size.
+    precision = np.asarray((evaluation.eval or {})["precision"])[:, :, :, 0, -1]
+    # A class is defined at all thresholds or at none, so plain means are right here.
+    precision = np.where(precision > -1, precision, np.nan)
+    return CocoAp(
+        *np.where(stats >= 0, stats, np.nan).tolist(),
+        class_ap=precision.mean((0, 1)),
+        class_ap50=precision[0].mean(0),
+        class_precision=precision[0].T,
+    )
 
 
 def check_boxes(
@@ -140,36 +152,6 @@ def check_boxes(
     faults += _faults("detections", detections, num_images, num_classes)
     if faults:
         raise ValueError("; ".join(faults))
-
-
-def _summary(precision: np.ndarray, recall: np.ndarray) -> CocoAp:
-    # precision [iou, recall, class, area, max_dets] and recall [iou, class, area, max_dets]
-    # hold -1 where a class has no object of that size.
-    precision = np.where(precision > -1, precision, np.nan)
-    recall = np.where(recall > -1, recall, np.nan)
-    at_100 = precision[..., -1]  # [iou, recall, class, area]
-    return CocoAp(
-        ap=_mean(at_100[:, :, :, 0]),
-        ap50=_mean(at_100[0, :, :, 0]),
-        ap75=_mean(at_100[5, :, :, 0]),
-        ap_small=_mean(at_100[:, :, :, 1]),
-        ap_medium=_mean(at_100[:, :, :, 2]),
-        ap_large=_mean(at_100[:, :, :, 3]),
-        ar1=_mean(recall[:, :, 0, 0]),
-        ar10=_mean(recall[:, :, 0, 1]),
-        ar100=_mean(recall[:, :, 0, 2]),
-        ar_small=_mean(recall[:, :, 1, 2]),
-        ar_medium=_mean(recall[:, :, 2, 2]),
-        ar_large=_mean(recall[:, :, 3, 2]),
-        # A class is defined at all thresholds or at none, so plain means are right here.
-        class_ap=at_100[:, :, :, 0].mean((0, 1)),
-        class_ap50=at_100[0, :, :, 0].mean(0),
-    )
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
 
 
 def xyxy_to_xywh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
@@ -202,7 +184,7 @@ def _faults(
             )
     for field in ("boxes_xyxy", "scores", "area"):
         values = getattr(group, field, None)
-        finite = np.isfinite(0.0 if values is None else values)
-        if not finite.all():
-            faults.append(f"{name}.{field} has {(~finite).sum()} values that are not finite")
+        wrong = 0 if values is None else (~np.isfinite(values)).sum()
+        if wrong:
+            faults.append(f"{name}.{field} has {wrong} values that are not finite")
     return faults

@@ -1,4 +1,4 @@
-"""Precision and recall at an IoU of 0.5: over each other, and over the score threshold."""
+"""Precision, recall and F1 at an IoU of 0.5 over the score threshold."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,6 @@ from jaxtyping import Float64, Int64
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes
 from yolov7_jax.evaluate.matching import DetectionKind, DetectionMatches
 
-RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
 SCORES = np.linspace(0.0, 1.0, 1001)  # score thresholds
 
 
@@ -19,15 +18,12 @@ class Curves(NamedTuple):
 
     Attributes:
       objects: objects to find per class, crowd regions left out.
-      precision_at_recall: the best precision at a recall of at least 0.00, 0.01 ... 1.00; 0 where
-        it is never reached, NaN without objects. Its mean over the recalls is COCO's AP50.
       precision, recall, f1: of the detections with at least the scores 0.000, 0.001 ... 1.000.
       best: the index of the score with the highest mean F1 over the classes with objects; the
         middle one of equals.
     """
 
     objects: Int64[np.ndarray, " c"]
-    precision_at_recall: Float64[np.ndarray, "c 101"]
     precision: Float64[np.ndarray, "c 1001"]
     recall: Float64[np.ndarray, "c 1001"]
     f1: Float64[np.ndarray, "c 1001"]
@@ -56,26 +52,21 @@ def precision_recall(
     """
     objects = np.bincount(truth.labels[truth.to_find], minlength=num_classes)
     scores = detections.scores.astype(np.float64)
-    # By class, then score; equal scores by image, as pycocotools meets them.
-    order = np.lexsort((detections.image, -scores, detections.labels))
+    order = np.lexsort((-scores, detections.labels))  # by class, the best first
     order = order[matches.kinds[order] != DetectionKind.IGNORED]
     bounds = np.searchsorted(detections.labels[order], np.arange(num_classes + 1))
-    precision_at_recall = np.full((num_classes, len(RECALLS)), np.nan)
     right, shown = np.zeros((2, num_classes, len(SCORES)), np.int64)
     for label in range(num_classes):
         rows = order[bounds[label] : bounds[label + 1]]
         correct = np.concatenate([[0], np.cumsum(matches.kinds[rows] == DetectionKind.CORRECT)])
         shown[label] = np.searchsorted(-scores[rows], -SCORES, side="right")
         right[label] = correct[shown[label]]
-        if objects[label]:
-            precision_at_recall[label] = _interpolated(correct[1:], objects[label])
     wanted = objects[:, None]
     f1 = _ratio(2 * right, np.where(wanted, shown + wanted, 0))
     mean_f1 = f1[objects > 0].mean(0) if objects.any() else np.zeros(len(SCORES))
     best = np.flatnonzero(mean_f1 == mean_f1.max())
     return Curves(
         objects,
-        precision_at_recall,
         precision=_ratio(right, shown),
         recall=_ratio(right, wanted),
         f1=f1,
@@ -87,14 +78,6 @@ def class_mean(values: Float64[np.ndarray, "c s"]) -> Float64[np.ndarray, " s"]:
     """Returns the mean over the classes for which a number is defined; NaN where there is none."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0))
-
-
-def _interpolated(correct: Int64[np.ndarray, " k"], objects: int) -> Float64[np.ndarray, "101"]:
-    """Returns the best precision at each recall or beyond, from the running count of right ones."""
-    precision = correct / np.arange(1, len(correct) + 1)
-    beyond = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(correct / objects, RECALLS, side="left")
-    return np.append(beyond, 0.0)[reached]
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

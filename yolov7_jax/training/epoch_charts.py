@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from yolov7_jax.evaluate.report.svg_charts import Line, LineChart, line_chart
+from yolov7_jax.evaluate.report.line_charts import Line, LineChart, line_chart
 
 EPOCH, STEP = "epoch", "step"
 SPLITS = ("train", "val")  # their losses of one name share a chart

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from yolov7_jax.evaluate.curves import RECALLS, SCORES, Curves, class_mean
+from yolov7_jax.evaluate.curves import SCORES, class_mean
 from yolov7_jax.evaluate.matching import DetectionKind
+from yolov7_jax.evaluate.report.line_charts import UNIT, Line, LineChart, line_chart
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
 from yolov7_jax.evaluate.report.pages import unit
-from yolov7_jax.evaluate.report.svg_charts import UNIT, Line, LineChart, line_chart
 
 MOST_LINES = 8  # with more classes, only the best and the worst have a line
+RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
 SCORE_STEP = 5  # every fifth score threshold is drawn
 MOST_IN_MATRIX = 100
 MOST_CONFUSIONS = 12
@@ -51,46 +52,51 @@ def accuracy_values(split: MatchedSplit) -> dict[str, Any]:
     kinds = np.bincount(split.matches.kinds[split.shown], minlength=len(DetectionKind))
     return {
         "best_score": split.curves.best_score,
+        "names": names,
         "kinds": [kind.label for kind in KINDS],
         "classes": [
             {"name": names[label], "objects": split.curves.objects[label]}
             | split.class_metrics(label)
             for label in split.by_ap50()
         ],
-        "curves": _accuracy_charts(split),
+        "curves": list(accuracy_charts(split).values()),
         "object_counts": {"found": hits, "missed": int(split.truth.to_find.sum()) - hits},
         "detection_counts": {kind.label: int(kinds[kind]) for kind in KINDS},
         "confusion": _confusion_values(names, split.confusion()),
     }
 
 
-def recall_lines(split: MatchedSplit) -> list[Line]:
-    """Returns precision over recall: the mean, and the classes if they are few.
+def accuracy_charts(split: MatchedSplit) -> dict[str, LineChart]:
+    """Returns precision over recall, and precision, recall and F1 over the score threshold.
 
-    Of many, those are the three best and the three worst; none where there is no object to find.
+    Over recall, classes have lines of their own if they are few; of many, the three best and the
+    three worst. There are no charts where there is no object to find.
     """
-    curves = split.curves
+    curves, unit_chart = split.curves, functools.partial(line_chart, x_range=UNIT, y_range=UNIT)
     defined = [label for label in split.by_ap50() if curves.objects[label]]
     if not defined:
-        return []
-    chosen = defined if len(defined) < MOST_LINES else [*defined[:3], *defined[-3:]]
-    mean = curves.precision_at_recall[defined].mean(0)
-    return [
-        _line(f"mean of {len(defined)} classes", RECALLS, mean, bold=True),
-        *(
-            _line(split.dataset.names[label], RECALLS, curves.precision_at_recall[label])
-            for label in chosen
+        return {}
+    few = len(defined) < MOST_LINES
+    precision = split.accuracy.class_precision
+    mean = _line(f"mean of {len(defined)} classes", RECALLS, precision[defined].mean(0), bold=True)
+    over_recall = [mean]
+    for label in defined if few else [*defined[:3], *defined[-3:]]:
+        name = split.dataset.names[label]
+        over_recall.append(_line(name, RECALLS, precision[label]))
+    which = "" if few else ": the three best and the three worst classes"
+    means = {"F1": curves.f1, "precision": curves.precision, "recall": curves.recall}
+    over_score = [
+        _line(name, SCORES[::SCORE_STEP], class_mean(values[:, ::SCORE_STEP]), bold=name == "F1")
+        for name, values in means.items()
+    ]
+    best = curves.best_score
+    title = f"Means over the score threshold at IoU 0.50; best F1 at {best:.3f}"
+    return {
+        "precision_recall": unit_chart(
+            f"Precision over recall at IoU 0.50{which}", over_recall, x_name="recall"
         ),
-    ]
-
-
-def score_lines(curves: Curves) -> list[Line]:
-    """Returns the means of F1, precision and recall over the score threshold."""
-    values = {"F1": curves.f1, "precision": curves.precision, "recall": curves.recall}
-    return [
-        _line(name, SCORES[::SCORE_STEP], class_mean(value[:, ::SCORE_STEP]), bold=name == "F1")
-        for name, value in values.items()
-    ]
+        "f1": unit_chart(title, over_score, x_name="score", mark=best),
+    }
 
 
 def most_confused(matrix: Int64[np.ndarray, "c+1 c+1"]) -> Int64[np.ndarray, " k"]:
@@ -104,22 +110,6 @@ def most_confused(matrix: Int64[np.ndarray, "c+1 c+1"]) -> Int64[np.ndarray, " k
     mistakes = _mistakes(matrix)
     confused = np.argsort(-(mistakes.sum(0) + mistakes.sum(1)), kind="stable")
     return np.append(np.sort(confused[confused != background][:MOST_IN_MATRIX]), background)
-
-
-def _accuracy_charts(split: MatchedSplit) -> list[LineChart]:
-    """Returns precision over recall, and precision, recall and F1 over the score threshold."""
-    curves, lines = split.curves, recall_lines(split)
-    unit_chart = functools.partial(line_chart, x_range=UNIT, y_range=UNIT)
-    if not lines:
-        return []
-    few = (curves.objects > 0).sum() < MOST_LINES
-    which = "" if few else ": the three best and the three worst classes"
-    best = curves.best_score
-    score_title = f"Means over the score threshold; best F1 at {best:.3f}"
-    return [
-        unit_chart(f"Precision over recall{which}", lines, x_name="recall"),
-        unit_chart(score_title, score_lines(curves), x_name="score", mark=best),
-    ]
 
 
 def _line(name: str, x: np.ndarray, y: np.ndarray, *, bold: bool = False) -> Line:

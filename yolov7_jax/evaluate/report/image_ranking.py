@@ -1,17 +1,13 @@
-"""Images by how well their objects were found, and how pages hold their pixels."""
+"""Images by how well their objects were found."""
 
-import base64
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
-from yolov7_jax.data.images import UnreadableImageError, read_image, resize
+from yolov7_jax.data.images import UnreadableImageError
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
-
-QUALITIES = (82, 65, 45, 25)
 
 Made = TypeVar("Made")
 
@@ -90,37 +86,3 @@ def first_readable(
         except UnreadableImageError as error:
             unreadable.append(str(error))
     return made, unreadable
-
-
-def scaled(image: UInt8[np.ndarray, "h w 3"], scale: float) -> UInt8[np.ndarray, "_h _w 3"]:
-    """Returns an image with its sides times a factor, at least one pixel each."""
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return resize(image, width, height)
-
-
-def jpeg_url(path: str, side: int, most_bytes: int) -> tuple[str, int, int]:
-    """Reads an image for a page.
-
-    Args:
-      path: of the image.
-      side: to which its longer side is shrunk, if it is longer.
-      most_bytes: the quality is lowered where the JPEG would have more.
-
-    Returns:
-      A data URL, and width and height of the original.
-
-    Raises:
-      UnreadableImageError: it cannot be read.
-    """
-    image = read_image(path)
-    height, width = image.shape[:2]
-    small = scaled(image, min(1.0, side / max(height, width)))
-    jpeg = b""
-    for quality in QUALITIES:
-        encoded, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if not encoded:
-            raise RuntimeError("OpenCV could not encode an image")
-        jpeg = data.tobytes()
-        if len(jpeg) <= most_bytes:
-            break
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), width, height

@@ -13,16 +13,15 @@ from yolov7_jax.evaluate.report.curves_and_confusion import (
     BACKGROUND,
     SECTIONS,
     accuracy_cards,
+    accuracy_charts,
     accuracy_values,
     most_confused,
-    recall_lines,
-    score_lines,
 )
 from yolov7_jax.evaluate.report.image_browser import browser_values
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
 from yolov7_jax.evaluate.report.metrics_text import Validation, as_json, as_sentence
 from yolov7_jax.evaluate.report.pages import write_page
-from yolov7_jax.evaluate.report.png_plots import Image, matrix_plot, unit_plot
+from yolov7_jax.evaluate.report.png_plots import Image, chart_plot, matrix_plot
 from yolov7_jax.evaluate.report.worst_images import worst_sheet
 from yolov7_jax.files import write_whole
 
@@ -96,28 +95,11 @@ def write_report(path: pathlib.Path, validation: Validation) -> None:
 
 def _plots(split: MatchedSplit) -> dict[str, Image]:
     """Returns confusion matrix, curves and worst images, each with the name of its file."""
-    matrix, best_score = split.confusion(), split.curves.best_score
+    matrix = split.confusion()
     rows = most_confused(matrix)
-    plots = {
-        "confusion.png": matrix_plot(
-            f"Confusion from a score of {best_score:.3f}",
-            [[*split.dataset.names, BACKGROUND][row] for row in rows],
-            matrix[np.ix_(rows, rows)],
-            row_name="what objects are",
-            column_name="what they were detected as",
-        )
-    }
-    lines = recall_lines(split)
-    if lines:
-        plots["precision_recall.png"] = unit_plot(
-            "Precision over recall at IoU 0.50", lines, x_name="recall", y_name="precision"
-        )
-        plots["f1.png"] = unit_plot(
-            f"Means over the score threshold at IoU 0.50; best F1 at {best_score:.3f}",
-            score_lines(split.curves),
-            x_name="score",
-            y_name="mean over the classes",
-            mark=best_score,
-        )
+    names = [[*split.dataset.names, BACKGROUND][row] for row in rows]
+    title = f"Confusion from a score of {split.curves.best_score:.3f}"
+    plots = {"confusion.png": matrix_plot(title, names, matrix[np.ix_(rows, rows)])}
+    plots |= {f"{name}.png": chart_plot(chart) for name, chart in accuracy_charts(split).items()}
     sheet = worst_sheet(split)
     return plots if sheet is None else plots | {"worst.png": sheet}

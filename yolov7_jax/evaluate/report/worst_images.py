@@ -1,7 +1,7 @@
 """The worst and the best images with what was found in them: in a page, and as one PNG."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -11,13 +11,8 @@ from jaxtyping import UInt8
 from yolov7_jax.data.images import read_image
 from yolov7_jax.detect.drawing import GAP, Colour, draw_boxes, grid, titled
 from yolov7_jax.evaluate.matching import DetectionKind
-from yolov7_jax.evaluate.report.image_ranking import (
-    Ranking,
-    first_readable,
-    jpeg_url,
-    rank_images,
-    scaled,
-)
+from yolov7_jax.evaluate.report.image_ranking import Ranking, first_readable, rank_images
+from yolov7_jax.evaluate.report.image_values import image_values, scaled
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
 
 IMAGES = 6  # of the worst in a page, and of the best
@@ -83,111 +78,67 @@ def worst_sheet(split: MatchedSplit) -> UInt8[np.ndarray, "h w 3"] | None:
 
 def _tile(split: MatchedSplit, ranking: Ranking, image: int) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image with missed objects and all detections, by kind."""
-    path = split.dataset.paths[image]
+    path, names = split.dataset.paths[image], split.dataset.names
     pixels = read_image(path)
     scale = TILE / max(pixels.shape[:2])
     canvas = np.array(scaled(pixels, scale))
     objects, rows = split.rows_of(image, split.curves.best_score)
-    missed, rows = _missed(split, objects), rows[::-1]  # the best in front
+    missed = [row for row in objects if split.truth.to_find[row] and not split.found[row]]
+    rows = rows[::-1]  # the best in front
+    labels, scores, kinds = (
+        field[rows].tolist()
+        for field in (split.detections.labels, split.detections.scores, split.matches.kinds)
+    )
     draw_boxes(
         canvas,
         np.concatenate([split.truth.boxes_xyxy[missed], split.detections.boxes_xyxy[rows]]) * scale,
         [KIND_COLOURS[MISSED]] * len(missed)
-        + [KIND_COLOURS[_kind(split, row).label] for row in rows],
-        [_class_of(split, row) for row in missed] + [_class_and_score(split, row) for row in rows],
+        + [KIND_COLOURS[DetectionKind(kind).label] for kind in kinds],
+        [names[label] for label in split.truth.labels[missed]]
+        + [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
     )
-    name = pathlib.PurePath(path).name
-    return titled(canvas, f"{name}  {ranking.caption(image)}", TILE)
+    return titled(canvas, f"{pathlib.PurePath(path).name}  {ranking.caption(image)}", TILE)
 
 
 def _figure(split: MatchedSplit, ranking: Ranking, image: int) -> dict[str, Any]:
-    """Returns what images.html shows of an image, in its pixels."""
-    path = split.dataset.paths[image]
-    jpeg, width, height = jpeg_url(path, SIDE, MOST_BYTES)
-    objects, rows = split.rows_of(image, split.curves.best_score)
-    drawn = rows[:MOST_BOXES]
+    """Returns what images.html shows of an image."""
+    best_score = split.curves.best_score
+    values = image_values(split, image, best_score, SIDE, MOST_BYTES)
+    detections = values["detections"]
     caption = ranking.caption(image)
-    if len(drawn) < len(rows):
-        caption += f"; the best {len(drawn)} of {len(rows)} detections are drawn"
-    return {
-        "image": image,
-        "name": pathlib.PurePath(path).name,
-        "jpeg": jpeg,
-        "width": width,
-        "height": height,
-        "caption": caption,
-        "boxes": [
-            *(_object(split, row) for row in objects),
-            *(_detection(split, row) for row in drawn[::-1]),
-        ],
-        "captions": _captions(split, objects, drawn, width, height),
-    }
-
-
-def _box(box_xyxy: np.ndarray, kind: str, title: str) -> dict[str, Any]:
-    x0, y0, x1, y1 = map(float, box_xyxy)
-    width, height = max(x1 - x0, 0.5), max(y1 - y0, 0.5)
-    return {"kind": kind, "x": x0, "y": y0, "width": width, "height": height, "title": title}
-
-
-def _object(split: MatchedSplit, row: int) -> dict[str, Any]:
-    kind, what = MISSED, MISSED
-    if not split.truth.to_find[row]:
-        kind, what = "crowd", "crowd region"
-    elif split.found[row]:
-        kind, what = "truth", "object"
-    return _box(split.truth.boxes_xyxy[row], kind, f"{_class_of(split, row)}: {what}")
-
-
-def _detection(split: MatchedSplit, row: int) -> dict[str, Any]:
-    kind = _kind(split, row)
-    overlap = f", IoU {split.matches.ious[row]:.2f}" if split.matches.objects[row] >= 0 else ""
-    title = f"{_class_and_score(split, row)}: {kind.label}{overlap}"
-    return _box(split.detections.boxes_xyxy[row], kind.name.lower(), title)
-
-
-def _kind(split: MatchedSplit, row: int) -> DetectionKind:
-    return DetectionKind(split.matches.kinds[row])
-
-
-def _missed(split: MatchedSplit, objects: list[int]) -> list[int]:
-    return [row for row in objects if split.truth.to_find[row] and not split.found[row]]
-
-
-def _class_of(split: MatchedSplit, row: int) -> str:
-    return split.dataset.names[split.truth.labels[row]]
-
-
-def _class_and_score(split: MatchedSplit, row: int) -> str:
-    name = split.dataset.names[split.detections.labels[row]]
-    return f"{name} {split.detections.scores[row]:.2f}"
+    if len(detections) > MOST_BOXES:
+        caption += f"; the best {MOST_BOXES} of {len(detections)} detections are drawn"
+        values["detections"] = detections[:MOST_BOXES]
+    captions = _captions(values, split.dataset.names, best_score)
+    return values | {"image": image, "caption": caption, "captions": captions}
 
 
 def _captions(
-    split: MatchedSplit, objects: list[int], drawn: list[int], width: int, height: int
+    values: Mapping[str, Any], names: Sequence[str], best_score: float
 ) -> list[dict[str, Any]]:
     """Returns the classes of missed objects, and classes and scores of detections."""
-    missed = _missed(split, objects)
-    wrong_first = sorted(drawn, key=lambda row: _kind(split, row) == DetectionKind.CORRECT)
-    if len(missed) + len(drawn) > MOST_CAPTIONS:
-        wrong = [row for row in drawn if _kind(split, row) != DetectionKind.CORRECT]
-        missed, wrong_first = [], wrong[:MOST_CAPTIONS]
+    width, height = values["width"], values["height"]
     size = CAPTION * width / COLUMN
     # Those of objects stand below, not to cover those of detections that are about them.
-    entries = [
-        (split.truth.boxes_xyxy[row], 3, 1.0, f"{_class_of(split, row)} missed") for row in missed
+    missed = [
+        (box[0], box[3] + size, f"{names[label]} missed")
+        for label, finder, crowd, *box in values["objects"]
+        if not crowd and finder < best_score
     ]
-    entries += [
-        (split.detections.boxes_xyxy[row], 1, -0.25, _class_and_score(split, row))
-        for row in wrong_first
-    ]
+    right, wrong = [], []
+    for label, score, kind, _, _, *box in values["detections"]:
+        entry = (box[0], box[1] - 0.25 * size, f"{names[label]} {score:.2f}")
+        (right if kind == DetectionKind.CORRECT else wrong).append(entry)
+    entries = [*missed, *wrong, *right]
+    if len(entries) > MOST_CAPTIONS:
+        entries = wrong[:MOST_CAPTIONS]
     return [
         {
             "text": text,
             "size": size,
             # Letters are two thirds as wide as high, at most.
-            "x": min(float(box[0]), max(0.0, width - 0.67 * size * len(text))),
-            "y": min(max(float(box[edge]) + below * size, size), height - 0.25 * size),
+            "x": min(x, max(0.0, width - 0.67 * size * len(text))),
+            "y": min(max(y, size), height - 0.25 * size),
         }
-        for box, edge, below, text in entries
+        for x, y, text in entries
     ]

@@ -1,4 +1,4 @@
-"""Line charts: where macros.html draws what, as SVG that takes its colours from the page."""
+"""Line charts in pixels: what macros.html draws as SVG, and png_plots as an image."""
 
 import math
 from collections.abc import Sequence
