@@ -1,62 +1,10 @@
-import contextlib
-import io
-
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from detected import pycocotools_ap
 
-from yolov7_jax.evaluate.coco_ap import CocoAp, GroundTruth, ScoredBoxes, coco_ap
+from yolov7_jax.evaluate.coco_ap import CocoAp, GroundTruth, ScoredBoxes, coco_ap, xyxy_to_xywh
 
 NUMBERS = CocoAp._fields[:12]  # in the order of pycocotools' stats
-
-
-def pycocotools_ap(truth, detections, num_images, num_classes):
-    """Returns the 12 numbers and `[iou, recall, class]` precision, -1 where undefined."""
-
-    def xywh(box):
-        x0, y0, x1, y1 = (float(value) for value in box)
-        return [x0, y0, x1 - x0, y1 - y0]
-
-    sides = truth.boxes_xyxy[:, 2:].astype(float) - truth.boxes_xyxy[:, :2].astype(float)
-    area = sides.prod(1) if truth.area is None else truth.area
-    crowd = np.zeros(len(truth.labels)) if truth.crowd is None else truth.crowd
-    with contextlib.redirect_stdout(io.StringIO()):
-        objects = COCO()
-        objects.dataset = {
-            "info": {},
-            "images": [{"id": image} for image in range(num_images)],
-            "categories": [{"id": label, "name": str(label)} for label in range(num_classes)],
-            "annotations": [
-                {
-                    "id": row + 1,
-                    "image_id": int(truth.image[row]),
-                    "category_id": int(truth.labels[row]),
-                    "bbox": xywh(truth.boxes_xyxy[row]),
-                    "area": float(area[row]),
-                    "iscrowd": int(crowd[row]),
-                }
-                for row in range(len(truth.labels))
-            ],
-        }
-        objects.createIndex()
-        found = objects.loadRes(
-            [
-                {
-                    "image_id": int(detections.image[row]),
-                    "category_id": int(detections.labels[row]),
-                    "bbox": xywh(detections.boxes_xyxy[row]),
-                    "score": float(detections.scores[row]),
-                }
-                for row in range(len(detections.labels))
-            ]
-        )
-        evaluation = COCOeval(objects, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    return evaluation.stats, precision
 
 
 def random_case(seed, *, num_images=12, num_classes=5, tied=True):
@@ -88,7 +36,17 @@ def random_case(seed, *, num_images=12, num_classes=5, tied=True):
 
 def check_against_pycocotools(truth, detections, num_images, num_classes):
     result = coco_ap(truth, detections, num_images=num_images, num_classes=num_classes)
-    stats, precision = pycocotools_ap(truth, detections, num_images, num_classes)
+    results = [
+        {"image_id": int(image), "category_id": int(label), "bbox": box, "score": float(score)}
+        for image, box, score, label in zip(
+            detections.image,
+            xyxy_to_xywh(detections.boxes_xyxy).tolist(),
+            detections.scores,
+            detections.labels,
+            strict=True,
+        )
+    ]
+    stats, precision = pycocotools_ap(truth, results, range(num_images), range(num_classes))
     values = np.asarray([getattr(result, field) for field in NUMBERS])
     np.testing.assert_allclose(np.nan_to_num(values, nan=-1), stats, atol=1e-12)
     for values, wanted in (
@@ -108,22 +66,15 @@ def test_equals_pycocotools_with_empty_images_and_missing_classes(seed, tied):
     assert np.isnan(result.class_ap[-2:]).all()
 
 
-def with_crowds_and_areas(seed, *, tied):
-    """A case in which a quarter of the objects are crowds, and areas are less than the boxes'."""
-    truth, detections, images, classes = random_case(seed, tied=tied)
+@pytest.mark.parametrize("seed", range(50))
+def test_equals_pycocotools_on_random_data_sets_with_crowds_and_the_areas_of_outlines(seed):
+    truth, detections, images, classes = random_case(seed)
     rng = np.random.default_rng((1, seed))
     count = len(truth.labels)
     sides = truth.boxes_xyxy[:, 2:] - truth.boxes_xyxy[:, :2]
     area = sides.prod(1) * rng.uniform(0.2, 1, count)
     truth = truth._replace(crowd=rng.random(count) < 0.25, area=area)
-    return truth, detections, images, classes
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_equals_pycocotools_on_random_data_sets_with_crowds_and_the_areas_of_outlines(seed):
-    case = with_crowds_and_areas(seed, tied=True)
-    result = check_against_pycocotools(*case)
-    truth, detections, images, classes = case
+    result = check_against_pycocotools(truth, detections, images, classes)
     # Every case has what makes data sets hard.
     assert truth.crowd.any()
     assert len(np.unique(truth.image)) < images
@@ -194,13 +145,9 @@ def test_unknown_images_classes_and_values_are_refused_together():
     image, boxes = detections.image.copy(), detections.boxes_xyxy.copy()
     image[4] = images
     boxes[7, 2] = np.nan
+    wrong = detections._replace(image=image, boxes_xyxy=boxes)
     with pytest.raises(ValueError) as fault:  # noqa: PT011 - what follows checks it
-        coco_ap(
-            truth,
-            detections._replace(image=image, boxes_xyxy=boxes),
-            num_images=images,
-            num_classes=2,
-        )
+        coco_ap(truth, wrong, num_images=images, num_classes=2)
     message = str(fault.value)
     assert (
         f"detections.image has 1 values outside [0, {images}), the first is 12 in row 4" in message
@@ -209,21 +156,12 @@ def test_unknown_images_classes_and_values_are_refused_together():
     assert "truth.labels has" in message
 
 
-def test_areas_that_are_not_finite_are_refused():
+def test_areas_that_are_not_finite_and_fields_of_other_lengths_are_refused():
     truth, detections, images, classes = random_case(0)
+    sizes = {"num_images": images, "num_classes": classes}
     area = np.full(len(truth.labels), np.inf)
     with pytest.raises(ValueError, match=r"truth\.area has 60 values that are not finite"):
-        coco_ap(truth._replace(area=area), detections, num_images=images, num_classes=classes)
-
-
-def test_fields_of_different_length_are_refused():
-    truth, detections, images, classes = random_case(0)
-    with pytest.raises(
-        ValueError, match=r"detections\.scores has the shape \(3,\), wanted \(200,\)"
-    ):
-        coco_ap(
-            truth,
-            detections._replace(scores=detections.scores[:3]),
-            num_images=images,
-            num_classes=classes,
-        )
+        coco_ap(truth._replace(area=area), detections, **sizes)
+    detections = detections._replace(scores=detections.scores[:3])
+    with pytest.raises(ValueError, match=r"detections\.scores has the shape \(3,\), wanted \(200,"):
+        coco_ap(truth, detections, **sizes)

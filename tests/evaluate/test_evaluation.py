@@ -1,8 +1,5 @@
 """A pass over a split: where detections end up, and which of them count."""
 
-import contextlib
-import dataclasses
-import io
 import json
 import pathlib
 
@@ -10,12 +7,9 @@ import jax
 import numpy as np
 import pytest
 from bright_boxes import SIZE, STRIDE, find_bright, make_dataset, seven_images
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from detected import pycocotools_ap
 
 from yolov7_jax import Detections, create
-from yolov7_jax.errors import UserError
-from yolov7_jax.evaluate.class_mapping import map_classes
 from yolov7_jax.evaluate.coco_ap import coco_ap
 from yolov7_jax.evaluate.coco_results import write_coco_results
 from yolov7_jax.evaluate.detect_split import (
@@ -118,32 +112,10 @@ def test_written_detections_have_the_ids_of_the_source_and_the_same_accuracy(dat
     assert {row["image_id"] for row in rows} == set(dataset.image_ids.tolist())
     assert {row["category_id"] for row in rows} == {5, 90}
     truth = ground_truth(dataset)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [{"id": image} for image in dataset.image_ids.tolist()],
-            "categories": [{"id": 5, "name": "a"}, {"id": 90, "name": "b"}],
-            "annotations": [
-                {
-                    "id": row + 1,
-                    "image_id": int(dataset.image_ids[truth.image[row]]),
-                    "category_id": int(dataset.category_ids[truth.labels[row]]),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": float(truth.area[row]),
-                    "iscrowd": int(truth.crowd[row]),
-                }
-                for row, (x0, y0, x1, y1) in enumerate(truth.boxes_xyxy.tolist())
-            ],
-        }
-        coco.createIndex()
-        measured = COCOeval(coco, coco.loadRes(str(path)), "bbox")
-        measured.evaluate()
-        measured.accumulate()
-        measured.summarize()
+    stats, _ = pycocotools_ap(truth, str(path), dataset.image_ids, dataset.category_ids)
     accuracy = np.nan_to_num(np.asarray(accuracy_of(dataset, detections)[:12], float), nan=-1)
     assert 0.1 < accuracy[0] < 1
-    np.testing.assert_allclose(measured.stats, accuracy, atol=1e-12)
+    np.testing.assert_allclose(stats, accuracy, atol=1e-12)
 
 
 def test_no_detections_can_be_measured_and_written(dataset, tmp_path):
@@ -187,43 +159,3 @@ def test_detections_are_the_same_on_one_and_eight_devices(dataset):
 
 def test_batches_grow_to_what_devices_can_share():
     assert [shared_batch_size(size, range(8)) for size in (1, 8, 9, 16)] == [8, 8, 16, 16]
-
-
-def named(dataset, *names):
-    return dataclasses.replace(dataset, names=names)
-
-
-def test_classes_in_another_order_are_found_by_their_names(dataset):
-    assert map_classes(("b", "a"), 2, dataset.names) == [1, 0]
-    assert map_classes(("a", "b"), 2, dataset.names) == [0, 1]
-    assert map_classes(None, 2, dataset.names) == [0, 1]
-
-
-def test_classes_that_the_data_lack_are_passed_over(dataset):
-    assert map_classes(("c", "b", "d", "a", "d"), 5, dataset.names) == [3, 1]
-
-
-def test_repeated_names_are_fine_in_the_same_order(dataset):
-    assert map_classes(("a", "a"), 2, ("a", "a")) == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("names", "count", "message"),
-    [
-        (("a", "c"), 2, "do not know 1 of the data's 2 classes: 'b'; they know 'c' instead$"),
-        (("a",), 1, "do not know 1 of the data's 2 classes: 'b'$"),
-        (("a", "b", "b"), 3, "names that stand for several classes: 'b'"),
-        (None, 80, "the weights have 80 classes without names, the data 2: 'a', 'b'"),
-    ],
-)
-def test_other_classes_are_refused_by_name(dataset, names, count, message):
-    with pytest.raises(UserError, match=message):
-        map_classes(names, count, dataset.names)
-
-
-def test_many_other_classes_are_counted(dataset):
-    names = tuple(f"class {number}" for number in range(80))
-    with pytest.raises(
-        UserError, match=r"2 of the data's 2 classes: 'a', 'b'; .* and 72 more instead"
-    ):
-        map_classes(names, 80, dataset.names)

@@ -16,16 +16,12 @@ THIRD = (0, 0, 10, 4)  # 0.4
 FAR = (50, 50, 60, 60)
 
 
+def match(truth, detections):
+    return match_detections(truth, detections, num_images=3, num_classes=3)
+
+
 def labels(matches):
     return [DetectionKind(kind).label for kind in matches.kinds]
-
-
-def kinds(truth, detections):
-    return labels(matched(truth, detections))
-
-
-def matched(truth, detections):
-    return match_detections(truth, detections, num_images=3, num_classes=3)
 
 
 def iou(detection, other, of_detection=False):
@@ -87,95 +83,80 @@ def test_equals_serving_one_detection_after_the_other(seed):
     assert len(set(wanted.values())) == len(DetectionKind)  # the cases are worth it
 
 
+def check_kinds(truth, *cases):
+    """Cases are detections, each with the kind that it is."""
+    matches = match(truth, detected(*(row for row, _ in cases)))
+    assert labels(matches) == [kind for _, kind in cases]
+    return matches
+
+
 def test_every_kind_by_hand():
-    truth = objects((0, 0, *BOX))
-    assert kinds(
-        truth,
-        detected(
-            (0, 0, 0.9, *BOX),
-            (0, 0, 0.8, *HALF),
-            (0, 1, 0.7, *HALF),
-            (0, 0, 0.6, *THIRD),
-            (0, 1, 0.5, *THIRD),
-            (0, 0, 0.4, *FAR),
-            (1, 0, 0.3, *BOX),
-        ),
-    ) == [
-        "correct",
-        "duplicate",
-        "wrong class",
-        "badly placed",
-        "false",
-        "false",
-        "false",
-    ]
+    check_kinds(
+        objects((0, 0, *BOX)),
+        ((0, 0, 0.9, *BOX), "correct"),
+        ((0, 0, 0.8, *HALF), "duplicate"),
+        ((0, 1, 0.7, *HALF), "wrong class"),
+        ((0, 0, 0.6, *THIRD), "badly placed"),
+        ((0, 1, 0.5, *THIRD), "false"),
+        ((0, 0, 0.4, *FAR), "false"),
+        ((1, 0, 0.3, *BOX), "false"),
+    )
 
 
 def test_higher_scores_choose_first_in_any_order_of_rows():
-    truth = objects((0, 0, *BOX))
-    assert kinds(truth, detected((0, 0, 0.3, *BOX), (0, 0, 0.8, *HALF))) == [
-        "duplicate",
-        "correct",
-    ]
+    rows = ((0, 0, 0.3, *BOX), "duplicate"), ((0, 0, 0.8, *HALF), "correct")
+    check_kinds(objects((0, 0, *BOX)), *rows)
 
 
 def test_second_choice_is_taken_where_the_first_is_gone():
     truth = objects((0, 0, 0, 0, 10, 10), (0, 0, 2, 0, 12, 10))
-    matches = matched(truth, detected((0, 0, 0.9, *BOX), (0, 0, 0.8, *BOX), (0, 0, 0.7, *BOX)))
+    matches = check_kinds(
+        truth,
+        ((0, 0, 0.9, *BOX), "correct"),
+        ((0, 0, 0.8, *BOX), "correct"),
+        ((0, 0, 0.7, *BOX), "duplicate"),
+    )
     assert matches.objects.tolist() == [0, 1, 0]
     assert matches.finders.tolist() == [0, 1]
     assert matches.ious == pytest.approx([1, 80 / 120, 1])
-    assert labels(matches) == [
-        "correct",
-        "correct",
-        "duplicate",
-    ]
 
 
-def test_an_iou_of_just_half_finds_and_just_a_tenth_is_near():
-    truth = objects((0, 0, *BOX))
-    assert kinds(truth, detected((0, 0, 0.9, *HALF))) == ["correct"]
-    assert kinds(truth, detected((0, 0, 0.9, 0, 0, 10, 4.999))) == ["badly placed"]
-    assert kinds(truth, detected((0, 0, 0.9, 0, 0, 10, 1))) == ["badly placed"]
-    assert kinds(truth, detected((0, 0, 0.9, 0, 0, 10, 0.999))) == ["false"]
+@pytest.mark.parametrize(
+    ("bottom", "kind"),
+    [(5, "correct"), (4.999, "badly placed"), (1, "badly placed"), (0.999, "false")],
+)
+def test_an_iou_of_just_half_finds_and_just_a_tenth_is_near(bottom, kind):
+    check_kinds(objects((0, 0, *BOX)), ((0, 0, 0.9, 0, 0, 10, bottom), kind))
 
 
 def test_detections_in_a_crowd_of_their_class_are_ignored():
     truth = objects((0, 0, 0, 0, 100, 100), (0, 0, *BOX), crowd=[0])
-    found = detected(
-        (0, 0, 0.6, *FAR),
-        (0, 1, 0.5, *FAR),
-        (0, 0, 0.4, 95, 0, 105, 10),  # half inside
-        (0, 0, 0.4, 96, 0, 106, 10),
-        (0, 0, 0.3, *BOX),
+    matches = check_kinds(
+        truth,
+        ((0, 0, 0.6, *FAR), "ignored"),
+        ((0, 1, 0.5, *FAR), "false"),
+        ((0, 0, 0.4, 95, 0, 105, 10), "ignored"),  # half inside
+        ((0, 0, 0.4, 96, 0, 106, 10), "false"),
+        ((0, 0, 0.3, *BOX), "correct"),
     )
-    assert kinds(truth, found) == [
-        "ignored",
-        "false",
-        "ignored",
-        "false",
-        "correct",
-    ]
-    assert matched(truth, found).finders.tolist() == [-1, 4]
+    assert matches.finders.tolist() == [-1, 4]
 
 
 def test_only_the_best_100_of_a_image_and_class_count():
     rows = [(0, 0, 1 - score / 1000, *FAR) for score in range(MOST_DETECTIONS)]
     last = (0, 0, 0.1, *BOX)
-    truth = objects((0, 0, *BOX))
-    assert kinds(truth, detected(*rows, last))[-1] == "ignored"
-    assert kinds(truth, detected(*rows[1:], last))[-1] == "correct"
     others = [(0, 1, 1, *FAR), (1, 0, 1, *FAR)]  # another class, another image
-    assert kinds(truth, detected(*rows[1:], *others, last))[-1] == "correct"
+    for before, kind in ((rows, "ignored"), (rows[1:], "correct"), (rows[1:] + others, "correct")):
+        matches = match(objects((0, 0, *BOX)), detected(*before, last))
+        assert labels(matches)[-1] == kind
 
 
 def test_found_objects_depend_on_the_score_threshold():
     truth = objects((0, 0, *BOX), (0, 0, *FAR), (1, 0, *BOX))
     detections = detected((0, 0, 0.5, *BOX), (0, 0, 0.25, *FAR))
-    matches = matched(truth, detections)
-    assert matches.found_objects(detections, 0.0).tolist() == [True, True, False]
-    assert matches.found_objects(detections, 0.5).tolist() == [True, False, False]
-    assert matches.found_objects(detections, 0.6).tolist() == [False, False, False]
+    matches = match(truth, detections)
+    for score, found in ((0.0, [0, 1]), (0.5, [0]), (0.6, [])):
+        assert np.flatnonzero(matches.found_objects(detections, score)).tolist() == found
 
 
 def test_matching_is_the_same_without_what_scores_less():
@@ -195,16 +176,16 @@ def test_matching_is_the_same_without_what_scores_less():
 def test_nothing_on_either_side_is_no_fault(num_objects, num_detections):
     truth = objects(*[(0, 0, *BOX)] * num_objects)
     detections = detected(*[(0, 0, 0.5, *BOX)] * num_detections)
-    matches = matched(truth, detections)
+    matches = match(truth, detections)
     assert labels(matches).count("correct") == min(num_objects, num_detections)
     assert len(matches.finders) == num_objects
 
 
 def test_boxes_without_area_find_nothing():
     truth = objects((0, 0, 5, 5, 5, 5), (0, 0, *BOX))
-    assert kinds(truth, detected((0, 0, 0.5, 5, 5, 5, 5))) == ["false"]
+    check_kinds(truth, ((0, 0, 0.5, 5, 5, 5, 5), "false"))
 
 
 def test_what_cannot_be_measured_is_refused_by_name():
     with pytest.raises(ValueError, match=r"detections\.labels has 1 values outside \[0, 3\)"):
-        matched(objects((0, 0, *BOX)), detected((0, 3, 0.5, *BOX)))
+        match(objects((0, 0, *BOX)), detected((0, 3, 0.5, *BOX)))

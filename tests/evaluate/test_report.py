@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from chromium import needs_chromium, run_in_page
-from detected import detected, objects
+from detected import detected, grey_split, objects
 
-from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.evaluate.report import image_browser
 from yolov7_jax.evaluate.report.matched_split import match_split
 from yolov7_jax.evaluate.report.metrics_text import Validation
@@ -38,19 +37,8 @@ FOUND = detected(
 )
 
 
-def grey_images(folder, count=5, names=NAMES, size=(100, 100)):
-    paths = []
-    for number in range(count):
-        paths.append(str(folder / f"{number}.png"))
-        cv2.imwrite(paths[-1], np.full((size[1], size[0], 3), 90, np.uint8))
-    return Dataset(
-        names=names,
-        paths=tuple(paths),
-        sizes=np.full((count, 2), size, np.int32),
-        offsets=np.zeros(count + 1, np.int64),
-        labels=np.zeros(0, np.int32),
-        boxes=np.zeros((0, 4), np.float32),
-    )
+def grey_images(folder, size=(100, 100)):
+    return grey_split(folder, NAMES, 5, size)
 
 
 def write(folder, dataset, truth=TRUTH, found=FOUND):

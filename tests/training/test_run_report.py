@@ -1,90 +1,38 @@
 """report.html, read back as a browser would."""
 
 import dataclasses
-import html.parser
 import math
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
-from detected import detected, objects
+from detected import detected, grey_split, objects
 
-from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes, coco_ap
 from yolov7_jax.evaluate.report.line_charts import ticks
 from yolov7_jax.evaluate.report.matched_split import match_split
 from yolov7_jax.training.run_report import write_report
 from yolov7_jax.training.train_config import TrainConfig
 
-VOID = {"br", "meta"}
 NASTY = """<b>&"'x<td>"""
 BOX, FAR = (10, 10, 50, 50), (60, 60, 90, 90)
 
 
-class Node:
-    def __init__(self, tag, attributes, parent):
-        self.tag, self.attributes, self.parent = tag, dict(attributes), parent
-        self.children = []
-
-    @property
-    def text(self):
-        return "".join(part if isinstance(part, str) else part.text for part in self.children)
-
-    def all(self, tag, name_of_class=None):
-        """Elements inside, in order, with a tag and a class."""
-        found = []
-        for child in self.children:
-            if isinstance(child, Node):
-                classes = child.attributes.get("class", "").split()
-                if child.tag == tag and (name_of_class is None or name_of_class in classes):
-                    found.append(child)
-                found += child.all(tag, name_of_class)
-        return found
+def text(part):
+    return "".join(part.itertext())
 
 
-class Reader(html.parser.HTMLParser):
-    """Makes a tree; elements that are closed wrongly are a fault."""
-
-    def __init__(self):
-        super().__init__()
-        self.root = self.at = Node("", {}, None)
-
-    def handle_starttag(self, tag, attrs):
-        child = Node(tag, attrs, self.at)
-        self.at.children.append(child)
-        if tag not in VOID:
-            self.at = child
-
-    def handle_endtag(self, tag):
-        assert tag == self.at.tag
-        self.at = self.at.parent
-
-    def handle_data(self, data):
-        self.at.children.append(data)
+def texts(part, tag):
+    return [text(child) for child in part.iter(tag)]
 
 
-def read(path):
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    reader.close()
-    assert reader.at is reader.root
-    return reader.root
+def of_class(part, tag, name):
+    return [child for child in part.iter(tag) if name in child.get("class", "").split()]
 
 
 def make_dataset(folder, names=("cat", "dog"), num_images=3, size=(100, 100)):
-    """Grey images; what is in them does not matter, the report takes objects apart."""
-    paths = []
-    for number in range(num_images):
-        paths.append(str(folder / f"{number}.png"))
-        cv2.imwrite(paths[-1], np.full((size[1], size[0], 3), 90, np.uint8))
-    return Dataset(
-        names=tuple(names),
-        paths=tuple(paths),
-        sizes=np.full((num_images, 2), size, np.int32),
-        offsets=np.zeros(num_images + 1, np.int64),
-        labels=np.zeros(0, np.int32),
-        boxes=np.zeros((0, 4), np.float32),
-    )
+    return grey_split(folder, names, num_images, size)
 
 
 TRUTH = objects((0, 0, *BOX), (0, 1, *FAR), (1, 0, *BOX), (2, 1, *BOX))
@@ -107,51 +55,38 @@ def report(folder, dataset, truth=TRUTH, found=FOUND, records=RECORDS, config=No
         records=records,
         split=match_split(dataset, truth, found),
     )
-    return read(path)
+    return ElementTree.parse(path).getroot()  # strict: what is open is closed, in order
 
 
 def section(page, name):
-    (found,) = [part for part in page.all("section") if part.attributes["id"] == name]
-    return found
+    return page.find(f".//section[@id='{name}']")
 
 
 def rows(part):
     """The tables of a part of the page, as lists of texts."""
-    return [
-        [cell.text for cell in row.children if isinstance(cell, Node)] for row in part.all("tr")
-    ]
+    return [[text(cell) for cell in row] for row in part.iter("tr")]
 
 
 def charts(page):
     """Title to figure."""
-    return {part.all("b")[0].text: part for part in section(page, "epochs").all("figure")}
+    return {text(part.find(".//b")): part for part in section(page, "epochs").iter("figure")}
 
 
 def test_page_refers_to_nothing_outside_of_it_and_has_no_script(tmp_path):
     page = report(tmp_path, make_dataset(tmp_path))
     assert [path.name for path in tmp_path.glob("report*")] == ["report.html"]
-    assert not page.all("script")
-    assert "url(" not in page.all("style")[0].text
-    assert "@import" not in page.all("style")[0].text
-
-    def addresses(part):
-        for child in part.children:
-            if isinstance(child, Node):
-                yield from (
-                    value for name, value in child.attributes.items() if name in ("href", "src")
-                )
-                yield from addresses(child)
-
-    found = list(addresses(page))
+    assert page.find(".//script") is None
+    assert not any(word in text(page.find(".//style")) for word in ("url(", "@import"))
+    found = [part.get(name) for part in page.iter() for name in ("href", "src") if part.get(name)]
     assert found
     assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in found)
-    anchors = {part.attributes["id"] for part in page.all("section")}
+    anchors = {part.get("id") for part in page.iter("section")}
     assert {address[1:] for address in found if address.startswith("#")} == anchors
 
 
 def test_headlines_are_those_of_the_evaluation(tmp_path):
     page = report(tmp_path, make_dataset(tmp_path), records=[{"ap": 0.25}, {"ap": 0.75}, {}])
-    cards = {part.all("span")[0].text: part.all("b")[0].text for part in page.all("div", "card")}
+    cards = dict(zip(texts(page, "span"), texts(page, "b"), strict=False))
     accuracy = coco_ap(TRUTH, FOUND, num_images=3, num_classes=2)
     assert cards["AP"] == f"{accuracy.ap:.3f}"
     assert cards["AP50"] == f"{accuracy.ap50:.3f}"
@@ -164,10 +99,10 @@ def test_losses_of_both_splits_share_a_chart_and_groups_share_another(tmp_path):
     records = [{"epoch": epoch} | dict.fromkeys(names, 0.1 * epoch) for epoch in (1, 2, 3)]
     drawn = charts(report(tmp_path, make_dataset(tmp_path), records=records))
     assert set(drawn) == {"box", "obj", "lr", "waiting for data"}
-    legends = {title: part.all("div", "legend")[0].text for title, part in drawn.items()}
+    legends = {title: text(of_class(part, "div", "legend")[0]) for title, part in drawn.items()}
     assert legends["box"] == "train/ota: 0.3val/ota: 0.3"
     assert legends["lr"] == "kernel: 0.3bias: 0.3"
-    assert len(drawn["box"].all("polyline")) == 2
+    assert len(texts(drawn["box"], "polyline")) == 2
 
 
 def test_accuracies_share_a_chart_and_what_is_no_number_has_none(tmp_path):
@@ -183,22 +118,22 @@ def test_accuracies_share_a_chart_and_what_is_no_number_has_none(tmp_path):
     }
     drawn = charts(report(tmp_path, make_dataset(tmp_path), records=[record]))
     assert set(drawn) == {"all classes", "AP by class"}
-    assert len(drawn["all classes"].all("circle")) == 2
-    assert len(drawn["AP by class"].all("circle")) == 1
+    assert len(texts(drawn["all classes"], "circle")) == 2
+    assert len(texts(drawn["AP by class"], "circle")) == 1
 
 
 def test_undefined_numbers_are_left_out_of_the_charts(tmp_path):
     values = [None, 0.25, math.nan, 0.75]
     records = [{"epoch": epoch, "ap": value} for epoch, value in enumerate(values, 1)]
     chart = charts(report(tmp_path, make_dataset(tmp_path), records=records))["all classes"]
-    titles = [part.text for part in chart.all("circle")]
+    titles = texts(chart, "circle")
     assert titles == ["ap: 0.25 (epoch 2)", "ap: 0.75 (epoch 4)"]
 
 
 def test_points_stand_where_their_numbers_are(tmp_path):
     records = [{"epoch": epoch, "loss": value} for epoch, value in ((1, 2.0), (2, 4.0), (3, 3.0))]
     chart = charts(report(tmp_path, make_dataset(tmp_path), records=records))["loss"]
-    points = chart.all("polyline")[0].attributes["points"].split()
+    points = chart.find(".//polyline").get("points").split()
     x, y = np.array([point.split(",") for point in points], float).T
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2)
     assert y[0] - y[1] == pytest.approx(2 * (y[0] - y[2]), abs=0.2)  # upwards is less
@@ -210,8 +145,8 @@ def test_any_number_of_epochs_is_drawn(tmp_path, epochs):
     records = [{"epoch": epoch + 1, "ap": 0.5, "train/total": 3.0} for epoch in range(epochs)]
     drawn = charts(report(tmp_path, make_dataset(tmp_path), records=records))
     assert set(drawn) == ({"all classes", "total"} if epochs else set())
-    lines = [line for part in drawn.values() for line in part.all("polyline")]
-    assert [len(line.attributes["points"].split()) for line in lines] == [300, 300] * (epochs > 1)
+    lines = [line for part in drawn.values() for line in part.iter("polyline")]
+    assert [len(line.get("points").split()) for line in lines] == [300, 300] * (epochs > 1)
 
 
 def test_names_are_shown_as_they_are_whatever_they_hold(tmp_path):
@@ -221,20 +156,20 @@ def test_names_are_shown_as_they_are_whatever_they_hold(tmp_path):
     records = [{"epoch": 1, NASTY: 0.5, "class_ap": {NASTY: 0.5}}]
     config = dataclasses.replace(TrainConfig(), data=NASTY)
     page = report(tmp_path, dataset, records=records, config=config, title=NASTY)
-    assert page.all("h1")[0].text == page.all("title")[0].text == NASTY
+    assert text(page.find(".//h1")) == text(page.find("head/title")) == NASTY
     assert NASTY in [row[0] for row in rows(section(page, "classes"))]
     assert NASTY in charts(page)
     assert ["data", NASTY] in rows(section(page, "settings"))
-    heads = [part for part in section(page, "confusion").all("th") if part.text == NASTY]
-    assert [part.attributes["title"] for part in heads] == [NASTY, NASTY]
-    assert any(NASTY in part.text for part in section(page, "images").all("title"))
+    heads = [part for part in section(page, "confusion").iter("th") if text(part) == NASTY]
+    assert [part.get("title") for part in heads] == [NASTY, NASTY]
+    assert any(NASTY in title for title in texts(section(page, "images"), "title"))
 
 
 def test_file_names_that_are_no_unicode_can_be_written(tmp_path):
     dataset = make_dataset(tmp_path)
     dataset = dataclasses.replace(dataset, paths=("/none/\udcff.png", *dataset.paths[1:]))
     truth = objects((0, 0, *BOX))
-    assert "udcff.png" in section(report(tmp_path, dataset, truth), "images").text
+    assert "udcff.png" in text(section(report(tmp_path, dataset, truth), "images"))
 
 
 def test_class_table_has_accuracy_the_best_class_first(tmp_path):
@@ -267,14 +202,14 @@ def test_faults_are_counted_by_kind(tmp_path):
 
 def test_confusions_are_a_matrix_with_numbers(tmp_path):
     part = section(report(tmp_path, make_dataset(tmp_path)), "confusion")
-    table = rows(part.all("table", "matrix")[0])
+    table = rows(of_class(part, "table", "matrix")[0])
     assert table[0] == ["", "cat", "dog", "background"]
     assert table[1:] == [
         ["cat", "1", "1", ""],
         ["dog", "", "2", ""],
         ["background", "", "1", ""],
     ]
-    assert rows(part.all("table")[1])[1:] == [["cat taken for dog", "1", "0.500"]]
+    assert rows(part.findall(".//table")[1])[1:] == [["cat taken for dog", "1", "0.500"]]
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(1, 1), (80, 80), (130, 100)])
@@ -283,9 +218,9 @@ def test_matrix_has_a_row_for_every_class_up_to_a_hundred(tmp_path, classes, sho
     found = detected(*[(0, label, 0.9, *BOX) for label in range(classes - 1)])
     names = [f"class {label}" for label in range(classes)]
     page = report(tmp_path, make_dataset(tmp_path, names=names), truth, found)
-    table = rows(section(page, "confusion").all("table", "matrix")[0])
+    table = rows(of_class(page, "table", "matrix")[0])
     assert len(table) == len(table[0]) == shown + 2
-    assert (f"of {classes}." in section(page, "confusion").text) == (classes > 100)
+    assert (f"of {classes}." in text(section(page, "confusion"))) == (classes > 100)
     assert len(rows(section(page, "classes"))) == classes + 1
 
 
@@ -293,9 +228,9 @@ def test_matrix_has_a_row_for_every_class_up_to_a_hundred(tmp_path, classes, sho
 @pytest.mark.parametrize("found", [detected(), FOUND])
 def test_nothing_to_find_and_nothing_found_is_no_fault(tmp_path, truth, found):
     page = report(tmp_path, make_dataset(tmp_path), truth, found, records=[{"ap": None}])
-    assert bool(section(page, "curves").all("svg")) == (truth is TRUTH)
+    assert bool(texts(section(page, "curves"), "svg")) == (truth is TRUTH)
     if truth is not TRUTH:
-        assert "no object to find" in section(page, "curves").text
+        assert "no object to find" in text(section(page, "curves"))
 
 
 def test_few_classes_have_a_curve_each_and_of_many_the_best_and_worst(tmp_path):
@@ -303,19 +238,19 @@ def test_few_classes_have_a_curve_each_and_of_many_the_best_and_worst(tmp_path):
         truth = objects(*[(0, label, *BOX) for label in range(classes)])
         names = [f"class {label}" for label in range(classes)]
         page = report(tmp_path, make_dataset(tmp_path, names=names), truth)
-        assert len(section(page, "curves").all("figure")[0].all("polyline")) == lines
+        assert len(texts(section(page, "curves").find(".//figure"), "polyline")) == lines
 
 
 def images(page):
     """Names of the images, worst first."""
-    return [part.all("b")[0].text for part in section(page, "images").all("figure")]
+    return texts(section(page, "images"), "b")
 
 
 def test_worst_images_come_first_and_none_is_shown_twice(tmp_path):
     page = report(tmp_path, make_dataset(tmp_path))
     # In 1 the only object is missed, in 2 a false detection stands beside, 0 is right.
     assert images(page) == ["1.png", "2.png", "0.png"]
-    captions = [part.all("figcaption")[0].text for part in section(page, "images").all("figure")]
+    captions = texts(section(page, "images"), "figcaption")
     assert "F1 0.00: 0 of 1 objects found, 1 wrong" in captions[0]
     assert "F1 0.67: 1 of 1 objects found, 1 wrong" in captions[1]
     assert "F1 1.00: 2 of 2 objects found, 0 wrong" in captions[2]
@@ -326,12 +261,10 @@ def test_objects_and_detections_are_drawn_in_place_by_kind(tmp_path):
     crowd = objects(*[(2, 1, 200, 200, 300, 300), (1, 0, *BOX), (0, 0, *BOX)], crowd=[0])
     found = detected((1, 1, 0.9, 10, 12, 50, 50), (0, 0, 0.8, *BOX), (2, 0, 0.9, *FAR))
     page = report(tmp_path, dataset, crowd, found)
-    figures = {part.all("b")[0].text: part for part in section(page, "images").all("figure")}
+    figures = {text(part.find(".//b")): part for part in section(page, "images").iter("figure")}
 
     def drawn(name):
-        return [
-            (rect.attributes["class"].split()[1], rect.text) for rect in figures[name].all("rect")
-        ]
+        return [(rect.get("class").split()[1], text(rect)) for rect in figures[name].iter("rect")]
 
     assert drawn("0.png") == [("truth", "cat: object"), ("correct", "cat 0.80: correct, IoU 1.00")]
     assert drawn("1.png") == [
@@ -339,9 +272,9 @@ def test_objects_and_detections_are_drawn_in_place_by_kind(tmp_path):
         ("wrong_class", "dog 0.90: wrong class, IoU 0.95"),
     ]
     assert drawn("2.png") == [("crowd", "dog: crowd region"), ("false", "cat 0.90: false")]
-    rect = figures["1.png"].all("rect")[1].attributes
+    rect = figures["1.png"].findall(".//rect")[1].attrib
     assert [float(rect[name]) for name in ("x", "y", "width", "height")] == [10, 12, 40, 38]
-    assert figures["1.png"].all("svg")[0].attributes["viewbox"] == "0 0 960 480"
+    assert figures["1.png"].find("svg").get("viewBox") == "0 0 960 480"
 
 
 def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path):
@@ -350,8 +283,8 @@ def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path):
     (tmp_path / "2.png").write_bytes(b"no image")
     page = report(tmp_path, dataset)
     assert images(page) == ["0.png"]
-    assert "1.png: cannot be read" in section(page, "images").text
-    assert "and 1 more" in section(page, "images").text
+    assert "1.png: cannot be read" in text(section(page, "images"))
+    assert "and 1 more" in text(section(page, "images"))
 
 
 def test_settings_are_listed_and_what_is_not_the_default_is_bold(tmp_path):
@@ -361,7 +294,7 @@ def test_settings_are_listed_and_what_is_not_the_default_is_bold(tmp_path):
     part = section(report(tmp_path, make_dataset(tmp_path), config=config), "settings")
     assert ["epochs", "7"] in rows(part)
     assert ["lr0", "0.125"] in rows(part)
-    assert sorted(bold.text for bold in part.all("b")) == ["0.125", "7"]
+    assert sorted(texts(part, "b")) == ["0.125", "7"]
     fields = {field.name for field in dataclasses.fields(config)}
     groups = {name for name in fields if dataclasses.is_dataclass(getattr(config, name))}
     assert fields - groups < {row[0] for row in rows(part)}

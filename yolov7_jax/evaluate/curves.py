@@ -34,10 +34,6 @@ class Curves(NamedTuple):
         """The score threshold at `best`."""
         return float(SCORES[self.best])
 
-    def mean_at_best(self, values: Float64[np.ndarray, "c 1001"]) -> float:
-        """Returns the mean of one of the curves, at `best`, over the classes that define it."""
-        return float(class_mean(values[:, self.best, None])[0])
-
 
 def precision_recall(
     truth: GroundTruth, detections: ScoredBoxes, matches: DetectionMatches, *, num_classes: int

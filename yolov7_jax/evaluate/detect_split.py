@@ -50,7 +50,6 @@ def detect_split(
     image_size: int,
     batch_size: int,
     stride: int | None = None,
-    num_workers: int = 2,
 ) -> SplitDetections:
     """Runs a detector over a split, with a bar of progress on a terminal.
 
@@ -61,7 +60,6 @@ def detect_split(
       batch_size: images at a time; the last batch of a shape is padded to it.
       stride: with it, batches are rectangles with sides that it divides, of a few shapes; without,
         they are squares.
-      num_workers: threads that prepare images.
     """
     unreadable: dict[int, str] = {}
     batches = eval_batches(
@@ -69,7 +67,6 @@ def detect_split(
         image_size=image_size,
         batch_size=batch_size,
         stride=stride,
-        num_workers=num_workers,
         read=functools.partial(_image_or_grey, dataset, image_size, unreadable),
     )
     found = collect_detections(_with_progress(batches, len(dataset)), detect)

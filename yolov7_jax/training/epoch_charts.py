@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from yolov7_jax.evaluate.report.line_charts import Line, LineChart, line_chart
+from yolov7_jax.evaluate.report.line_charts import Line, LineChart, fitted_chart
 
 EPOCH, STEP = "epoch", "step"
 SPLITS = ("train", "val")  # their losses of one name share a chart
@@ -44,10 +44,10 @@ def epoch_charts(records: Sequence[Mapping[str, Any]]) -> dict[str, list[LineCha
             lines.setdefault(line, []).append((epoch, value))
     return {
         heading: [
-            line_chart(
+            fitted_chart(
                 title,
                 [Line(name, points, note=f"{points[-1][1]:.4g}") for name, points in lines.items()],
-                x_name=EPOCH,
+                EPOCH,
             )
             for title, lines in charts.items()
         ]

@@ -1,6 +1,5 @@
 """Accuracy by class, curves, kinds of fault and confusions, as pages and plots show them."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from jaxtyping import Int64
 
 from yolov7_jax.evaluate.curves import SCORES, class_mean
 from yolov7_jax.evaluate.matching import DetectionKind
-from yolov7_jax.evaluate.report.line_charts import UNIT, Line, LineChart, line_chart
+from yolov7_jax.evaluate.report.line_charts import Line, LineChart
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
 from yolov7_jax.evaluate.report.pages import unit
 
@@ -20,6 +19,7 @@ SCORE_STEP = 5  # every fifth score threshold is drawn
 MOST_IN_MATRIX = 100
 MOST_CONFUSIONS = 12
 BACKGROUND = "background"
+UNIT = (0.0, 1.0)
 KINDS = [kind for kind in DetectionKind if kind != DetectionKind.IGNORED]
 
 SECTIONS = {
@@ -32,7 +32,7 @@ SECTIONS = {
 
 def accuracy_cards(split: MatchedSplit) -> dict[str, str]:
     """Returns the headline numbers by name."""
-    accuracy, curves = split.accuracy, split.curves
+    accuracy = split.accuracy
     values = {
         "AP": accuracy.ap,
         "AP50": accuracy.ap50,
@@ -40,8 +40,8 @@ def accuracy_cards(split: MatchedSplit) -> dict[str, str]:
         "AP small": accuracy.ap_small,
         "AP medium": accuracy.ap_medium,
         "AP large": accuracy.ap_large,
-        "best mean F1": curves.mean_at_best(curves.f1),
-        "at score": curves.best_score,
+        "best mean F1": split.class_metrics(None)["f1"],
+        "at score": split.curves.best_score,
     }
     return {name: unit(value) for name, value in values.items()}
 
@@ -72,7 +72,7 @@ def accuracy_charts(split: MatchedSplit) -> dict[str, LineChart]:
     Over recall, classes have lines of their own if they are few; of many, the three best and the
     three worst. There are no charts where there is no object to find.
     """
-    curves, unit_chart = split.curves, functools.partial(line_chart, x_range=UNIT, y_range=UNIT)
+    curves = split.curves
     defined = [label for label in split.by_ap50() if curves.objects[label]]
     if not defined:
         return {}
@@ -90,12 +90,11 @@ def accuracy_charts(split: MatchedSplit) -> dict[str, LineChart]:
         for name, values in means.items()
     ]
     best = curves.best_score
-    title = f"Means over the score threshold at IoU 0.50; best F1 at {best:.3f}"
+    over_recall_title = f"Precision over recall at IoU 0.50{which}"
+    over_score_title = f"Means over the score threshold at IoU 0.50; best F1 at {best:.3f}"
     return {
-        "precision_recall": unit_chart(
-            f"Precision over recall at IoU 0.50{which}", over_recall, x_name="recall"
-        ),
-        "f1": unit_chart(title, over_score, x_name="score", mark=best),
+        "precision_recall": LineChart(over_recall_title, over_recall, "recall", UNIT, UNIT),
+        "f1": LineChart(over_score_title, over_score, "score", UNIT, UNIT, mark=best),
     }
 
 

@@ -21,79 +21,58 @@ class Line(NamedTuple):
     note: str = ""
 
 
-class PlacedLine(NamedTuple):
-    """A `Line` in pixels: x and y of every point, and what its dot tells."""
-
-    name: str
-    note: str
-    bold: bool
-    places: list[tuple[float, float, str]]
-
-
 class LineChart(NamedTuple):
-    """A chart in pixels, with the text of its ticks."""
+    """Lines on axes, and where they stand in pixels.
+
+    Attributes:
+      title: of the chart.
+      lines: at least one point among them.
+      x_name: what the horizontal axis is.
+      x_range, y_range: the lowest and highest number on the axes.
+      mark: the x where a dashed line stands upright.
+    """
 
     title: str
+    lines: Sequence[Line]
     x_name: str
-    lines: list[PlacedLine]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    mark: float | None
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    mark: float | None = None
 
     WIDTH, HEIGHT = 380, 210
     LEFT, RIGHT, TOP, BOTTOM = 46, 370, 8, 180  # where the axes end
 
+    def x(self, value: float) -> float:
+        """Returns where a number stands on the horizontal axis."""
+        low, high = self.x_range
+        share = (value - low) / (high - low) if high > low else 0.5
+        return self.LEFT + share * (self.RIGHT - self.LEFT)
 
-UNIT = (0.0, 1.0)
+    def y(self, value: float) -> float:
+        """Returns where a number stands on the vertical axis."""
+        low, high = self.y_range
+        return self.BOTTOM - (value - low) / (high - low) * (self.BOTTOM - self.TOP)
+
+    def x_ticks(self) -> list[float]:
+        """Returns numbers that are written at the horizontal axis."""
+        low, high = self.x_range
+        return ticks(low, high, 7, integer=high - low >= 2)
+
+    def y_ticks(self) -> list[float]:
+        """Returns numbers that are written at the vertical axis."""
+        return ticks(*self.y_range, 5)
 
 
-def line_chart(
-    title: str,
-    lines: Sequence[Line],
-    *,
-    x_name: str,
-    x_range: tuple[float, float] | None = None,
-    y_range: tuple[float, float] | None = None,
-    mark: float | None = None,
-) -> LineChart:
-    """Places lines on axes.
-
-    Args:
-      title: of the chart.
-      lines: at least one point among them.
-      x_name: what the horizontal axis is.
-      x_range: the lowest and highest x shown; what the points need if not given.
-      y_range: likewise.
-      mark: where a dashed line stands upright.
-    """
+def fitted_chart(title: str, lines: Sequence[Line], x_name: str) -> LineChart:
+    """Returns a chart whose axes show what the points need, with some room above."""
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
-    x_low, x_high = x_range or (min(xs), max(xs))
-    y_low, y_high = y_range or _widened(min(ys), max(ys))
-
-    def place_x(value: float) -> float:
-        share = (value - x_low) / (x_high - x_low) if x_high > x_low else 0.5
-        return LineChart.LEFT + share * (LineChart.RIGHT - LineChart.LEFT)
-
-    def place_y(value: float) -> float:
-        share = (value - y_low) / (y_high - y_low)
-        return LineChart.BOTTOM - share * (LineChart.BOTTOM - LineChart.TOP)
-
-    def place(line: Line) -> PlacedLine:
-        places = [
-            (place_x(x), place_y(y), f"{line.name}: {y:.4g} ({x_name} {x:.4g})")
-            for x, y in line.points
-        ]
-        return PlacedLine(line.name, line.note, line.bold, places)
-
-    x_ticks = ticks(x_low, x_high, 7, integer=x_high - x_low >= 2)
-    return LineChart(
-        title,
-        x_name,
-        [place(line) for line in lines],
-        [(place_x(value), f"{value:.6g}") for value in x_ticks],
-        [(place_y(value), f"{value:.4g}") for value in ticks(y_low, y_high, 5)],
-        None if mark is None else place_x(mark),
-    )
+    low, high = min(ys), max(ys)
+    if low == high:
+        low, high = min(0.0, 2 * low), max(0.0, 2 * low) or 1.0
+    else:
+        room = (high - low) * 0.04
+        low, high = 0.0 if 0 < low < (high - low) / 2 else low, high + room
+    return LineChart(title, lines, x_name, (min(xs), max(xs)), (low, high))
 
 
 def ticks(low: float, high: float, most: int, *, integer: bool = False) -> list[float]:
@@ -109,12 +88,3 @@ def ticks(low: float, high: float, most: int, *, integer: bool = False) -> list[
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
-
-
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """Returns a range with some room above, from 0 where that is near."""
-    if low == high:
-        return min(0.0, 2 * low), max(0.0, 2 * low) or 1.0
-    if 0 < low < (high - low) / 2:
-        low = 0.0
-    return low, high + (high - low) * 0.04

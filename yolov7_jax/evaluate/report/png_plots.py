@@ -42,27 +42,30 @@ def chart_plot(chart: LineChart) -> Image:
     size = round(chart.HEIGHT * ZOOM) + TITLE_HEIGHT, round(chart.WIDTH * ZOOM) + LEGEND_WIDTH
     image = np.full((*size, 3), 255, np.uint8)
 
-    def segment(places: Sequence[tuple[float, float]], colour: Colour, thickness: int) -> None:
-        zoomed = [(x * ZOOM, y * ZOOM + TITLE_HEIGHT) for x, y in places]
+    def segment(points: Sequence[tuple[float, float]], colour: Colour, thickness: int) -> None:
+        zoomed = [(x * ZOOM, y * ZOOM + TITLE_HEIGHT) for x, y in points]
         _segment(image, zoomed, colour, thickness)
 
     left, right, top, bottom = chart.LEFT, chart.RIGHT, chart.TOP, chart.BOTTOM
-    base = bottom * ZOOM + TITLE_HEIGHT
-    for y, label in chart.y_ticks:
+    for value in chart.y_ticks():
+        y, label = chart.y(value), f"{value:.4g}"
         segment([(left, y), (right, y)], RULE, 1)
         _text(image, label, left * ZOOM - 8 - _width(label), y * ZOOM + TITLE_HEIGHT + 5, FAINT)
-    for x, label in chart.x_ticks:
+    for value in chart.x_ticks():
+        x, label = chart.x(value), f"{value:.6g}"
         segment([(x, top), (x, bottom)], RULE, 1)
-        _text(image, label, x * ZOOM - _width(label) / 2, base + 22, FAINT)
+        y = bottom * ZOOM + TITLE_HEIGHT + 22
+        _text(image, label, x * ZOOM - _width(label) / 2, y, FAINT)
     if chart.mark is not None:
-        segment([(chart.mark, top), (chart.mark, bottom)], FAINT, 2)
-    x = right * ZOOM + 16
+        x = chart.x(chart.mark)
+        segment([(x, top), (x, bottom)], FAINT, 2)
+    legend = right * ZOOM + 16
     for number, line in enumerate(chart.lines):
         colour, thickness = COLOURS[number % len(COLOURS)], 4 if line.bold else 2
-        segment([(x, y) for x, y, _ in line.places], colour, thickness)
+        segment([(chart.x(x), chart.y(y)) for x, y in line.points], colour, thickness)
         y = TITLE_HEIGHT + top * ZOOM + 12 + 26 * number
-        _segment(image, [(x, y), (x + 24, y)], colour, thickness)
-        _text(image, _cut(line.name, LEGEND_WIDTH - 50), x + 32, y + 5, INK)
+        _segment(image, [(legend, y), (legend + 24, y)], colour, thickness)
+        _text(image, _cut(line.name, LEGEND_WIDTH - 50), legend + 32, y + 5, INK)
     _text(image, _cut(chart.title, size[1] - 30, TITLE), left * ZOOM, 30, INK, TITLE)
     middle = (left + right) * ZOOM / 2
     _text(image, chart.x_name, middle - _width(chart.x_name) / 2, size[0] - 10, FAINT)
