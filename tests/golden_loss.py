@@ -41,19 +41,6 @@ class Case(NamedTuple):
         """Gradients of the total, in the layout of `outputs`."""
         return tuple(to_nhwc(self.file[f"grad_{i}"]) for i in range(count_levels(self.file)))
 
-    def matches(self, prefix=""):
-        """Sorted (image, level, anchor, row, column, object's class and box) of each match."""
-        found = []
-        for level in range(len(self.head.strides)):
-            where = self.file[f"{prefix}match_{level}"]
-            if self.ota:
-                objects = self.file[f"{prefix}match_target_{level}"][:, 1:]
-            else:
-                continue
-            for (image, anchor, row, column), obj in zip(where, objects, strict=True):
-                found.append((image, level, anchor, row, column, *obj))
-        return sorted(tuple(float(x) for x in match) for match in found)
-
 
 def to_nhwc(array):
     return np.ascontiguousarray(np.moveaxis(array, 1, 3))

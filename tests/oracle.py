@@ -10,12 +10,12 @@ Outputs are one `[b, h, w, a, 5 + c]` array of logits per level.
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from yolov7_jax.config import HeadConfig, LossConfig
+from yolov7_jax.config import HeadConfig
 
 DIRECTIONS = ((0, 0), (1, 0), (0, 1), (-1, 0), (0, -1))  # own, left, up, right, down
 BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
@@ -50,17 +50,11 @@ class Loss(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """All that no gradient flows through, of the lead or of the auxiliary head; per level.
+    """All that no gradient flows through, of the lead or of the auxiliary head; per level."""
 
-    Attributes:
-      matches: the matches of each level in candidate order.
-      alpha: CIoU's weight of the aspect term, per match.
-      objectness: the targets `[b, h, w, a]`.
-    """
-
-    matches: list[list[Match]]
-    alpha: list[list[float]]
-    objectness: list[np.ndarray]
+    matches: list[list[Match]]  # in candidate order
+    alpha: list[list[float]]  # CIoU's weight of the aspect term, per match
+    objectness: list[np.ndarray]  # targets `[b, h, w, a]`
 
 
 def objects_of(rows: np.ndarray, image: int) -> np.ndarray:
@@ -85,22 +79,8 @@ def relative_box(match: Match, objects: np.ndarray, shape: Sequence[int]) -> tup
 # ---------------------------------------------------------------------------- assignment
 
 
-def candidates(
-    rows: np.ndarray,
-    head: HeadConfig,
-    shapes: Sequence[Sequence[int]],
-    anchor_threshold: float,
-    center_radius: float,
-) -> list[list[Match]]:
-    """The coarse choice: per image its candidates, each with the object that produced it.
-
-    Args:
-      rows: objects `[n, 6]`.
-      head: strides and anchors.
-      shapes: (b, h, w) of each level; more axes are ignored.
-      anchor_threshold: sides may differ by less than this factor.
-      center_radius: how far into the neighbouring cell an object counts, in cells.
-    """
+def candidates(rows, head, shapes, anchor_threshold, center_radius) -> list[list[Match]]:
+    """The coarse choice: per image its candidates, each with the object that produced it."""
     return [
         list(
             _of_image(image, objects_of(rows, image), head, shapes, anchor_threshold, center_radius)
@@ -150,31 +130,15 @@ def _is_near(
     return bool(position % np.float32(1) < np.float32(center_radius) and position > 1)
 
 
-def assign_anchor(
-    lead: Levels,
-    rows: np.ndarray,
-    head: HeadConfig,
-    config: LossConfig,
-    *,
-    center_radius: float = 0.5,
-    top_k: int = 10,
-) -> list[Match]:
+def assign_anchor(lead, rows, head, config, *, center_radius=0.5, top_k=10) -> list[Match]:
     """The plain assigner: every candidate keeps its object. In candidate order, image by image."""
     shapes = [level.shape for level in lead]
     found = candidates(rows, head, shapes, config.anchor_threshold, center_radius)
     return [candidate for image in found for candidate in image]
 
 
-def assign_ota(
-    lead: Levels,
-    rows: np.ndarray,
-    head: HeadConfig,
-    config: LossConfig,
-    *,
-    center_radius: float = 0.5,
-    top_k: int = 10,
-) -> list[Match]:
-    """Simplified OTA. In candidate order, image by image."""
+def assign_ota(lead, rows, head, config, *, center_radius=0.5, top_k=10) -> list[Match]:
+    """SimOTA. In candidate order, image by image."""
     matches = []
     for choice in _choices(lead, rows, head, config, center_radius, top_k):
         claims = [set(order[:k]) for order, k in zip(choice.orders, choice.counts, strict=True)]
@@ -187,15 +151,7 @@ def assign_ota(
     return matches
 
 
-def ota_margin(
-    lead: Levels,
-    rows: np.ndarray,
-    head: HeadConfig,
-    config: LossConfig,
-    *,
-    center_radius: float = 0.5,
-    top_k: int = 10,
-) -> float:
+def ota_margin(lead, rows, head, config, *, center_radius=0.5, top_k=10) -> float:
     """How far the fine choice is from another one, in IoU or cost; infinite without a choice.
 
     Rounding in float32 can't change the assignment of a case with a margin of 1e-4. The same cell
@@ -376,15 +332,7 @@ def bce(
     return loss
 
 
-def fix(
-    lead: Levels,
-    rows: np.ndarray,
-    head: HeadConfig,
-    config: LossConfig,
-    *,
-    assigner: Callable[..., list[Match]] = assign_ota,
-    auxiliary: Levels = (),
-) -> list[Fixed]:
+def fix(lead, rows, head, config, *, assigner=assign_ota, auxiliary=()) -> list[Fixed]:
     """What the loss takes as given at these outputs: of the lead, then of auxiliary heads."""
     assign = functools.partial(
         assigner, lead, rows, head, config, top_k=20 if len(auxiliary) else 10
@@ -410,43 +358,15 @@ def _fix_one(levels, matches, rows, head, config) -> Fixed:
     return Fixed(by_level, alphas, objectness)
 
 
-def loss(
-    lead: Levels,
-    rows: np.ndarray,
-    head: HeadConfig,
-    config: LossConfig,
-    *,
-    assigner: Callable[..., list[Match]] = assign_ota,
-    auxiliary: Levels = (),
-    balance: Sequence[float] | None = None,
-) -> Loss:
-    """The loss of a batch, times the number of images.
-
-    Args:
-      lead: logits of the levels that predict.
-      rows: objects `[n, 6]`.
-      head: strides, anchors and number of classes.
-      config: gains and thresholds, used as they are.
-      assigner: `assign_ota` or `assign_anchor`.
-      auxiliary: logits of the auxiliary levels, where there are any.
-      balance: weight of each level's objectness; the usual one for its number of levels if None.
-    """
+def loss(lead, rows, head, config, *, assigner=assign_ota, auxiliary=()) -> Loss:
+    """The loss of a batch, times the number of images."""
     fixed = fix(lead, rows, head, config, assigner=assigner, auxiliary=auxiliary)
-    return loss_of_fixed(lead, rows, head, config, fixed, auxiliary=auxiliary, balance=balance)
+    return loss_of_fixed(lead, rows, head, config, fixed, auxiliary=auxiliary)
 
 
-def loss_of_fixed(
-    lead: Levels,
-    rows: np.ndarray,
-    head: HeadConfig,
-    config: LossConfig,
-    fixed: list[Fixed],
-    *,
-    auxiliary: Levels = (),
-    balance: Sequence[float] | None = None,
-) -> Loss:
+def loss_of_fixed(lead, rows, head, config, fixed: list[Fixed], *, auxiliary=()) -> Loss:
     """The loss as a function of the outputs alone, what `fix` found being held fast."""
-    balance = BALANCE[len(lead)] if balance is None else balance
+    balance = BALANCE[len(lead)]
     per_image = [objects_of(rows, image) for image in range(len(lead[0]))]
     box = obj = cls = 0.0
     obj_per_level = []
@@ -485,34 +405,12 @@ def _terms(levels, level, given, per_image, head, config) -> tuple[float, float,
     return box, float(obj), float(cls)
 
 
-def update_balance(
-    balance: Sequence[float], obj_per_level: Sequence[float], head: HeadConfig
-) -> list[float]:
-    """Autobalance: the balance of the next call."""
-    moved = [0.9999 * b + 0.0001 / o for b, o in zip(balance, obj_per_level, strict=True)]
-    reference = moved[head.strides.index(16)]
-    return [value / reference for value in moved]
-
-
 def gradient(
-    lead: Levels,
-    rows: np.ndarray,
-    head: HeadConfig,
-    config: LossConfig,
-    entries: Iterable[tuple[int, ...]],
-    fixed: list[Fixed],
-    *,
-    auxiliary: Levels = (),
-    balance: Sequence[float] | None = None,
-    step: float = 1e-5,
+    lead, rows, head, config, entries, fixed: list[Fixed], *, auxiliary=(), step=1e-5
 ) -> list[float]:
     """The total's derivative by chosen logits, by central differences.
 
-    Args:
-      lead, rows, head, config, auxiliary, balance: as in `loss`.
-      entries: (level, image, row, column, anchor, field) each; auxiliary levels follow the lead's.
-      fixed: what `fix` found at these outputs; it is held while a logit moves.
-      step: how far a logit is moved.
+    An entry is (level, image, row, column, anchor, field); auxiliary levels follow the lead's.
     """
     levels = [level.astype(np.float64) for level in (*lead, *auxiliary)]
     derivatives = []
@@ -523,11 +421,8 @@ def gradient(
         for moved in (start + step, start - step):
             array[place] = moved
             lead_64, auxiliary_64 = levels[: len(lead)], levels[len(lead) :]
-            totals.append(
-                loss_of_fixed(
-                    lead_64, rows, head, config, fixed, auxiliary=auxiliary_64, balance=balance
-                ).total
-            )
+            loss = loss_of_fixed(lead_64, rows, head, config, fixed, auxiliary=auxiliary_64)
+            totals.append(loss.total)
         array[place] = start
         derivatives.append((totals[0] - totals[1]) / (2 * step))
     return derivatives
@@ -560,17 +455,17 @@ def decode(lead: Levels, head: HeadConfig) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def nms(
-    boxes_xyxy: np.ndarray,
-    objectness: np.ndarray,
-    scores: np.ndarray,
+    boxes_xyxy,
+    objectness,
+    scores,
     *,
-    score_threshold: float,
-    iou_threshold: float,
-    multi_label: bool = False,
-    class_agnostic: bool = False,
-    classes: Sequence[int] | None = None,
-    max_candidates: int = 30000,
-    max_detections: int = 300,
+    score_threshold,
+    iou_threshold,
+    multi_label=False,
+    class_agnostic=False,
+    classes=None,
+    max_candidates=30000,
+    max_detections=300,
 ) -> list[list[tuple[float, float, float, float, float, int]]]:
     """Greedy NMS: per image (x1, y1, x2, y2, score, label), best first."""
     detections = []

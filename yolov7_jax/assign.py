@@ -14,6 +14,14 @@ each image, are those of `assign_ota`:
 4. Matching, `claim_cheapest`: an object claims its k candidates of least cost.
 5. Conflict resolution, `resolve_conflicts`: a candidate that several objects claim goes to the one
    that it costs least.
+
+The papers' symbols: a ground truth gt_i is an object, row i of `m`; an anchor or prediction a_j is
+a candidate, which has a slot among `n`. The cost is c_ij = L_cls + alpha L_reg in OTA and
+L_cls + lambda L_reg in YOLOX: `cost`, with L_cls from `cost_matrix._class_cost` (the binary
+cross-entropy with sqrt(class x objectness)), L_reg = -log IoU, and alpha or lambda `IOU_WEIGHT`. A
+supply s_i is `k`, estimated from the q largest IoUs, `top_k`. Every demand d_j is 1: a candidate is
+matched at most once, and the background supplies those that nobody claims (`matched` is False).
+The radius r of the centre prior is `center_radius`, in cells, around an object's centre.
 """
 
 from typing import Protocol, runtime_checkable
