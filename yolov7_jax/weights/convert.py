@@ -165,11 +165,7 @@ def _anchor_shapes(model: Yolov7) -> dict[str, tuple[int, ...]]:
 def _head_with_anchors(
     head: HeadConfig, cells: np.ndarray | None, grid: np.ndarray | None
 ) -> HeadConfig:
-    """Returns the head with a checkpoint's anchors, where it has them.
-
-    Raises:
-      ValueError: those in cells and those in pixels contradict each other.
-    """
+    """Returns the head with a checkpoint's anchors, where it has them and they agree."""
     shape = (head.num_levels, head.num_anchors, 2)
     strides = np.asarray(head.strides, np.float32)[:, None, None]
     found = []

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,9 +48,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         is_folder = os.path.isdir(path)
     if is_folder:
         return read_run(path)
-    if _looks_like_safetensors(path):
-        return read_safetensors(path)
-    return read_torch(path)
+    with naming_file(path), open_regular(path) as file:
+        # A length, and then an object of JSON.
+        is_safetensors = file.read(LENGTH_BYTES + 1)[LENGTH_BYTES:] == b"{"
+    return read_safetensors(path) if is_safetensors else read_torch(path)
 
 
 def load(model: Yolov7, path: str | os.PathLike[str], *, reinit: Collection[str] = ()) -> Yolov7:
@@ -86,60 +86,47 @@ def load(model: Yolov7, path: str | os.PathLike[str], *, reinit: Collection[str]
 def load_model(
     path: str | os.PathLike[str], *, dtype: Dtype = jnp.float32, remat: bool = False
 ) -> Yolov7:
-    """Makes the model that a file holds.
+    """Makes the model that a file holds; see `open_model`, which also refuses diverged weights."""
+    return open_model(path, finite=False, dtype=dtype, remat=remat)[0]
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    finite: bool = True,
+    dtype: Dtype = jnp.float32,
+    remat: bool = False,
+) -> tuple[Yolov7, Checkpoint]:
+    """Makes the model that a file holds, and tells all that the file says about it.
 
     Args:
       path: as for `read_checkpoint`; of any of the models, at any width, in any form.
+      finite: whether to refuse the weights of a run that diverged.
       dtype: the type to compute in.
       remat: as for `create`.
 
     Returns:
-      the model, in evaluation mode.
+      the model, in evaluation mode; and the content of the file.
 
     Raises:
-      CheckpointError: the file cannot be read, or is of none of the models.
+      CheckpointError: the file cannot be read, is of none of the models, or holds numbers that
+        are not finite.
       ImportError: the format needs an extra that is not installed.
     """
-    return _model_of(read_checkpoint(path), path, dtype=dtype, remat=remat)
-
-
-def open_model(path: str | os.PathLike[str], *, finite: bool = True) -> tuple[Yolov7, Checkpoint]:
-    """Returns the model that a file holds, and all that the file says about it.
-
-    Args:
-      path: as for `read_checkpoint`.
-      finite: whether to refuse the weights of a run that diverged.
-
-    Raises:
-      CheckpointError, ImportError: as `load_model` does; or numbers are not finite.
-    """
     checkpoint = read_checkpoint(path)
-    model = _model_of(checkpoint, path)
-    if finite:
-        check_finite(checkpoint, path)
-    return model, checkpoint
-
-
-def _model_of(checkpoint: Checkpoint, path: str | os.PathLike[str], **options: Any) -> Yolov7:
     try:
-        abstract = identify(checkpoint).abstract(**options)
+        abstract = identify(checkpoint).abstract(dtype=dtype, remat=remat)
         model = load_official(abstract, official_tensors(checkpoint, abstract))
     except ValueError as fault:
         raise CheckpointError(f"{os.fsdecode(path)}: {fault}") from None
+    if finite:
+        check_finite(checkpoint, path)
     model.eval()
-    return model
+    return model, checkpoint
 
 
 def check_finite(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
-    """Refuses the weights of a run that diverged, with which nothing is ever found.
-
-    Args:
-      checkpoint: what was read.
-      path: from where.
-
-    Raises:
-      CheckpointError: names the first tensor with numbers that are not finite.
-    """
+    """Raises CheckpointError for the weights of a run that diverged, which find nothing."""
     tensors = checkpoint.weights
     broken = [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if broken:
@@ -150,11 +137,7 @@ def check_finite(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
 
 
 def official_tensors(checkpoint: Checkpoint, model: Yolov7) -> dict[str, np.ndarray]:
-    """Returns a checkpoint's weights, and its anchors as the tensor that holds them elsewhere.
-
-    Args:
-      checkpoint: of any format.
-      model: of the same form as the checkpoint's.
+    """Returns a checkpoint's weights, its anchors as the tensor that holds them elsewhere.
 
     Raises:
       ValueError: the file tells anchors twice, and not the same ones.
@@ -172,11 +155,7 @@ def official_tensors(checkpoint: Checkpoint, model: Yolov7) -> dict[str, np.ndar
 
 
 def _check_activation(checkpoint: Checkpoint, model: Yolov7) -> None:
-    """Refuses weights that were trained with another activation than the model has.
-
-    Raises:
-      ValueError: both are known and differ, although the tensors are of this model.
-    """
+    """Raises ValueError for this model's weights that were trained with another activation."""
     told = checkpoint.activation
     names = {function: name for name, function in ACTIVATIONS.items()}
     ours = names.get(model.activation, repr(model.activation))
@@ -194,9 +173,3 @@ def _held(checkpoint: Checkpoint) -> str:
     kind = identity.name if identity.form == "training" else f"{identity.form} {identity.name}"
     classes = f"{identity.num_classes} classes"
     return f"holds a {kind} of width {identity.width:g} with {classes}; "
-
-
-def _looks_like_safetensors(path: str | os.PathLike[str]) -> bool:
-    """Says whether a file begins with a length and then an object of JSON."""
-    with naming_file(path), open_regular(path) as file:
-        return file.read(LENGTH_BYTES + 1)[LENGTH_BYTES:] == b"{"

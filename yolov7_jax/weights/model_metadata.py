@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -173,7 +173,6 @@ def _could_be_anchors(array: np.ndarray) -> bool:
 
 
 def _anchors(key: str, value: Any) -> np.ndarray:
-    """Returns lists of numbers as `[levels, anchors, 2]` float32."""
     fault = FormatError(f"its {key} have another form; wanted [levels][anchors][2] of pixels")
     if not _is_list(value) or not all(map(_is_list, value)) or len(set(map(len, value))) != 1:
         raise fault
@@ -195,38 +194,36 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _one_of(known: Iterable[str]) -> Callable[[str, Any], str]:
-    def check(key: str, value: Any) -> str:
-        if value not in list(known):
-            raise _wrong(key, value, f"one of {', '.join(known)}")
+def _checked(is_valid: Callable[[Any], bool], wanted: str) -> Callable[[str, Any], Any]:
+    """Returns a function of key and value that gives the value, or refuses it."""
+
+    def check(key: str, value: Any) -> Any:
+        if not is_valid(value):
+            raise FormatError(f"its {key} is {quoted(repr(value))}; wanted {wanted}")
         return value
 
     return check
 
 
-def _width(key: str, value: Any) -> float:
-    if type(value) not in (int, float) or not 0 < value <= MOST_WIDTH:
-        raise _wrong(key, value, f"a number above 0 and up to {MOST_WIDTH}")
-    return value
+def _one_of(known: Mapping[str, Any]) -> Callable[[str, Any], str]:
+    # A value may be anything, also what no dictionary can look up.
+    return _checked(lambda value: value in list(known), f"one of {', '.join(known)}")
 
 
 def _integer(least: int, most: int) -> Callable[[str, Any], int]:
-    def check(key: str, value: Any) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise _wrong(key, value, f"an integer from {least} to {most}")
-        return value
-
-    return check
-
-
-def _wrong(key: str, value: Any, wanted: str) -> FormatError:
-    return FormatError(f"its {key} is {quoted(repr(value))}; wanted {wanted}")
+    return _checked(
+        lambda value: type(value) is int and least <= value <= most,
+        f"an integer from {least} to {most}",
+    )
 
 
 # What the fields of a checkpoint become, by their keys in the metadata.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "model": _one_of(ARCHITECTURES),
-    "width": _width,
+    "width": _checked(
+        lambda value: type(value) in (int, float) and 0 < value <= MOST_WIDTH,
+        f"a number above 0 and up to {MOST_WIDTH}",
+    ),
     "activation": _one_of(ACTIVATIONS),
     "anchors": _anchors,
     "names": class_names,

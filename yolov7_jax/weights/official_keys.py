@@ -85,46 +85,37 @@ class Entry:
     key: str
     variable: nnx.Variable
     official_shape: tuple[int, ...]
-    axes: tuple[int, ...] | None
+    axes: tuple[int, ...] | None = None
 
 
 def entries(model: Yolov7) -> list[Entry]:
     """Returns an entry for every parameter and statistic of a model, in the official order."""
     result = []
-    for prefix, block in _convolutions(model):
-        match block:
-            case ConvBnAct():
-                result += [_kernel(f"{prefix}.conv.weight", block.kernel)]
-                result += _norm_entries(f"{prefix}.bn", block.norm)
-            case RepConvFolded():
-                result += [_kernel(f"{prefix}.rbr_reparam.weight", block.kernel)]
-                result += [_flat(f"{prefix}.rbr_reparam.bias", block.bias)]
-            case ConvAct():
-                result += [_kernel(f"{prefix}.conv.weight", block.kernel)]
-                result += [_flat(f"{prefix}.conv.bias", block.bias)]
-            case RepConv():
-                if block.norm0 is not None:
-                    result += _norm_entries(f"{prefix}.rbr_identity", block.norm0)
-                result += [_kernel(f"{prefix}.rbr_dense.0.weight", block.kernel3)]
-                result += _norm_entries(f"{prefix}.rbr_dense.1", block.norm3)
-                result += [_kernel(f"{prefix}.rbr_1x1.0.weight", block.kernel1)]
-                result += _norm_entries(f"{prefix}.rbr_1x1.1", block.norm1)
-    return result + _head_entries(model)
+    for key, part in _parts(model):
+        if isinstance(part, BatchNorm):
+            result += [
+                _entry(f"{key}.weight", part.scale),
+                _entry(f"{key}.bias", part.bias),
+                _entry(f"{key}.running_mean", part.mean),
+                _entry(f"{key}.running_var", part.variance),
+            ]
+        else:
+            result.append(_entry(key, part))
+    return result
 
 
 def norms(model: Yolov7) -> list[tuple[str, BatchNorm]]:
     """Returns every (official prefix, batch norm) of a model, in the official order."""
-    result = []
-    for prefix, block in _convolutions(model):
-        match block:
-            case ConvBnAct():
-                result += [(f"{prefix}.bn", block.norm)]
-            case RepConv():
-                if block.norm0 is not None:
-                    result += [(f"{prefix}.rbr_identity", block.norm0)]
-                result += [(f"{prefix}.rbr_dense.1", block.norm3)]
-                result += [(f"{prefix}.rbr_1x1.1", block.norm1)]
-    return result
+    return [(key, part) for key, part in _parts(model) if isinstance(part, BatchNorm)]
+
+
+def _entry(key: str, variable: nnx.Variable) -> Entry:
+    if len(variable.shape) == 4:
+        height, width, features_in, features_out = variable.shape
+        return Entry(key, variable, (features_out, features_in, height, width), (2, 3, 1, 0))
+    if key.endswith(".implicit"):
+        return Entry(key, variable, (1, variable.shape[0], 1, 1))
+    return Entry(key, variable, variable.shape)
 
 
 def head_prefix(model: Yolov7) -> str:
@@ -143,22 +134,34 @@ def head_layer(name: str, form: Form) -> int:
     return last if form == "training" else first["neck"].get("auxiliary", last)
 
 
-def _head_entries(model: Yolov7) -> list[Entry]:
-    prefix = head_prefix(model)
-    result = []
+def _parts(model: Yolov7) -> list[tuple[str, nnx.Variable | BatchNorm]]:
+    """Returns all parameters and norms with their official keys, in the official order."""
+    parts = []
+    for prefix, block in _convolutions(model):
+        match block:
+            case ConvBnAct():
+                named = {"conv.weight": block.kernel, "bn": block.norm}
+            case RepConvFolded():
+                named = {"rbr_reparam.weight": block.kernel, "rbr_reparam.bias": block.bias}
+            case ConvAct():
+                named = {"conv.weight": block.kernel, "conv.bias": block.bias}
+            case _:
+                named = {} if block.norm0 is None else {"rbr_identity": block.norm0}
+                named |= {"rbr_dense.0.weight": block.kernel3, "rbr_dense.1": block.norm3}
+                named |= {"rbr_1x1.0.weight": block.kernel1, "rbr_1x1.1": block.norm1}
+        parts += [(f"{prefix}.{name}", part) for name, part in named.items()]
+    head = head_prefix(model)
     for kind, levels in (("m", model.detect.levels), ("m2", model.detect.auxiliary)):
         for i, level in enumerate(levels):
-            result += [_kernel(f"{prefix}.{kind}.{i}.weight", level.kernel)]
-            result += [_flat(f"{prefix}.{kind}.{i}.bias", level.bias)]
+            parts += [(f"{head}.{kind}.{i}.weight", level.kernel)]
+            parts += [(f"{head}.{kind}.{i}.bias", level.bias)]
     implicit = [level for level in model.detect.levels if isinstance(level, ImplicitDetectLevel)]
-    for i, level in enumerate(implicit):
-        result += [_implicit(f"{prefix}.ia.{i}.implicit", level.implicit_add)]
-    for i, level in enumerate(implicit):
-        result += [_implicit(f"{prefix}.im.{i}.implicit", level.implicit_multiply)]
-    return result
+    parts += [(f"{head}.ia.{i}.implicit", x.implicit_add) for i, x in enumerate(implicit)]
+    parts += [(f"{head}.im.{i}.implicit", x.implicit_multiply) for i, x in enumerate(implicit)]
+    return parts
 
 
-def _convolutions(model: Yolov7) -> list[tuple[str, nnx.Module]]:
+def _convolutions(model: Yolov7) -> list[tuple[str, Any]]:
     """Returns every (official prefix, convolution) of backbone and neck, in the official order."""
     first = FIRST_LAYER[model.name]
     layers = []
@@ -169,13 +172,8 @@ def _convolutions(model: Yolov7) -> list[tuple[str, nnx.Module]]:
     return [(f"model.{number}{inside}", block) for number, inside, block in layers]
 
 
-def _offsets(block: nnx.Module, start: int) -> list[tuple[int, str, nnx.Module]]:
-    """Returns a block's convolutions: the number of the layer, what follows it in the key, which.
-
-    Args:
-      block: any part of backbone or neck.
-      start: the number of the block's first layer.
-    """
+def _offsets(block: nnx.Module, start: int) -> list[tuple[int, str, Any]]:
+    """Returns a block's convolutions: number of the layer, what follows it in the key, module."""
     match block:
         case ConvBnAct() | ConvAct() | RepConv():
             return [(start, "", block)]
@@ -204,26 +202,3 @@ def _offsets(block: nnx.Module, start: int) -> list[tuple[int, str, nnx.Module]]
             convs = {0: block.bypass, 1: block.reduce, 6: block.merge, 8: block.out}
             return [(start + i, "", conv) for i, conv in convs.items()]
     raise TypeError(f"no official layers are known for a block of type {type(block).__name__}")
-
-
-def _norm_entries(prefix: str, norm: BatchNorm) -> list[Entry]:
-    names = {
-        "weight": norm.scale,
-        "bias": norm.bias,
-        "running_mean": norm.mean,
-        "running_var": norm.variance,
-    }
-    return [_flat(f"{prefix}.{name}", variable) for name, variable in names.items()]
-
-
-def _kernel(key: str, variable: nnx.Variable) -> Entry:
-    height, width, features_in, features_out = variable.shape
-    return Entry(key, variable, (features_out, features_in, height, width), (2, 3, 1, 0))
-
-
-def _flat(key: str, variable: nnx.Variable) -> Entry:
-    return Entry(key, variable, variable.shape, None)
-
-
-def _implicit(key: str, variable: nnx.Variable) -> Entry:
-    return Entry(key, variable, (1, variable.shape[0], 1, 1), None)

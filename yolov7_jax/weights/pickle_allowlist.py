@@ -28,6 +28,19 @@ STORAGE_HOMES = ("torch", "torch.cuda", "torch.storage")
 INERT_PACKAGES = ("models", "utils", "torch.nn", "torch.optim", "torchvision.ops")
 NUMPY_CORES = ("numpy.core", "numpy._core")
 BUILTINS = ("__builtin__", "builtins")
+# What is not only recorded: the interpreter makes tensors and containers of it.
+CALLED = {
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_parameter_with_state"),
+    ("torch._tensor", "_rebuild_from_type_v2"),
+    ("torch.nn.parameter", "Parameter"),
+    ("torch", "Size"),
+    ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
+    *((module, name) for module in BUILTINS for name in ("set", "frozenset")),
+}
 # Everything else that training checkpoints name, by module.
 INERT_NAMES = {
     "_codecs": {"encode"},

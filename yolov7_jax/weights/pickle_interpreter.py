@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from yolov7_jax.weights.checkpoint_contents import FormatError, quoted
 from yolov7_jax.weights.pickle_allowlist import (
-    BUILTINS,
+    CALLED,
     STORAGE_DTYPES,
     STORAGE_HOMES,
     Global,
@@ -127,7 +127,7 @@ class _Machine:
             raise FormatError(f"a class has a name of more than {MAX_NAME_LENGTH} characters")
         found = self.globals.get((module, name))
         if found is None:
-            if (module, name) not in CALLS and not is_inert(module, name):
+            if (module, name) not in CALLED and not is_inert(module, name):
                 raise FormatError(
                     f"refers to {quoted(f'{module}.{name}')}, which no YOLOv7 checkpoint needs; "
                     "it may be hostile, and nothing in it was executed"
@@ -160,74 +160,42 @@ class _Machine:
         """Returns what a call would have made of the few functions known, else a record of it."""
         if type(function) is not Global or type(args) is not tuple:
             raise FormatError("damaged pickle (something is called that is not a class)")
-        build = CALLS.get((function.module, function.name))
-        return Instance(function, args) if build is None else build(self, args)
+        if (function.module, function.name) not in CALLED:
+            return Instance(function, args)
+        match (function.name, args):
+            # After the stride: whether it had a gradient, its hooks and metadata.
+            case (
+                "_rebuild_tensor" | "_rebuild_tensor_v2",
+                (Storage() as storage, offset, size, stride, *_),
+            ):
+                return StoredTensor(storage, offset, size, stride)
+            case (
+                "_rebuild_parameter" | "_rebuild_parameter_with_state" | "Parameter",
+                (StoredTensor() as tensor, *_),
+            ):
+                return tensor
+            case (
+                "_rebuild_from_type_v2",
+                (Global(module="torch._utils") as rebuild, _, tuple() as inner, _),
+            ):
+                return self.call(rebuild, inner)
+            case ("Size", (tuple() as size,)):
+                return size
+            case ("defaultdict", _) | ("OrderedDict", ()):
+                return {}  # what it gives for a missing key does not matter to a reader
+            case ("OrderedDict", (list() as pairs,)) if all(map(_is_pair, pairs)):
+                self.count_copies(pairs)
+                return {_key(key): value for key, value in pairs}
+            case ("set" | "frozenset", ()):
+                return set()
+            case ("set" | "frozenset", (list() | tuple() as members,)):
+                self.count_copies(members)
+                return {_key(member) for member in members}
+        raise FormatError(f"a call of {function.path} is damaged")
 
 
-def _tensor(machine: _Machine, args: tuple) -> StoredTensor:
-    # storage, offset, size, stride, then whether it had a gradient, hooks and metadata
-    match args:
-        case (Storage() as storage, offset, size, stride, *_):
-            return StoredTensor(storage, offset, size, stride)
-    raise FormatError("a tensor lacks its storage")
-
-
-def _parameter(machine: _Machine, args: tuple) -> StoredTensor:
-    if args and isinstance(args[0], StoredTensor):
-        return args[0]
-    raise FormatError("a parameter lacks its tensor")
-
-
-def _tensor_with_attributes(machine: _Machine, args: tuple) -> Any:
-    match args:
-        case (Global(module="torch._utils") as function, _, tuple() as inner, _):
-            return machine.call(function, inner)
-    raise FormatError("a tensor with attributes is damaged")
-
-
-def _size(machine: _Machine, args: tuple) -> tuple:
-    match args:
-        case (tuple() as size,):
-            return size
-    raise FormatError("a torch.Size is damaged")
-
-
-def _set(machine: _Machine, args: tuple) -> set | frozenset:
-    match args:
-        case ():
-            return set()
-        case (list() | tuple() as members,):
-            machine.count_copies(members)
-            return {_key(member) for member in members}
-    raise FormatError("a set is damaged")
-
-
-def _ordered_dict(machine: _Machine, args: tuple) -> dict:
-    match args:
-        case ():
-            return {}
-        case (list() as pairs,) if all(type(p) in (list, tuple) and len(p) == 2 for p in pairs):
-            machine.count_copies(pairs)
-            return {_key(key): value for key, value in pairs}
-    raise FormatError("an OrderedDict is damaged")
-
-
-def _default_dict(machine: _Machine, args: tuple) -> dict:
-    return {}  # what it gives for a missing key does not matter to a reader
-
-
-CALLS: dict[tuple[str, str], Callable[[_Machine, tuple], Any]] = {
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): _tensor_with_attributes,
-    ("torch.nn.parameter", "Parameter"): _parameter,
-    ("torch", "Size"): _size,
-    ("collections", "OrderedDict"): _ordered_dict,
-    ("collections", "defaultdict"): _default_dict,
-    **{(module, name): _set for module in BUILTINS for name in ("set", "frozenset")},
-}
+def _is_pair(value: Any) -> bool:
+    return type(value) in (list, tuple) and len(value) == 2
 
 
 def _key(key: Any) -> Any:
@@ -241,28 +209,12 @@ def _key(key: Any) -> Any:
     return key
 
 
-Operation = Callable[[_Machine, Any], None]
-
-
-def _ignore(machine: _Machine, argument: Any) -> None:
-    """FRAME only announces how many bytes could be read at once, PROTO which operations come."""
+Operation = Callable[[_Machine, Any], Any]
 
 
 def _push(make: Callable[[Any], Any]) -> Operation:
     """Pushes what is made of the operation's argument."""
     return lambda machine, argument: machine.stack.append(make(argument))
-
-
-def _mark(machine: _Machine, argument: Any) -> None:
-    machine.marks.append(len(machine.stack))
-
-
-def _pop(machine: _Machine, argument: Any) -> None:
-    machine.pop()
-
-
-def _pop_mark(machine: _Machine, argument: Any) -> None:
-    machine.pop_to_mark()
 
 
 def _get(machine: _Machine, index: int) -> None:
@@ -277,13 +229,13 @@ def _put(machine: _Machine, index: int | None) -> None:
 
 def _collect(count: int | None, kind: Callable[[list], Any]) -> Operation:
     """Makes a container of the last `count` values, or of those up to the mark."""
-    return lambda machine, argument: machine.stack.append(kind(machine.pop_items(count)))
+    return lambda machine, _: machine.stack.append(kind(machine.pop_items(count)))
 
 
 def _add(count: int | None, kind: type, change: Callable[[Any, list], None]) -> Operation:
     """Adds the last `count` values, or those up to the mark, to the container before them."""
 
-    def operation(machine: _Machine, argument: Any) -> None:
+    def operation(machine: _Machine, _: Any) -> None:
         items, target = machine.pop_items(count), machine.top()
         if type(target) is not kind:
             raise FormatError(
@@ -298,10 +250,6 @@ def _update_dict(target: dict, items: list) -> None:
     if len(items) % 2:
         raise FormatError("damaged pickle (a dictionary's key lacks its value)")
     target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
-
-
-def _update_set(target: set, items: list) -> None:
-    target.update(map(_key, items))
 
 
 def _global(machine: _Machine, argument: str | None) -> None:
@@ -331,15 +279,12 @@ def _build(machine: _Machine, argument: Any) -> None:
         raise FormatError("damaged pickle (attributes for something that has none)")
 
 
-def _persistent(machine: _Machine, argument: Any) -> None:
-    machine.stack.append(machine.find_storage(machine.pop()))
-
-
 SCALARS = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT NONE"  # NONE has no argument, or None
 TEXTS = "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING BINSTRING"
 BYTES = "SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8"
 OPERATIONS: dict[str, Operation] = {
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _ignore),
+    # FRAME only announces how many bytes could be read at once, PROTO which operations come.
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
     **dict.fromkeys(f"{SCALARS} {TEXTS} {BYTES}".split(), _push(lambda argument: argument)),
     "NEWTRUE": _push(lambda _: True),
     "NEWFALSE": _push(lambda _: False),
@@ -347,9 +292,9 @@ OPERATIONS: dict[str, Operation] = {
     "EMPTY_TUPLE": _push(lambda _: ()),
     "EMPTY_DICT": _push(lambda _: {}),
     "EMPTY_SET": _push(lambda _: set()),
-    "MARK": _mark,
-    "POP": _pop,
-    "POP_MARK": _pop_mark,
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _put),
     "TUPLE1": _collect(1, tuple),
@@ -359,12 +304,12 @@ OPERATIONS: dict[str, Operation] = {
     "FROZENSET": _collect(None, lambda items: frozenset(map(_key, items))),
     "APPEND": _add(1, list, list.extend),
     "APPENDS": _add(None, list, list.extend),
-    "ADDITEMS": _add(None, set, _update_set),
+    "ADDITEMS": _add(None, set, lambda target, items: target.update(map(_key, items))),
     "SETITEM": _add(2, dict, _update_dict),
     "SETITEMS": _add(None, dict, _update_dict),
     **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), _global),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), _reduce),
     "NEWOBJ_EX": _new_object_with_keywords,
     "BUILD": _build,
-    "BINPERSID": _persistent,
+    "BINPERSID": lambda machine, _: machine.stack.append(machine.find_storage(machine.pop())),
 }

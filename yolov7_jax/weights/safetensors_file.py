@@ -156,11 +156,10 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_unreadable(header: dict[str, Any]) -> None:
     """Refuses what the format allows and no model has."""
-    tensors = {name: entry for name, entry in header.items() if name != TEXTS}
-    if not tensors:
+    if not header.keys() - {TEXTS}:
         raise FormatError("holds no tensors")
-    for name, entry in tensors.items():
+    for name, entry in header.items():
         if not name.isprintable():
             raise FormatError(f"a tensor has the unprintable name {quoted(name)}")
-        if entry["dtype"] not in TYPES:
+        if name != TEXTS and entry["dtype"] not in TYPES:
             raise FormatError(f"{quoted(name)} has the type {quoted(entry['dtype'])}, unknown here")
