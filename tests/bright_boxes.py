@@ -1,9 +1,12 @@
 """A split of seven images of many sizes, with a bright rectangle in each."""
 
+import contextlib
+
 import cv2
+import jax
 import numpy as np
 
-from yolov7_jax import Detections
+from yolov7_jax import Detections, create
 from yolov7_jax.data.dataset import Dataset
 
 SIZE, STRIDE = 64, 16
@@ -58,3 +61,28 @@ def find_bright(images):
             boxes[row, 0], found[row] = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), True
     labels = np.asarray(images).max((1, 2, 3))[:, None] < 225
     return Detections(boxes, boxes.sum(2) / 1000, labels.astype(np.int32), found)
+
+
+def narrow_model():
+    """A narrow network of two classes that detects something."""
+    model = create("yolov7-tiny", 2, width=0.125, key=jax.random.key(3))
+    for level in model.detect.levels:  # fresh heads are sure of nothing
+        level.bias[...] += 4
+    return model
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def check_same_detections(found, other):
+    """As alike as the same network makes them in two programs."""
+    assert len(found.labels) > 100
+    np.testing.assert_array_equal(found.image, other.image)
+    np.testing.assert_array_equal(found.labels, other.labels)
+    np.testing.assert_allclose(found.scores, other.scores, rtol=1e-5)
+    np.testing.assert_allclose(found.boxes_xyxy, other.boxes_xyxy, atol=1e-3)

@@ -6,10 +6,19 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from bright_boxes import SIZE, STRIDE, find_bright, make_dataset, seven_images
+from bright_boxes import (
+    SIZE,
+    STRIDE,
+    check_same_detections,
+    find_bright,
+    make_dataset,
+    narrow_model,
+    quick_compilation,
+    seven_images,
+)
 from detected import pycocotools_ap
 
-from yolov7_jax import Detections, create
+from yolov7_jax import Detections
 from yolov7_jax.evaluate.coco_ap import coco_ap
 from yolov7_jax.evaluate.coco_results import write_coco_results
 from yolov7_jax.evaluate.detect_split import (
@@ -129,32 +138,15 @@ def test_no_detections_can_be_measured_and_written(dataset, tmp_path):
     assert json.loads((tmp_path / "none.json").read_text()) == []
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.mark.usefixtures("quick_compilation")
 def test_detections_are_the_same_on_one_and_eight_devices(dataset):
-    model = create("yolov7-tiny", 2, width=0.125, key=jax.random.key(3))
-    for level in model.detect.levels:  # fresh heads are sure of nothing
-        level.bias[...] += 4
-    results = []
-    for devices in (jax.devices()[:1], jax.devices()):
-        detect = make_detect_batch(
-            model, devices, score_threshold=0.001, iou_threshold=0.65, classes=(0, 1), augment=True
-        )
-        results.append(detected(dataset, detect, batch_size=shared_batch_size(3, devices)))
-    (one, _), (eight, _) = results
+    model, results = narrow_model(), []
+    with quick_compilation():
+        for devices in (jax.devices()[:1], jax.devices()):
+            thresholds = {"score_threshold": 0.001, "iou_threshold": 0.65}
+            detect = make_detect_batch(model, devices, classes=(0, 1), augment=True, **thresholds)
+            results.append(detected(dataset, detect, batch_size=shared_batch_size(3, devices)))
     assert len(jax.devices()) == 8
-    assert len(one.labels) > 100
-    np.testing.assert_array_equal(one.image, eight.image)
-    np.testing.assert_array_equal(one.labels, eight.labels)
-    np.testing.assert_allclose(one.scores, eight.scores, rtol=1e-5)
-    np.testing.assert_allclose(one.boxes_xyxy, eight.boxes_xyxy, atol=1e-3)
+    check_same_detections(*(result.detections for result in results))
 
 
 def test_batches_grow_to_what_devices_can_share():

@@ -4,9 +4,9 @@ import enum
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes, check_boxes
+from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes, check_boxes, xyxy_to_xywh
 
 FOUND_IOU = 0.5  # from which a detection has found an object
 NEAR_IOU = 0.1  # from which it is taken for a try at that object
@@ -149,50 +149,43 @@ def _near_pairs(
       detections: by image.
     """
     crowd, in_crowd = ~truth.to_find, np.zeros(len(detections.labels), bool)
-    found, objects = _corners(detections.boxes_xyxy), _corners(truth.boxes_xyxy)
+    (found, area), (objects, object_area) = map(
+        _corners_and_area, (detections.boxes_xyxy, truth.boxes_xyxy)
+    )
     by_image = np.argsort(truth.image, kind="stable")
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for image in np.unique(truth.image):
         rows = np.arange(*np.searchsorted(detections.image, (image, image + 1)))
         first, last = np.searchsorted(truth.image, (image, image + 1), sorter=by_image)
         columns = by_image[first:last]
-        shared, area, object_area = _intersections(found[:, rows], objects[:, columns])
+        low = np.maximum(found[:2, rows, None], objects[:2, None, columns])  # [2, n, m]
+        high = np.minimum(found[2:, rows, None], objects[2:, None, columns])
+        shared = np.maximum(high - low, 0).prod(0)
         of_crowd = crowd[columns]
         if of_crowd.any():
             same = detections.labels[rows, None] == truth.labels[columns]
             # The part of the detection that lies in the region: regions are far larger.
-            inside = shared >= FOUND_IOU * area[:, None]
+            inside = shared >= FOUND_IOU * area[rows, None]
             in_crowd[rows] = (inside & same & of_crowd & (shared > 0)).any(1)
             shared[:, of_crowd] = 0
         row, column = np.nonzero(shared)
         overlap = shared[row, column]
+        row, column = rows[row], columns[column]
         iou = overlap / (area[row] + object_area[column] - overlap)
         near = iou >= NEAR_IOU
-        parts.append((rows[row[near]], columns[column[near]], iou[near]))
+        parts.append((row[near], column[near], iou[near]))
     return in_crowd, _Pairs(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
 
-def _corners(boxes_xyxy: np.ndarray) -> Float64[np.ndarray, "6 n"]:
-    """Returns x0, y0, x1, y1, width and height, with the rounding of boxes kept as corner and size.
+def _corners_and_area(
+    boxes_xyxy: Float[np.ndarray, "n 4"],
+) -> tuple[Float64[np.ndarray, "4 n"], Float64[np.ndarray, " n"]]:
+    """Returns x0, y0, x1, y1 and areas, with the rounding of boxes kept as corner and size.
 
     pycocotools keeps them so, and IoUs that are just 0.5 shall be so here too.
     """
-    boxes = np.asarray(boxes_xyxy, np.float64).T
-    low, size = boxes[:2], boxes[2:] - boxes[:2]
-    return np.concatenate([low, low + size, size])
-
-
-def _intersections(
-    a: Float64[np.ndarray, "6 n"], b: Float64[np.ndarray, "6 m"]
-) -> tuple[
-    Float64[np.ndarray, "n m"],
-    Float64[np.ndarray, " n"],
-    Float64[np.ndarray, " m"],
-]:
-    """Returns the areas that boxes share, and their own."""
-    width = np.minimum(a[2][:, None], b[2]) - np.maximum(a[0][:, None], b[0])  # [n, m]
-    height = np.minimum(a[3][:, None], b[3]) - np.maximum(a[1][:, None], b[1])
-    return np.maximum(width, 0) * np.maximum(height, 0), a[4] * a[5], b[4] * b[5]
+    x, y, width, height = xyxy_to_xywh(boxes_xyxy).T
+    return np.stack([x, y, x + width, y + height]), width * height
 
 
 def _beyond_limit(detections: ScoredBoxes) -> Bool[np.ndarray, " n"]:
