@@ -11,8 +11,6 @@ import pytest
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 COMMAND = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
 
-needs_chromium = pytest.mark.skipif(COMMAND is None, reason="no Chromium here")
-
 WATCH = """<script>
   window.faults = [];
   addEventListener("error", (event) => faults.push(event.message));
@@ -24,8 +22,10 @@ WATCH = """<script>
 def run_in_page(page, script, folder):
     """Returns what a script, the body of an async function, returns when run in a page.
 
-    Whatever goes wrong in the page is a fault.
+    Whatever goes wrong in the page is a fault. Skips the test where there is no Chromium.
     """
+    if COMMAND is None:
+        pytest.skip("no Chromium here")
     text = page.read_text(encoding="utf-8")
     head, mark, rest = text.partition("<body>")
     assert mark
@@ -42,7 +42,7 @@ def run_in_page(page, script, folder):
     driven.write_text(f"{head}<body>{WATCH}{body}{driver}</body>{tail}", encoding="utf-8")
     done = subprocess.run(
         [
-            str(COMMAND),
+            COMMAND,
             "--headless",
             "--no-sandbox",
             "--disable-gpu",

@@ -17,9 +17,7 @@ from yolov7_jax.data.images import (
     letterbox_boxes,
     read_image,
 )
-from yolov7_jax.evaluate.batches import (
-    eval_batches,
-)
+from yolov7_jax.evaluate.batches import eval_batches
 
 
 @pytest.fixture
@@ -71,13 +69,11 @@ def test_evaluation_batches_do_not_depend_on_the_number_of_workers(dataset):
         for workers in (0, 1, 3)
     ]
     for other in passes[1:]:
-        for batch, same in zip(passes[0], other, strict=True):
-            np.testing.assert_array_equal(batch.images, same.images)
-            np.testing.assert_array_equal(batch.index, same.index)
+        jax.tree.map(np.testing.assert_array_equal, passes[0], other)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_image_that_is_gone_or_of_another_size_since_the_scan_is_named(dataset, workers):
+def test_an_image_that_is_gone_or_of_another_size_since_the_scan_is_named(dataset, workers):
     options = {"image_size": SIZE, "batch_size": 2, "num_workers": workers}
     cv2.imwrite(dataset.paths[4], np.zeros((10, 20, 3), np.uint8))
     with pytest.raises(UnreadableImageError, match=r"4\.png: has 20 x 10 pixels, not 200 x 50"):

@@ -101,7 +101,7 @@ def test_detections_in_a_crowd_count_neither_for_nor_against():
     assert np.isnan(coco_ap(only_crowd, detections, **sizes).ap)
 
 
-def test_equals_pycocotools_beyond_100_detections_in_a_image():
+def test_equals_pycocotools_beyond_100_detections_in_an_image():
     truth, detections, _, classes = random_case(7)
     truth = truth._replace(image=np.zeros_like(truth.image))
     detections = detections._replace(

@@ -142,7 +142,7 @@ def test_detections_in_a_crowd_of_their_class_are_ignored():
     assert matches.finders.tolist() == [-1, 4]
 
 
-def test_only_the_best_100_of_a_image_and_class_count():
+def test_only_the_best_100_of_an_image_and_class_count():
     rows = [(0, 0, 1 - score / 1000, *FAR) for score in range(MOST_DETECTIONS)]
     last = (0, 0, 0.1, *BOX)
     others = [(0, 1, 1, *FAR), (1, 0, 1, *FAR)]  # another class, another image

@@ -95,17 +95,13 @@ def test_batches_from_a_cache_are_the_same_bit_for_bit(
     monkeypatch.setattr(images, "read_whole", unwanted)
     passes.append(list(eval_batches(noisy, **options, read=read)))
     for other in passes[1:]:
-        for batch, same in zip(passes[0], other, strict=True):
-            np.testing.assert_array_equal(batch.images, same.images)
-            for field, kept in zip(batch.letterbox, same.letterbox, strict=True):
-                np.testing.assert_array_equal(field, kept)
+        jax.tree.map(np.testing.assert_array_equal, passes[0], other)
 
 
 def test_accuracy_with_a_cache_is_the_same(dataset, mesh, tmp_path):
     cache = open_cache(dataset, SIZE, "memory", tmp_path, "evaluation")
     plain, cached = run(dataset, mesh), run(dataset, mesh, cache=cache)
-    for field, same in zip(plain.detections, cached.detections, strict=True):
-        np.testing.assert_array_equal(field, same)
+    jax.tree.map(np.testing.assert_array_equal, plain.detections, cached.detections)
 
 
 def test_a_cache_for_training_is_refused(dataset, tmp_path):
@@ -122,10 +118,8 @@ def test_detections_do_not_depend_on_the_batch_size(dataset, mesh, stride, monke
     ]
     for result in results[1:]:
         assert result.accuracy[:2] == results[0].accuracy[:2]
-        for field, same in zip(
-            in_order(result.detections), in_order(results[0].detections), strict=True
-        ):
-            np.testing.assert_array_equal(field, same)
+        both = in_order(result.detections), in_order(results[0].detections)
+        jax.tree.map(np.testing.assert_array_equal, *both)
     # Each box is found to within a pixel of what the network sees.
     _, boxes, _, _ = in_order(results[0].detections)
     limit = np.maximum(1, dataset.sizes.max(1) / SIZE)[:, None]
