@@ -45,6 +45,7 @@ from yolov7_jax.types import Detections
 from yolov7_jax.weights.load import open_model
 
 OUTPUT = pathlib.Path("runs/val")
+SETTINGS = ("single_class", "square", "augment", "score_threshold", "iou_threshold")
 MOST_NAMED = 20  # images, where many cannot be read
 
 
@@ -94,11 +95,7 @@ def run(options: argparse.Namespace) -> int:
         "split": options.split,
         "image_size": image_size,
         "batch_size": batch_size,
-        "single_class": options.single_class,
-        "square": options.square,
-        "augment": options.augment,
-        "score_threshold": options.score_threshold,
-        "iou_threshold": options.iou_threshold,
+        **{name: getattr(options, name) for name in SETTINGS},
     }
     left_out = [*_faults(scan, Effect.IMAGE), *unreadable.values()]
     num_images = len(dataset) - len(unreadable)

@@ -11,6 +11,7 @@ from yolov7_jax.evaluate.curves import SCORES, class_mean
 from yolov7_jax.evaluate.matching import DetectionKind
 from yolov7_jax.evaluate.report.line_charts import Line, LineChart
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
+from yolov7_jax.evaluate.report.metrics_text import NUMBERS
 from yolov7_jax.evaluate.report.pages import unit
 
 MOST_LINES = 8  # with more classes, only the best and the worst have a line
@@ -20,6 +21,7 @@ MOST_IN_MATRIX = 100
 MOST_CONFUSIONS = 12
 BACKGROUND = "background"
 UNIT = (0.0, 1.0)
+HEADLINES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 KINDS = [kind for kind in DetectionKind if kind != DetectionKind.IGNORED]
 
 SECTIONS = {
@@ -32,17 +34,9 @@ SECTIONS = {
 
 def accuracy_cards(split: MatchedSplit) -> dict[str, str]:
     """Returns the headline numbers by name."""
-    accuracy = split.accuracy
-    values = {
-        "AP": accuracy.ap,
-        "AP50": accuracy.ap50,
-        "AP75": accuracy.ap75,
-        "AP small": accuracy.ap_small,
-        "AP medium": accuracy.ap_medium,
-        "AP large": accuracy.ap_large,
-        "best mean F1": split.class_metrics(None)["f1"],
-        "at score": split.curves.best_score,
-    }
+    values = {NUMBERS[field][0]: getattr(split.accuracy, field) for field in HEADLINES}
+    values["best mean F1"] = split.class_metrics(None)["f1"]
+    values["at score"] = split.curves.best_score
     return {name: unit(value) for name, value in values.items()}
 
 
@@ -54,11 +48,7 @@ def accuracy_values(split: MatchedSplit) -> dict[str, Any]:
         "best_score": split.curves.best_score,
         "names": names,
         "kinds": [kind.label for kind in KINDS],
-        "classes": [
-            {"name": names[label], "objects": split.curves.objects[label]}
-            | split.class_metrics(label)
-            for label in split.by_ap50()
-        ],
+        "classes": [split.class_row(label) for label in split.by_ap50()],
         "curves": list(accuracy_charts(split).values()),
         "object_counts": {"found": hits, "missed": int(split.truth.to_find.sum()) - hits},
         "detection_counts": {kind.label: int(kinds[kind]) for kind in KINDS},

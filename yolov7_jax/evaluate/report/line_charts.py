@@ -70,8 +70,8 @@ def fitted_chart(title: str, lines: Sequence[Line], x_name: str) -> LineChart:
     if low == high:
         low, high = min(0.0, 2 * low), max(0.0, 2 * low) or 1.0
     else:
-        room = (high - low) * 0.04
-        low, high = 0.0 if 0 < low < (high - low) / 2 else low, high + room
+        low = 0.0 if 0 < low < (high - low) / 2 else low
+        high += (high - low) * 0.04
     return LineChart(title, lines, x_name, (min(xs), max(xs)), (low, high))
 
 

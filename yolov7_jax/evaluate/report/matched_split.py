@@ -1,6 +1,6 @@
 """Detections in a split, matched with its objects: what all reports are made of."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -61,6 +61,11 @@ class MatchedSplit(NamedTuple):
         if label is None:
             return {name: float(class_mean(column[:, None])[0]) for name, column in columns.items()}
         return {name: float(column[label]) for name, column in columns.items()}
+
+    def class_row(self, label: int) -> dict[str, Any]:
+        """Returns the name of a class, how many objects it has, and its numbers."""
+        row = {"name": self.dataset.names[label], "objects": int(self.curves.objects[label])}
+        return row | self.class_metrics(label)
 
     def rows_of(self, image: int, score_threshold: float) -> tuple[list[int], list[int]]:
         """Returns the objects in an image, and from a score on the detections, best first."""

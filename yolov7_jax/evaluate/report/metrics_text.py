@@ -51,12 +51,11 @@ class Validation(NamedTuple):
 def as_lines(validation: Validation) -> list[str]:
     """Returns the numbers as lines of text."""
     split, curves = validation.split, validation.split.curves
-    names = split.dataset.names
-    width = min(30, max(len("all classes"), *map(len, names)))
+    width = min(30, max(len("all classes"), *map(len, split.dataset.names)))
 
-    def row(name: str, objects: int, label: int | None) -> str:
+    def line(name: str, objects: int, *metrics: float) -> str:
         shown = name if len(name) <= width else name[: width - 1] + "…"
-        ap, ap50, precision, recall, f1 = map(_number, split.class_metrics(label).values())
+        ap, ap50, precision, recall, f1 = map(_number, metrics)
         return f"{shown:<{width}}  {objects:>7}  {ap}  {ap50}      {precision}   {recall}  {f1}"
 
     return [
@@ -70,8 +69,8 @@ def as_lines(validation: Validation) -> list[str]:
         ),
         "",
         f"{'':<{width}}  objects     AP   AP50  precision  recall     F1",
-        row("all classes", int(curves.objects.sum()), None),
-        *(row(names[label], int(curves.objects[label]), label) for label in split.by_ap50()),
+        line("all classes", int(curves.objects.sum()), *split.class_metrics(None).values()),
+        *(line(*split.class_row(label).values()) for label in split.by_ap50()),
         f"Precision, recall and F1 at IoU 0.50, from a score of {curves.best_score:.3f}, which has "
         "the best mean F1."
         if len(split.detections.labels)
@@ -111,10 +110,7 @@ def as_json(validation: Validation) -> dict[str, Any]:
         **{field: getattr(split.accuracy, field) for field in NUMBERS},
         "best_score": curves.best_score,
         "at_best_score": {name: means[name] for name in ("precision", "recall", "f1")},
-        "classes": [
-            {"name": name, "objects": int(curves.objects[label])} | split.class_metrics(label)
-            for label, name in enumerate(split.dataset.names)
-        ],
+        "classes": [split.class_row(label) for label in range(len(split.dataset.names))],
         "confusion": split.confusion().tolist(),
     }
     return _nan_to_none(numbers)

@@ -109,16 +109,15 @@ def _figure(split: MatchedSplit, ranking: Ranking, image: int) -> dict[str, Any]
     if len(detections) > MOST_BOXES:
         caption += f"; the best {MOST_BOXES} of {len(detections)} detections are drawn"
         values["detections"] = detections[:MOST_BOXES]
-    captions = _captions(values, split.dataset.names, best_score)
-    return values | {"image": image, "caption": caption, "captions": captions}
+    size = CAPTION * values["width"] / COLUMN
+    captions = _captions(values, split.dataset.names, best_score, size)
+    return values | {"image": image, "caption": caption, "captions": captions, "size": size}
 
 
 def _captions(
-    values: Mapping[str, Any], names: Sequence[str], best_score: float
-) -> list[dict[str, Any]]:
-    """Returns the classes of missed objects, and classes and scores of detections."""
-    width, height = values["width"], values["height"]
-    size = CAPTION * width / COLUMN
+    values: Mapping[str, Any], names: Sequence[str], best_score: float, size: float
+) -> list[tuple[float, float, str]]:
+    """Returns the classes of missed objects, and classes and scores of detections, with places."""
     # Those of objects stand below, not to cover those of detections that are about them.
     missed = [
         (box[0], box[3] + size, f"{names[label]} missed")
@@ -130,15 +129,4 @@ def _captions(
         entry = (box[0], box[1] - 0.25 * size, f"{names[label]} {score:.2f}")
         (right if kind == DetectionKind.CORRECT else wrong).append(entry)
     entries = [*missed, *wrong, *right]
-    if len(entries) > MOST_CAPTIONS:
-        entries = wrong[:MOST_CAPTIONS]
-    return [
-        {
-            "text": text,
-            "size": size,
-            # Letters are two thirds as wide as high, at most.
-            "x": min(x, max(0.0, width - 0.67 * size * len(text))),
-            "y": min(max(y, size), height - 0.25 * size),
-        }
-        for x, y, text in entries
-    ]
+    return entries if len(entries) <= MOST_CAPTIONS else wrong[:MOST_CAPTIONS]
