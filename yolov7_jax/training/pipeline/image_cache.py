@@ -91,8 +91,11 @@ class _Storage:
             self.content[start : start + len(content)] = np.frombuffer(content, np.uint8)
             return
         # Not through the mapping: a full disk is an error here, and the end of us there.
+        rest = memoryview(content)
         try:
-            _write_all(self._descriptor, content, start)
+            while rest:
+                written = os.pwrite(self._descriptor, rest, start)
+                rest, start = rest[written:], start + written
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
@@ -112,11 +115,11 @@ class ImageCache:
         self.purpose: Purpose = purpose
         self._dataset, self._storage = dataset, storage  # without storage, nothing is kept
         self._layout = _layout_of(dataset, image_size, purpose)
-        shape = self._layout.starts.shape
-        self._checked = np.zeros(shape, bool)
+        self._checked = np.zeros(self._layout.starts.shape, bool)
         if storage is not None:
             end = _HEADER_BYTES + self._checked.size * _SLOT.itemsize
-            self._slots = storage.content[_HEADER_BYTES:end].view(_SLOT).reshape(shape)
+            slots = storage.content[_HEADER_BYTES:end].view(_SLOT)
+            self._slots = slots.reshape(self._checked.shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.in_memory:
@@ -375,7 +378,6 @@ def _create_file(path: pathlib.Path, layout: _Layout, needs: str) -> None:
 def _reopen(
     dataset: Dataset, image_size: int, purpose: Purpose, path: pathlib.Path | None
 ) -> ImageCache:
-    """Opens a file in another process than the one that looked after it."""
     storage = None
     if path is not None:
         with contextlib.suppress(OSError):  # as good as replaced
@@ -389,15 +391,7 @@ def _reopen(
     return ImageCache(dataset, image_size, purpose, storage)
 
 
-def _write_all(descriptor: int, content: bytes, start: int) -> None:
-    rest = memoryview(content)
-    while rest:
-        written = os.pwrite(descriptor, rest, start)
-        rest, start = rest[written:], start + written
-
-
 def _amount(count: int) -> str:
-    """Returns a number of bytes as text."""
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
 
 
