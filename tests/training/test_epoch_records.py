@@ -82,7 +82,7 @@ def test_patience_ends_when_so_many_epochs_gave_no_higher_accuracy(aps, patience
 
 def test_numbers_of_a_diverged_evaluation_are_nothing_in_the_record():
     accuracy = types.SimpleNamespace(
-        ap=0.0, ap50=0.0, ap75=float("nan"), class_ap=np.array([0, np.nan]), class_ap50=[0.0, 0.0]
+        ap=0.0, ap50=0.0, ap75=float("nan"), class_ap=np.array([0, np.nan]), class_ap50=np.zeros(2)
     )
     losses = {"box": 0.1, "obj": float("inf"), "cls": float("nan")}
     evaluation = types.SimpleNamespace(accuracy=accuracy, losses=losses)

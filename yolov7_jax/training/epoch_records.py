@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from yolov7_jax.evaluate.report.metrics_text import nan_to_none
 from yolov7_jax.training.evaluation import Evaluation
 from yolov7_jax.training.step import Metrics
 
@@ -28,32 +29,36 @@ def training_record(sums: Metrics, steps: int, assigner: str) -> dict[str, Any]:
     steps_trained = steps - int(sums.skipped)
 
     def mean(total: Any) -> float | None:
-        return as_json(float(total) / steps_trained) if steps_trained else None
+        return float(total) / steps_trained if steps_trained else None
 
     terms = {name: getattr(sums, name) for name in ("box", "obj", "cls")}
     losses = terms | {"total": sum(terms.values())}
-    return {
-        **{f"train/{assigner}/{name}": mean(sum_) for name, sum_ in losses.items()},
-        "matched": mean(sums.num_matched),
-        "gradient_norm": mean(sums.gradient_norm),
-        "skipped": int(sums.skipped),
-    }
+    return nan_to_none(
+        {
+            **{f"train/{assigner}/{name}": mean(sum_) for name, sum_ in losses.items()},
+            "matched": mean(sums.num_matched),
+            "gradient_norm": mean(sums.gradient_norm),
+            "skipped": int(sums.skipped),
+        }
+    )
 
 
 def evaluation_record(
     evaluation: Evaluation, names: Sequence[str], assigner: str
 ) -> dict[str, Any]:
     """Returns the results of an evaluation, by name."""
-    accuracy, losses = evaluation.accuracy, evaluation.losses
-    return {
-        **{f"val/{assigner}/{name}": as_json(loss) for name, loss in losses.items()},
-        f"val/{assigner}/total": as_json(sum(losses.values())),
-        "ap": as_json(accuracy.ap),
-        "ap50": as_json(accuracy.ap50),
-        "ap75": as_json(accuracy.ap75),
-        "class_ap": dict(zip(names, map(as_json, accuracy.class_ap), strict=True)),
-        "class_ap50": dict(zip(names, map(as_json, accuracy.class_ap50), strict=True)),
-    }
+    accuracy = evaluation.accuracy
+    losses = evaluation.losses | {"total": sum(evaluation.losses.values())}
+    return nan_to_none(
+        {
+            **{f"val/{assigner}/{name}": loss for name, loss in losses.items()},
+            "ap": accuracy.ap,
+            "ap50": accuracy.ap50,
+            "ap75": accuracy.ap75,
+            "class_ap": dict(zip(names, accuracy.class_ap.tolist(), strict=True)),
+            "class_ap50": dict(zip(names, accuracy.class_ap50.tolist(), strict=True)),
+        }
+    )
 
 
 def speed_record(steps: int, seconds: float, waited: float, batch_size: int) -> dict[str, Any]:
@@ -70,11 +75,6 @@ def device_memory_mib() -> float | None:
     known = [device.memory_stats() for device in jax.local_devices()]
     peaks = [stats["peak_bytes_in_use"] for stats in known if stats]
     return max(peaks) / 2**20 if peaks else None
-
-
-def as_json(value: float | None) -> float | None:
-    """Returns a number as JSON can hold it: what is undefined is null."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def has_record(records: Sequence[Mapping[str, Any]], step: int) -> bool:

@@ -53,7 +53,7 @@ def evaluate(
       eval_step: of images, targets and which images are there, as `make_eval_step` gives it,
         with the weights bound.
       dataset: the split.
-      truth: its objects, from `evaluation.ground_truth`.
+      truth: its objects, from `ground_truth`.
       mesh: the devices that share a batch.
       watched: gives the batches on, or stops it all with an error; as many in every process.
       image_size: the longer side of what the network sees.

@@ -96,7 +96,7 @@ def as_sentence(validation: Validation) -> str:
     )
 
 
-def as_json(validation: Validation) -> dict[str, Any]:
+def as_metrics(validation: Validation) -> dict[str, Any]:
     """Returns all numbers as JSON knows them; None where they are undefined."""
     split, curves = validation.split, validation.split.curves
     means = split.class_metrics(None)
@@ -113,16 +113,17 @@ def as_json(validation: Validation) -> dict[str, Any]:
         "classes": [split.class_row(label) for label in range(len(split.dataset.names))],
         "confusion": split.confusion().tolist(),
     }
-    return _nan_to_none(numbers)
+    return nan_to_none(numbers)
+
+
+def nan_to_none(value: Any) -> Any:
+    """Returns plain values as JSON can hold them: what is undefined or infinite is None."""
+    if isinstance(value, dict):
+        return {name: nan_to_none(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [nan_to_none(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "    -"
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _nan_to_none(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_nan_to_none(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

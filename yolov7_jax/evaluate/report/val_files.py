@@ -19,7 +19,7 @@ from yolov7_jax.evaluate.report.curves_and_confusion import (
 )
 from yolov7_jax.evaluate.report.image_browser import browser_values
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
-from yolov7_jax.evaluate.report.metrics_text import Validation, as_json, as_sentence
+from yolov7_jax.evaluate.report.metrics_text import Validation, as_metrics, as_sentence
 from yolov7_jax.evaluate.report.pages import write_page
 from yolov7_jax.evaluate.report.png_plots import Image, chart_plot, matrix_plot
 from yolov7_jax.evaluate.report.worst_images import worst_sheet
@@ -47,7 +47,7 @@ def write_files(folder: pathlib.Path, validation: Validation, *, report: bool) -
     """
     split = validation.split
     write_coco_results(split.dataset, split.detections, folder / DETECTIONS_FILE)
-    numbers = json.dumps(as_json(validation), indent=1, ensure_ascii=False) + "\n"
+    numbers = json.dumps(as_metrics(validation), indent=1, ensure_ascii=False) + "\n"
     write_whole(folder / METRICS_FILE, numbers.encode("utf-8", "backslashreplace"))
     plots = _plots(split)
     for name, image in plots.items():
