@@ -7,8 +7,8 @@ import numpy as np
 from yolov7_jax.data.faults import plural
 from yolov7_jax.evaluate.matching import DetectionKind
 from yolov7_jax.evaluate.report.image_ranking import first_readable, rank_images
-from yolov7_jax.evaluate.report.image_values import image_values
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
+from yolov7_jax.evaluate.report.page_images import page_image
 
 MOST_IMAGES = 200
 SIDE = 640  # pixels of the longer side
@@ -27,7 +27,7 @@ def browser_values(split: MatchedSplit) -> dict[str, Any]:
     least_score = min(LEAST_SCORE, split.curves.best_score)
     images, unreadable = first_readable(
         np.argsort(-faults, kind="stable").tolist(),
-        lambda image: image_values(split, image, least_score, SIDE, MOST_BYTES),
+        lambda image: page_image(split, image, least_score, SIDE, MOST_BYTES),
         MOST_IMAGES,
     )
     total = len(split.dataset)

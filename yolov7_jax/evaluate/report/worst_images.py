@@ -12,8 +12,8 @@ from yolov7_jax.data.images import read_image
 from yolov7_jax.detect.drawing import GAP, Colour, draw_boxes, grid, titled
 from yolov7_jax.evaluate.matching import DetectionKind
 from yolov7_jax.evaluate.report.image_ranking import Ranking, first_readable, rank_images
-from yolov7_jax.evaluate.report.image_values import image_values, scaled
 from yolov7_jax.evaluate.report.matched_split import MatchedSplit
+from yolov7_jax.evaluate.report.page_images import page_image, scaled
 
 IMAGES = 6  # of the worst in a page, and of the best
 MOST_UNREADABLE = 20  # images tried in vain before giving up
@@ -103,7 +103,7 @@ def _tile(split: MatchedSplit, ranking: Ranking, image: int) -> UInt8[np.ndarray
 def _figure(split: MatchedSplit, ranking: Ranking, image: int) -> dict[str, Any]:
     """Returns what images.html shows of an image."""
     best_score = split.curves.best_score
-    values = image_values(split, image, best_score, SIDE, MOST_BYTES)
+    values = page_image(split, image, best_score, SIDE, MOST_BYTES)
     detections = values["detections"]
     caption = ranking.caption(image)
     if len(detections) > MOST_BOXES:

@@ -14,7 +14,7 @@ from yolov7_jax.evaluate.report.matched_split import MatchedSplit
 QUALITIES = (82, 65, 45, 25)  # of JPEG
 
 
-def image_values(
+def page_image(
     split: MatchedSplit, image: int, score_threshold: float, side: int, most_bytes: int
 ) -> dict[str, Any]:
     """Returns an image, its objects and detections, in its pixels.
