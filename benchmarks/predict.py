@@ -22,7 +22,8 @@ import numpy as np
 
 from yolov7_jax import create, decode, deploy, nms, split
 from yolov7_jax.data.ahead import map_ahead
-from yolov7_jax.data.images import letterbox, read_image
+from yolov7_jax.data.images import read_image
+from yolov7_jax.data.letterbox import letterbox
 from yolov7_jax.detect.detector import Detector, DetectorConfig
 from yolov7_jax.detect.drawing import colour_of, draw_boxes, readable_scale
 from yolov7_jax.detect.outputs import Found, found_in

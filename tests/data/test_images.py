@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 
 from yolov7_jax.config import PAD_VALUE
-from yolov7_jax.data.images import (
-    LetterboxInfo,
-    letterbox,
-    letterbox_boxes,
-    read_image,
-    unletterbox,
-)
+from yolov7_jax.data.images import read_image
+from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, letterbox_boxes, unletterbox
 
 
 def write_jpeg(path, image, orientation=None):

@@ -11,7 +11,7 @@ from export.consumer import blocks, run_without
 from export.small import NAMES, SIZE
 
 from yolov7_jax import deploy
-from yolov7_jax.data.images import letterbox, letterbox_boxes
+from yolov7_jax.data.letterbox import letterbox, letterbox_boxes
 from yolov7_jax.export import stablehlo
 from yolov7_jax.export.export_config import ExportConfig
 from yolov7_jax.export.export_metadata import describe_exported

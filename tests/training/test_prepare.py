@@ -11,8 +11,9 @@ from yolov7_jax import create_abstract, normalize_images, split
 from yolov7_jax.errors import UserError
 from yolov7_jax.training import prepare as preparation
 from yolov7_jax.training.loop import train
+from yolov7_jax.training.multi_scale import scale_ladder
 from yolov7_jax.training.optim import trainable_params
-from yolov7_jax.training.prepare import prepare, scale_ladder
+from yolov7_jax.training.prepare import prepare
 from yolov7_jax.training.step import Metrics, resize
 from yolov7_jax.training.train_config import TrainConfig
 from yolov7_jax.weights import read_checkpoint

@@ -1,12 +1,11 @@
 """Images of a data set that its scan found sound."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import UInt8
 
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.images import UnreadableImageError, read_image, resize
+from yolov7_jax.data.letterbox import fitted_size
 
 
 class ChangedImageError(UnreadableImageError):
@@ -21,16 +20,8 @@ def fitted_image(dataset: Dataset, image_size: int, row: int) -> UInt8[np.ndarra
     """
     width, height = dataset.sizes[row].tolist()
     # The scale is that of the square whatever the shape of the batch, so the pixels are the same.
-    return resize(
-        read_whole(dataset.paths[row], (width, height)), *fitted_size((width, height), image_size)
-    )
-
-
-def fitted_size(size: Sequence[int], image_size: int) -> tuple[int, int]:
-    """Returns width and height of an image as the network sees it, before padding."""
-    scale = min(1.0, image_size / max(size))
-    width, height = (max(1, round(side * scale)) for side in size)
-    return width, height
+    fitted = fitted_size((width, height), (image_size, image_size), enlarge=False)
+    return resize(read_whole(dataset.paths[row], (width, height)), *fitted)
 
 
 def read_whole(path: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:

@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 
 from yolov7_jax.config import HeadConfig
 from yolov7_jax.data.image_size import read_size
-from yolov7_jax.data.images import LetterboxInfo, letterbox, read_image, unletterbox
+from yolov7_jax.data.images import read_image
+from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, unletterbox
 from yolov7_jax.deploy import deploy
 from yolov7_jax.detect.forward import LONGEST_SIDE, predict
 from yolov7_jax.model import ARCHITECTURES, Yolov7, split

@@ -30,7 +30,7 @@ def predict(
       graphdef: the network, from `split`.
       params: its parameters.
       batch_stats: its running statistics.
-      images: RGB, as `image.letterbox` gives them; height and width are multiples of the largest
+      images: RGB, as `letterbox` gives them; height and width are multiples of the largest
         stride.
       head: that of the network.
       augment: look at each image three times (`VIEWS`), which finds a little more and takes

@@ -12,8 +12,8 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.dataset_images import fitted_image, fitted_size
-from yolov7_jax.data.images import LetterboxInfo, letterbox
+from yolov7_jax.data.dataset_images import fitted_image
+from yolov7_jax.data.letterbox import LetterboxInfo, fitted_size, letterbox
 from yolov7_jax.data.limits import below_least
 from yolov7_jax.data.padding import stack_targets
 from yolov7_jax.types import Targets
@@ -172,8 +172,9 @@ def batch_shapes(
     Returns:
       Height and width in pixels, no smaller than the scaled image.
     """
-    fitted = np.asarray([fitted_size(size, image_size)[::-1] for size in sizes.tolist()], np.int64)
-    needed = -(-fitted.reshape(-1, 2) // stride) * stride
+    square = image_size, image_size
+    fitted = [fitted_size(size, square, enlarge=False)[::-1] for size in sizes.tolist()]
+    needed = -(-np.asarray(fitted, np.int64).reshape(-1, 2) // stride) * stride
     shapes, group, counts = np.unique(needed, axis=0, return_inverse=True, return_counts=True)
     group, counts = group.reshape(-1), counts.astype(np.int64)
     while len(shapes) > 1:

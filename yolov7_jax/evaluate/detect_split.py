@@ -12,9 +12,10 @@ from jaxtyping import UInt8
 
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.dataset_images import fitted_image, fitted_size
+from yolov7_jax.data.dataset_images import fitted_image
 from yolov7_jax.data.decoder_messages import is_damage, watch_decoder
-from yolov7_jax.data.images import UnreadableImageError, unletterbox
+from yolov7_jax.data.images import UnreadableImageError
+from yolov7_jax.data.letterbox import fitted_size, unletterbox
 from yolov7_jax.deploy import deploy
 from yolov7_jax.detect.forward import predict
 from yolov7_jax.evaluate.batches import EvalBatch, eval_batches
@@ -198,7 +199,9 @@ def _image_or_grey(
         return image
     except UnreadableImageError as error:
         unreadable[row] = str(error)
-        width, height = fitted_size(dataset.sizes[row].tolist(), image_size)
+        width, height = fitted_size(
+            dataset.sizes[row].tolist(), (image_size, image_size), enlarge=False
+        )
         return np.full((height, width, 3), PAD_VALUE, np.uint8)
 
 

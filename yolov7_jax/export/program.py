@@ -28,7 +28,7 @@ def program_of(model: Yolov7, settings: ExportConfig) -> tuple[Program, dict[str
       settings: what to give; the batch is whatever comes.
 
     Returns:
-      program: `program(arguments, images)`, images as `image.letterbox` gives them. Its results
+      program: `program(arguments, images)`, images as `letterbox` gives them. Its results
         have the names in `output_names`.
       arguments: the weights by their paths in the model, and the thresholds where NMS is wanted.
     """

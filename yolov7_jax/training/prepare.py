@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from yolov7_jax.training.model_and_data import (
     load_splits,
     load_weights,
 )
+from yolov7_jax.training.multi_scale import scale_ladder, size_of_step
 from yolov7_jax.training.optim import trainable_params
 from yolov7_jax.training.pipeline.image_cache import ImageCache, Purpose, cache_file, open_cache
 from yolov7_jax.training.pipeline.stream import epoch_end, train_batches
@@ -39,7 +39,6 @@ from yolov7_jax.training.step import make_eval_step, make_train_step
 from yolov7_jax.training.train_config import ProcessConfig, TrainConfig
 
 ASSIGNERS = {"ota": assign_ota, "anchor": assign_anchor}
-SCALE_STREAM = 4  # of random numbers; the input pipeline has those before
 
 
 class Setup(NamedTuple):
@@ -99,10 +98,7 @@ class Setup(NamedTuple):
 
     def size_of_step(self, step: int) -> int | None:
         """Returns the side that a step resizes images to; None leaves them as they are."""
-        if not self.sizes:
-            return None
-        rng = np.random.default_rng((SCALE_STREAM, self.config.seed, step))
-        return self.sizes[rng.integers(len(self.sizes))]
+        return size_of_step(self.sizes, self.config.seed, step)
 
     def batches(self, step: int, probabilities: np.ndarray | None) -> Prefetch:
         """Returns the batches of a step and those after it, on their way to the devices.
@@ -144,7 +140,7 @@ class Setup(NamedTuple):
             self.mesh,
             watched=watched,
             image_size=config.image_size,
-            batch_size=math.ceil(config.eval_batch_size / self.mesh.size) * self.mesh.size,
+            batch_size=-(-config.eval_batch_size // self.mesh.size) * self.mesh.size,
             stride=max(self.model.head.strides) if config.rectangular else None,
             num_workers=config.num_workers,
             cache=self.val_cache,
@@ -232,30 +228,6 @@ def prepare(config: TrainConfig, *, fresh: bool = True) -> tuple[Setup, TrainSta
     if jax.process_count() > 1:
         check_same(_common(setup, state))
     return setup, place(state, shardings)
-
-
-def scale_ladder(config: TrainConfig, stride: int) -> tuple[int, ...]:
-    """Returns the sizes of multi-scale training: multiples of the stride, evenly spread.
-
-    Args:
-      config: says around which size, and how many.
-      stride: the largest of the network.
-
-    Raises:
-      UserError: there are not so many.
-    """
-    low, high = (config.image_size * share / stride for share in (0.5, 1.5))
-    possible = np.arange(math.ceil(low), math.floor(high) + 1) * stride
-    if config.multi_scale > len(possible):
-        most = f"at most {len(possible)}" if len(possible) > 1 else "0"
-        raise UserError(
-            f"--multi-scale (={config.multi_scale}) must be {most}; {len(possible)} multiples of "
-            f"{stride} are between a half and one and a half times {config.image_size}"
-        )
-    if not config.multi_scale:
-        return ()
-    chosen = np.linspace(0, len(possible) - 1, config.multi_scale)
-    return tuple(possible[chosen.round().astype(int)].tolist())
 
 
 def _common(setup: Setup, state: TrainState) -> dict[str, str]:

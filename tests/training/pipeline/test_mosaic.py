@@ -12,10 +12,10 @@ from drawn import (
 )
 
 from yolov7_jax.data.images import resize
+from yolov7_jax.data.letterbox import fitted_size
 from yolov7_jax.training.augment_config import AugmentConfig
 from yolov7_jax.training.pipeline.geometry import warp_points
 from yolov7_jax.training.pipeline.mosaic import (
-    fitted_size,
     letterbox_scene,
     mosaic4,
     mosaic9,
@@ -145,7 +145,7 @@ def test_a_letterboxed_scene_has_the_image_in_its_middle():
     for size in ((200, 100), (30, 60), (1, 1), (10_000, 3), (3, 10_000)):
         images = empty_images([size])
         sample = render(letterbox_scene(images, 0, 64), images, 64)
-        width, height = fitted_size(size, 64)
+        width, height = fitted_size(size, (64, 64), enlarge=True)
         left, top = (64 - width) // 2, (64 - height) // 2
         expected = np.full((64, 64, 3), 114, np.uint8)
         expected[top : top + height, left : left + width] = 40
@@ -238,7 +238,7 @@ def test_pixels_are_those_of_a_canvas_that_is_warped(zoom, angle):
         matrix[:2] = cv2.getRotationMatrix2D((SIZE, SIZE), angle, zoom)
         matrix[:2, 2] += rng.uniform(-0.7, -0.3, 2) * SIZE
         sample = render(warp_scene(scene, matrix, zoom, SIZE), images, SIZE)
-        fitted = [fitted_size(images.size(index), SIZE) for index in indices]
+        fitted = [fitted_size(images.size(i), (SIZE, SIZE), enlarge=True) for i in indices]
         expected, borders = plain_way(images, scene, fitted, matrix, SIZE)
         difference = np.abs(sample.image.astype(int) - expected).max(2)
         assert (~borders).mean() > 0.2

@@ -10,7 +10,7 @@ import pytest
 from seven_images import EVERYTHING, NUM_IMAGES, SIZE, make_dataset
 
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.training import prepare as setup
+from yolov7_jax.training import multi_scale
 from yolov7_jax.training.pipeline import stream as pipeline
 from yolov7_jax.training.pipeline.augment import AugmentConfig, train_sample, undrawn
 from yolov7_jax.training.pipeline.file_images import FileImages
@@ -252,7 +252,7 @@ def test_images_that_are_drawn_by_chance_share_no_random_numbers_with_their_orde
 def test_every_use_of_random_numbers_has_a_stream_of_its_own():
     streams = [
         getattr(module, name)
-        for module in (pipeline, setup)
+        for module in (pipeline, multi_scale)
         for name in vars(module)
         if name.endswith("_STREAM") and name != "END_OF_STREAM"
     ]

@@ -13,8 +13,9 @@ from jaxtyping import UInt8
 
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.training.augment_config import AugmentConfig
-from yolov7_jax.training.pipeline.blend import copy_paste, mixup, paste_in
 from yolov7_jax.training.pipeline.colour import random_hsv
+from yolov7_jax.training.pipeline.copy_paste import copy_paste, paste_in
+from yolov7_jax.training.pipeline.mixup import mixup
 from yolov7_jax.training.pipeline.mosaic import letterbox_scene, mosaic4, mosaic9
 from yolov7_jax.training.pipeline.perspective import random_perspective
 from yolov7_jax.training.pipeline.plan import Images, Sample, Scene, plan_sample

@@ -59,6 +59,13 @@ def is_affine(matrix: Float64[np.ndarray, "3 3"]) -> bool:
     return matrix[2, 0] == 0 and matrix[2, 1] == 0
 
 
+def scale_and_shift(
+    scale_x: float, scale_y: float, shift_x: float, shift_y: float
+) -> Float64[np.ndarray, "3 3"]:
+    """Returns the matrix that scales, then shifts."""
+    return np.asarray(((scale_x, 0, shift_x), (0, scale_y, shift_y), (0, 0, 1)), np.float64)
+
+
 def corners_of(boxes_xyxy: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 4 2"]:
     """Returns the corners of boxes, one after the other around them."""
     return boxes_xyxy[..., [0, 1, 2, 1, 2, 3, 0, 3]].reshape(*boxes_xyxy.shape[:-1], 4, 2)
@@ -84,39 +91,22 @@ def visible_hulls(
     Returns:
       Boxes as corners; zeros where an object has no outline or nothing of it is visible.
     """
-    offsets = object_offsets(polygons)
-    hulls = np.zeros((len(offsets) - 1, 4))
-    rows = np.flatnonzero(offsets[1:] > offsets[:-1])
-    if not len(rows):
-        return hulls
-    starts = offsets[:-1][rows]
-    low = np.minimum.reduceat(polygons.points, starts)
-    high = np.maximum.reduceat(polygons.points, starts)
-    normals, limits = _half_planes(region)
-    corners = corners_of(np.concatenate([low, high], 1).astype(np.float64))  # [rows, 4, 2]
-    distance = corners @ normals.T - limits  # [rows, 4, planes]
-    whole = np.all(distance <= 0, axis=(1, 2))
-    hulls[rows[whole]] = np.concatenate([low, high], 1)[whole]
-    cut = ~whole & ~np.any(np.all(distance >= 0, axis=1), axis=1)
-    if cut.any():
-        chosen = np.zeros(len(hulls), bool)
-        chosen[rows[cut]] = True
-        hulls[chosen] = _cut_hulls(polygons.take(chosen), region, normals, limits)
-    return hulls
-
-
-def _cut_hulls(
-    polygons: Polygons,
-    region: Float64[np.ndarray, "k 2"],
-    normals: Float64[np.ndarray, "k 2"],
-    limits: Float64[np.ndarray, " k"],
-) -> Float64[np.ndarray, "m 4"]:
-    """`visible_hulls` of objects that all have corners, some of them outside."""
-    start = polygons.points.astype(np.float64)
-    stop, part_starts = _next_corners(polygons, start)
+    visible = np.zeros((len(polygons.part_offsets) - 1, 4))
+    outlined = has_outline(polygons)
+    if not outlined.any():
+        return visible
+    polygons = polygons.take(outlined)
     object_starts = object_offsets(polygons)[:-1]
+    part_starts, part_stops = polygons.point_offsets[:-1], polygons.point_offsets[1:]
+    filled = part_stops > part_starts
+    part_starts, part_stops = part_starts[filled], part_stops[filled]
+    start = polygons.points.astype(np.float64)
+    follows = np.arange(1, len(start) + 1)
+    follows[part_stops - 1] = part_starts
+    stop = start[follows]
 
     # Each edge, as start + t (stop - start), is cut by all half-planes at once.
+    normals, limits = _half_planes(region)
     from_start, from_stop = start @ normals.T - limits, stop @ normals.T - limits  # [edges, k]
     crosses = (from_start > 0) != (from_stop > 0)
     at = from_start / np.where(crosses, from_start - from_stop, 1)
@@ -136,25 +126,13 @@ def _cut_hulls(
     spans = (start[:, 1:] > y) != (stop[:, 1:] > y)  # [edges, k]
     right = x < start[:, :1] + slope[:, None] * (y - start[:, 1:])
     inside_part = np.add.reduceat((spans & right).astype(np.int64), part_starts) % 2 == 1
-    inside = np.logical_or.reduceat(
-        inside_part, np.searchsorted(part_starts, object_starts)
-    )  # [m, k]
-    low = np.minimum(low, np.where(inside[..., None], region, np.inf).min(1))
-    high = np.maximum(high, np.where(inside[..., None], region, -np.inf).max(1))
+    first_parts = np.searchsorted(part_starts, object_starts)
+    inside = np.logical_or.reduceat(inside_part, first_parts)[..., None]  # [m, k, 1]
+    low = np.minimum(low, np.where(inside, region, np.inf).min(1))
+    high = np.maximum(high, np.where(inside, region, -np.inf).max(1))
     hulls = np.concatenate([low, high], 1)
-    return np.where(np.isfinite(hulls), hulls, 0)
-
-
-def _next_corners(
-    polygons: Polygons, points: Float64[np.ndarray, "p 2"]
-) -> tuple[Float64[np.ndarray, "p 2"], Int64[np.ndarray, " parts"]]:
-    """Returns the other end of the edge from each corner, and where parts with corners start."""
-    starts, stops = polygons.point_offsets[:-1], polygons.point_offsets[1:]
-    filled = stops > starts
-    starts, stops = starts[filled], stops[filled]
-    follows = np.arange(1, len(points) + 1)
-    follows[stops - 1] = starts
-    return points[follows], starts
+    visible[outlined] = np.where(np.isfinite(hulls), hulls, 0)
+    return visible
 
 
 def _half_planes(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yolov7_jax.training.pipeline.geometry import concatenate_polygons
+from yolov7_jax.data.letterbox import fitted_size
+from yolov7_jax.training.pipeline.geometry import concatenate_polygons, scale_and_shift
 from yolov7_jax.training.pipeline.plan import Images, Scene, Tile
 
 
@@ -24,7 +25,7 @@ def mosaic4(images: Images, indices: Sequence[int], size: int, rng: np.random.Ge
     centre_x, centre_y = (int(value) for value in rng.uniform(size / 2, 1.5 * size, 2))
     places = []
     for position, index in enumerate(indices):
-        width, height = fitted_size(images.size(index), size)
+        width, height = fitted_size(images.size(index), (size, size), enlarge=True)
         left = centre_x - width if position % 2 == 0 else centre_x
         top = centre_y - height if position < 2 else centre_y
         places.append((left, top, width, height))
@@ -44,7 +45,7 @@ def mosaic9(images: Images, indices: Sequence[int], size: int, rng: np.random.Ge
     Returns:
       The scene; boxes are clipped to it, and objects entirely outside are gone.
     """
-    sizes = [fitted_size(images.size(index), size) for index in indices]
+    sizes = [fitted_size(images.size(index), (size, size), enlarge=True) for index in indices]
     widths, heights = [width for width, _ in sizes], [height for _, height in sizes]
     right, bottom = size + widths[0], size + heights[0]
     corners = [
@@ -68,15 +69,9 @@ def mosaic9(images: Images, indices: Sequence[int], size: int, rng: np.random.Ge
 
 def letterbox_scene(images: Images, index: int, size: int) -> Scene:
     """Fits one image into the middle of a square, enlarging it where it is smaller."""
-    width, height = fitted_size(images.size(index), size)
+    width, height = fitted_size(images.size(index), (size, size), enlarge=True)
     place = ((size - width) // 2, (size - height) // 2, width, height)
     return _place(images, [index], [place], size)
-
-
-def fitted_size(image: tuple[int, int], size: int) -> tuple[int, int]:
-    """Returns the width and height that an image has when its longer side has `size` pixels."""
-    ratio = size / max(image)
-    return max(1, round(image[0] * ratio)), max(1, round(image[1] * ratio))
 
 
 def _place(
@@ -90,7 +85,7 @@ def _place(
     for index, (left, top, width, height) in zip(indices, places, strict=True):
         image_width, image_height = images.size(index)
         scale_x, scale_y = width / image_width, height / image_height
-        matrix = np.asarray(((scale_x, 0, left), (0, scale_y, top), (0, 0, 1)), np.float64)
+        matrix = scale_and_shift(scale_x, scale_y, left, top)
         x0, x1 = (min(max(x, 0), side) - left for x in (left, left + width))
         y0, y1 = (min(max(y, 0), side) - top for y in (top, top + height))
         region = x0 / scale_x, y0 / scale_y, x1 / scale_x, y1 / scale_y

@@ -12,6 +12,7 @@ from yolov7_jax.training.pipeline.geometry import (
     has_outline,
     hull_of,
     keeps_enough,
+    scale_and_shift,
     visible_hulls,
     warp_points,
 )
@@ -74,8 +75,6 @@ def _random_matrix(
 ) -> tuple[Float64[np.ndarray, "3 3"], float]:
     """Returns the map from the scene's pixels to the output's, and its zoom."""
     width, height = scene
-    to_centre = np.eye(3)
-    to_centre[:2, 2] = -width / 2, -height / 2
     perspective = np.eye(3)
     coefficients = rng.uniform(-config.perspective, config.perspective, 2)
     reach = float(np.abs(coefficients) @ (width / 2, height / 2))
@@ -88,6 +87,7 @@ def _random_matrix(
     )
     shear = np.eye(3)
     shear[0, 1], shear[1, 0] = np.tan(np.radians(rng.uniform(-config.shear, config.shear, 2)))
-    shift = np.eye(3)
-    shift[:2, 2] = size * rng.uniform(0.5 - config.translate, 0.5 + config.translate, 2)
-    return shift @ shear @ turn @ perspective @ to_centre, zoom
+    shift = size * rng.uniform(0.5 - config.translate, 0.5 + config.translate, 2)
+    to_centre = scale_and_shift(1, 1, -width / 2, -height / 2)
+    from_centre = scale_and_shift(1, 1, *shift.tolist())
+    return from_centre @ shear @ turn @ perspective @ to_centre, zoom

@@ -7,6 +7,7 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 from yolov7_jax.data.dataset import Objects, Polygons
 from yolov7_jax.training.augment_config import AugmentConfig
+from yolov7_jax.training.pipeline.geometry import concatenate_polygons
 
 NINE_SHARE = 0.2  # of mosaics have nine images, the others four
 # Places for cut-outs: how many there are of each largest side, as a fraction of the image's.
@@ -27,6 +28,17 @@ class Sample(NamedTuple):
     boxes_xyxy: Float32[np.ndarray, "m 4"]
     labels: Int32[np.ndarray, " m"]
     polygons: Polygons
+
+    def with_objects(
+        self, boxes_xyxy: np.ndarray, labels: np.ndarray, polygons: Polygons
+    ) -> "Sample":
+        """Returns the sample with more objects."""
+        return Sample(
+            self.image,
+            np.concatenate([self.boxes_xyxy, boxes_xyxy]),
+            np.concatenate([self.labels, labels]),
+            concatenate_polygons([self.polygons, polygons]),
+        )
 
 
 class Pixels(NamedTuple):

@@ -12,14 +12,20 @@ import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 
 from yolov7_jax.config import PAD_VALUE
-from yolov7_jax.training.pipeline.geometry import warp_points
+from yolov7_jax.training.pipeline.geometry import (
+    corners_of,
+    hull_of,
+    is_affine,
+    scale_and_shift,
+    warp_points,
+)
 from yolov7_jax.training.pipeline.plan import MAX_HALVINGS, Images, Pixels, Sample, Scene, Tile
 
 MARGIN = 2  # pixels around the part of an image that is warped, for interpolation
 SUBPIXEL_BITS = 4  # of OpenCV's fixed-point corners
 
-Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
-Matrix = tuple[tuple[float, ...], ...]  # rows
+Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1
+Matrix = Float64[np.ndarray, "3 3"]
 
 
 def render(scene: Scene, images: Images, longest: int) -> Sample:
@@ -49,59 +55,39 @@ def draw_tile(image: UInt8[np.ndarray, "h w 3"], tile: Tile, images: Images, lon
     left, top, right, bottom = tile.region_xyxy
     if not (left < right and top < bottom):
         return
-    matrix = _rows(tile.matrix)
-    quad = [_map(matrix, x, y) for x, y in _corners(tile.region_xyxy)]
+    quad = warp_points(corners_of(np.asarray(tile.region_xyxy)), tile.matrix)
     visible = _visible_pixels(quad, image.shape)
     if visible is None:
         return
-    zoom = _zoom(matrix, (left + right) / 2, (top + bottom) / 2)
+    zoom = _zoom(tile.matrix, (left + right) / 2, (top + bottom) / 2)
     base = min(1.0, longest / max(images.size(tile.image)))
     halvings = min(_halvings(base / zoom), MAX_HALVINGS)
-    drawn = _warp(images.pixels(tile.image, longest, halvings), matrix, visible)
+    drawn = _warp(images.pixels(tile.image, longest, halvings), tile.matrix, visible)
     x0, y0, x1, y1 = visible
     target = image[y0:y1, x0:x1]
     if tile.outline:
         parts = [warp_points(part, tile.matrix) for part in tile.outline]
         cv2.copyTo(drawn, _outline_mask(parts, visible), target)
-    elif _keeps_upright(matrix):
+    elif _keeps_upright(tile.matrix):
         target[:] = drawn
     else:
         cv2.copyTo(drawn, _quad_mask(quad, visible), target)
 
 
-def _rows(matrix: Float64[np.ndarray, "3 3"]) -> Matrix:
-    return tuple(map(tuple, matrix.tolist()))
-
-
-def _map(matrix: Matrix, x: float, y: float) -> tuple[float, float]:
-    """Maps a point. For single ones that takes a tenth of what numpy does."""
-    (a, b, c), (d, e, f), (g, h, i) = matrix
-    depth = g * x + h * y + i
-    return (a * x + b * y + c) / depth, (d * x + e * y + f) / depth
-
-
-def _corners(box_xyxy: Rectangle) -> tuple[tuple[float, float], ...]:
-    x0, y0, x1, y1 = box_xyxy
-    return (x0, y0), (x1, y0), (x1, y1), (x0, y1)
-
-
-def _visible_pixels(
-    quad: Sequence[tuple[float, float]], shape: tuple[int, ...]
-) -> tuple[int, int, int, int] | None:
+def _visible_pixels(quad: Float64[np.ndarray, "4 2"], shape: tuple[int, ...]) -> Rectangle | None:
     """Returns the rectangle of the image's pixels whose centres are in the hull of a region."""
     # Adjacent regions share a border, and each pixel's centre is on one side of it.
     height, width = shape[:2]
-    xs, ys = [x for x, _ in quad], [y for _, y in quad]
-    x0, x1 = (math.ceil(min(max(x, 0), width) - 0.5) for x in (min(xs), max(xs)))
-    y0, y1 = (math.ceil(min(max(y, 0), height) - 0.5) for y in (min(ys), max(ys)))
+    hull = np.clip(hull_of(quad), 0, (width, height, width, height))
+    x0, y0, x1, y1 = np.ceil(hull - 0.5).astype(int).tolist()
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def _zoom(matrix: Matrix, x: float, y: float) -> float:
     """Returns the most that a matrix enlarges any direction at a point."""
-    (a, b, _), (c, d, _), (g, h, i) = matrix
+    (a, b, p), (c, d, q), (g, h, i) = matrix.tolist()
     depth = g * x + h * y + i
-    u, v = _map(matrix, x, y)
+    u, v = (a * x + b * y + p) / depth, (c * x + d * y + q) / depth
     a, b, c, d = a - u * g, b - u * h, c - v * g, d - v * h
     # The largest singular value in closed form.
     return (math.hypot(a + d, b - c) + math.hypot(a - d, b + c)) / (2 * abs(depth))
@@ -112,72 +98,42 @@ def _halvings(shrink: float) -> int:
     return math.floor(math.log2(max(shrink, 1.0)))
 
 
-def _is_affine(matrix: Matrix) -> bool:
-    return matrix[2][0] == 0 and matrix[2][1] == 0
-
-
 def _keeps_upright(matrix: Matrix) -> bool:
     """Says whether rectangles stay rectangles with their sides along the axes."""
-    return _is_affine(matrix) and matrix[0][1] == 0 and matrix[1][0] == 0
+    return is_affine(matrix) and matrix[0, 1] == 0 and matrix[1, 0] == 0
 
 
-def _warp(
-    pixels: Pixels, matrix: Matrix, visible: tuple[int, int, int, int]
-) -> UInt8[np.ndarray, "h w 3"]:
+def _warp(pixels: Pixels, matrix: Matrix, visible: Rectangle) -> UInt8[np.ndarray, "h w 3"]:
     """Returns a rectangle of the output filled from an image, edges repeated beyond its own."""
     x0, y0, x1, y1 = visible
     image, (scale_x, scale_y) = pixels
     # OpenCV's coordinates have integers in the centres of pixels, ours half ones.
-    matrix = _scaled(matrix, 1 / scale_x, 1 / scale_y, 0.5 / scale_x, 0.5 / scale_y)
-    matrix = _shifted(matrix, -x0 - 0.5, -y0 - 0.5)
-    if _is_affine(matrix):  # else what is seen may have no bound
-        left, top, right, bottom = _seen(matrix, (x1 - x0, y1 - y0), image.shape)
+    to_whole = scale_and_shift(1 / scale_x, 1 / scale_y, 0.5 / scale_x, 0.5 / scale_y)
+    matrix = scale_and_shift(1, 1, -x0 - 0.5, -y0 - 0.5) @ matrix @ to_whole
+    size, border = (x1 - x0, y1 - y0), cv2.BORDER_REPLICATE
+    if is_affine(matrix):  # else what is seen may have no bound
+        left, top, right, bottom = _seen(matrix, size, image.shape)
         image = image[top:bottom, left:right]
-        matrix = _scaled(matrix, 1, 1, left, top)
+        matrix = matrix @ scale_and_shift(1, 1, left, top)
     image, matrix = _shrink(image, matrix)
     # OpenCV warps four channels in half the time that three take it.
     image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    size, border = (x1 - x0, y1 - y0), cv2.BORDER_REPLICATE
-    if _is_affine(matrix):
-        warped = cv2.warpAffine(image, np.asarray(matrix[:2]), size, borderMode=border)
+    if is_affine(matrix):
+        warped = cv2.warpAffine(image, matrix[:2], size, borderMode=border)
     else:
-        warped = cv2.warpPerspective(image, np.asarray(matrix), size, borderMode=border)
+        warped = cv2.warpPerspective(image, matrix, size, borderMode=border)
     return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), np.uint8)
 
 
-def _scaled(
-    matrix: Matrix, scale_x: float, scale_y: float, shift_x: float, shift_y: float
-) -> Matrix:
-    """Returns the map that scales, then shifts, then does what the matrix does."""
-    rows = ((a * scale_x, b * scale_y, a * shift_x + b * shift_y + c) for a, b, c in matrix)
-    return tuple(rows)
-
-
-def _shifted(matrix: Matrix, shift_x: float, shift_y: float) -> Matrix:
-    """Returns the map that does what the matrix does, then shifts."""
-    first, second, third = matrix
-    return (
-        tuple(value + shift_x * by for value, by in zip(first, third, strict=True)),
-        tuple(value + shift_y * by for value, by in zip(second, third, strict=True)),
-        third,
-    )
-
-
-def _seen(
-    matrix: Matrix, size: tuple[int, int], shape: tuple[int, ...]
-) -> tuple[int, int, int, int]:
+def _seen(matrix: Matrix, size: tuple[int, int], shape: tuple[int, ...]) -> Rectangle:
     """Returns the rectangle of an image that shows in an output of a size, with a margin."""
-    (a, b, c), (d, e, f), _ = matrix
-    determinant = a * e - b * d
     height, width = shape[:2]
-    xs, ys = [], []
-    for u, v in _corners((-c, -f, size[0] - 1 - c, size[1] - 1 - f)):
-        xs.append((e * u - b * v) / determinant)
-        ys.append((a * v - d * u) / determinant)
-    left = min(max(math.floor(min(xs)) - MARGIN, 0), width - 1)
-    top = min(max(math.floor(min(ys)) - MARGIN, 0), height - 1)
-    right = min(max(math.ceil(max(xs)) + MARGIN + 1, left + 1), width)
-    bottom = min(max(math.ceil(max(ys)) + MARGIN + 1, top + 1), height)
+    corners = corners_of(np.asarray((0, 0, size[0] - 1, size[1] - 1), np.float64))
+    x0, y0, x1, y1 = hull_of(warp_points(corners, np.linalg.inv(matrix))).tolist()
+    left = min(max(math.floor(x0) - MARGIN, 0), width - 1)
+    top = min(max(math.floor(y0) - MARGIN, 0), height - 1)
+    right = min(max(math.ceil(x1) + MARGIN + 1, left + 1), width)
+    bottom = min(max(math.ceil(y1) + MARGIN + 1, top + 1), height)
     return left, top, right, bottom
 
 
@@ -192,12 +148,12 @@ def _shrink(
     size = math.ceil(width / divisor), math.ceil(height / divisor)
     ratio_x, ratio_y = width / size[0], height / size[1]
     smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    matrix = _scaled(matrix, ratio_x, ratio_y, (ratio_x - 1) / 2, (ratio_y - 1) / 2)
-    return np.asarray(smaller, np.uint8), matrix
+    back = scale_and_shift(ratio_x, ratio_y, (ratio_x - 1) / 2, (ratio_y - 1) / 2)
+    return np.asarray(smaller, np.uint8), matrix @ back
 
 
 def _outline_mask(
-    parts: Sequence[Float64[np.ndarray, "_ 2"]], visible: tuple[int, int, int, int]
+    parts: Sequence[Float64[np.ndarray, "_ 2"]], visible: Rectangle
 ) -> UInt8[np.ndarray, "h w"]:
     """Returns 255 in the pixels of a rectangle of the output that lie in any of some polygons."""
     x0, y0, x1, y1 = visible
@@ -212,13 +168,11 @@ def _outline_mask(
     return mask[top : top + y1 - y0, left : left + x1 - x0]
 
 
-def _quad_mask(
-    quad: Sequence[tuple[float, float]], visible: tuple[int, int, int, int]
-) -> UInt8[np.ndarray, "h w"]:
+def _quad_mask(quad: Float64[np.ndarray, "4 2"], visible: Rectangle) -> UInt8[np.ndarray, "h w"]:
     """Returns 255 in the pixels of a rectangle of the output that lie in a convex region."""
     x0, y0, x1, y1 = visible
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    corners = _fixed_point(np.asarray(quad) - (x0, y0))
+    corners = _fixed_point(quad - (x0, y0))
     return np.asarray(cv2.fillConvexPoly(mask, corners, (255,), shift=SUBPIXEL_BITS), np.uint8)
 
 

@@ -1,8 +1,7 @@
-"""Objects and images put onto others: mixup, copy-paste and paste-in."""
+"""Objects put onto others: copy-paste within a scene, paste-in from other images."""
 
-import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float
 
 from yolov7_jax.data.dataset import Polygons
 from yolov7_jax.training.augment_config import AugmentConfig
@@ -14,26 +13,14 @@ from yolov7_jax.training.pipeline.geometry import (
     has_outline,
     hull_of,
     outline_of,
+    scale_and_shift,
     warp_points,
 )
 from yolov7_jax.training.pipeline.plan import PASTE_PLACES, Images, Sample, Scene, Tile
 from yolov7_jax.training.pipeline.render import draw_tile
 
-MIXUP_BETA = 8.0  # both parameters of the ratio's distribution: mostly about a half
 MAX_COVERED = 0.3  # of the box of any object by one that is put over it
 PASTE_SKIPPED = 0.2  # probability that a place for a cut-out stays empty
-
-
-def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-    """Blends two samples of the same size, in a ratio of Beta(8, 8); all objects are kept."""
-    ratio = rng.beta(MIXUP_BETA, MIXUP_BETA)
-    image = cv2.addWeighted(sample.image, ratio, other.image, 1 - ratio, 0)
-    return _with_objects(
-        sample._replace(image=np.asarray(image, np.uint8)),
-        other.boxes_xyxy,
-        other.labels,
-        other.polygons,
-    )
 
 
 def copy_paste(scene: Scene, config: AugmentConfig, rng: np.random.Generator) -> Scene:
@@ -50,7 +37,7 @@ def copy_paste(scene: Scene, config: AugmentConfig, rng: np.random.Generator) ->
     rows = np.flatnonzero(has_outline(scene.polygons))
     rows = rng.permutation(rows)[: round(config.copy_paste * len(rows))]
     width = scene.size[0]
-    mirror = np.asarray(((-1, 0, width), (0, 1, 0), (0, 0, 1)), np.float64)
+    mirror = scale_and_shift(-1, 1, width, 0)
     tiles, boxes, copied, outlines = list(scene.tiles), scene.boxes_xyxy, [], []
     for row in rows.tolist():
         box = scene.boxes_xyxy[row, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
@@ -61,7 +48,9 @@ def copy_paste(scene: Scene, config: AugmentConfig, rng: np.random.Generator) ->
         outline = outline_of(scene.polygons, row)
         to_image = np.linalg.inv(source.matrix)
         in_image = tuple(warp_points(part, to_image) for part in outline)
-        region = _common(hull_of(np.concatenate(in_image)), source.region_xyxy)
+        x0, y0, x1, y1 = hull_of(np.concatenate(in_image)).tolist()
+        left, top, right, bottom = source.region_xyxy
+        region = max(x0, left), max(y0, top), min(x1, right), min(y1, bottom)
         tiles.append(Tile(source.image, mirror @ source.matrix, region, in_image))
         copied.append(row)
         outlines.append([warp_points(part, mirror) for part in outline])
@@ -115,8 +104,7 @@ def paste_in(sample: Sample, images: Images, longest: int, rng: np.random.Genera
         )
         box = hull_of(np.concatenate(outline))
         zoom = float((sides[place] / np.maximum(box[2:] - box[:2], 1e-9)).min())
-        matrix = np.diag((zoom, zoom, 1.0))
-        matrix[:2, 2] = corners[place] - zoom * box[:2]
+        matrix = scale_and_shift(zoom, zoom, *(corners[place] - zoom * box[:2]).tolist())
         pasted = np.concatenate([corners[place], corners[place] + zoom * (box[2:] - box[:2])])
         if not _is_learnable(pasted) or (covered_share(boxes, pasted) >= MAX_COVERED).any():
             continue
@@ -127,38 +115,11 @@ def paste_in(sample: Sample, images: Images, longest: int, rng: np.random.Genera
         boxes = np.concatenate([boxes, pasted[None].astype(np.float32)])
         labels.append(objects.labels[row])
         outlines.append([warp_points(part, matrix) for part in outline])
-    return _with_objects(
-        sample._replace(image=image),
-        boxes[len(sample.boxes_xyxy) :],
-        np.asarray(labels, np.int32),
-        Polygons.pack(outlines),
+    return sample._replace(image=image).with_objects(
+        boxes[len(sample.boxes_xyxy) :], np.asarray(labels, np.int32), Polygons.pack(outlines)
     )
-
-
-def _common(
-    box_xyxy: Float[np.ndarray, "4"], region_xyxy: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
-    """Returns the part of a box that lies in a region."""
-    x0, y0, x1, y1 = box_xyxy.tolist()
-    left, top, right, bottom = region_xyxy
-    return max(x0, left), max(y0, top), min(x1, right), min(y1, bottom)
 
 
 def _is_learnable(box_xyxy: Float[np.ndarray, "4"]) -> bool:
     shorter, longer = sorted((box_xyxy[2:] - box_xyxy[:2]).tolist())
     return shorter > MIN_SIDE and longer < MAX_ASPECT * shorter
-
-
-def _with_objects(
-    sample: Sample,
-    boxes_xyxy: Float32[np.ndarray, "n 4"],
-    labels: Int32[np.ndarray, " n"],
-    polygons: Polygons,
-) -> Sample:
-    """Returns the sample with more objects."""
-    return Sample(
-        sample.image,
-        np.concatenate([sample.boxes_xyxy, boxes_xyxy]),
-        np.concatenate([sample.labels, labels]),
-        concatenate_polygons([sample.polygons, polygons]),
-    )

@@ -15,8 +15,9 @@ from drawn import (
 
 from yolov7_jax.data.dataset import Polygons
 from yolov7_jax.training.augment_config import AugmentConfig
-from yolov7_jax.training.pipeline.blend import copy_paste, mixup, paste_in
+from yolov7_jax.training.pipeline.copy_paste import copy_paste, paste_in
 from yolov7_jax.training.pipeline.geometry import covered_share
+from yolov7_jax.training.pipeline.mixup import mixup
 from yolov7_jax.training.pipeline.mosaic import letterbox_scene, mosaic4
 from yolov7_jax.training.pipeline.plan import PASTE_PLACES, Sample
 from yolov7_jax.training.pipeline.render import render
