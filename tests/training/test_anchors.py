@@ -14,6 +14,7 @@ from yolov7_jax.training.train_config import TrainConfig, read_yaml, write_yaml
 
 HEAD = create_abstract("yolov7-tiny", 1, width=0.1).head
 GIVEN = HEAD.anchors
+MINE = tuple(tuple((5.0, 6.0 + a) for a in range(3)) for _ in range(3))
 
 
 def dataset(sizes, *, image=(640, 480), crowd=None):
@@ -67,8 +68,13 @@ def test_anchors_that_reach_the_objects_stay():
     assert choice.found is None
 
 
-def test_objects_out_of_reach_get_anchors_of_their_own():
-    choice = choose_anchors(TrainConfig(), dataset(spread(0)), HEAD)
+@pytest.fixture(scope="module")
+def thin_choice():
+    return choose_anchors(TrainConfig(), dataset(spread(0)), HEAD)
+
+
+def test_objects_out_of_reach_get_anchors_of_their_own(thin_choice):
+    choice = thin_choice
     assert choice.given.recall < 0.98
     assert choice.found.recall == 1
     areas = [w * h for level in choice.chosen for w, h in level]
@@ -92,16 +98,21 @@ def test_few_objects_do_not_break_the_search(count):
     assert len(better_anchors(GIVEN, sizes, 4.0, 0)) == 3
 
 
-def test_it_can_be_switched_off_and_given_anchors_are_kept():
+@pytest.mark.parametrize(
+    ("config", "kept", "told"),
+    [
+        (TrainConfig(autoanchor=False), GIVEN, "keeps those of yolov7-tiny: --no-autoanchor"),
+        (TrainConfig(anchors=MINE), MINE, "keeps those of the recipe"),
+    ],
+)
+def test_it_can_be_switched_off_and_given_anchors_are_kept(config, kept, told):
     thin = dataset(spread(0))
-    assert choose_anchors(TrainConfig(autoanchor=False), thin, HEAD).chosen == GIVEN
-    mine = tuple(tuple((5.0, 6.0 + a) for a in range(3)) for _ in range(3))
-    assert choose_anchors(TrainConfig(anchors=mine), thin, HEAD).chosen == mine
+    assert choose_anchors(config, thin, HEAD).chosen == kept
+    assert f"training {told}" in describe_anchors(config, thin, HEAD)
 
 
-def test_the_choice_survives_in_the_config_of_a_run(tmp_path):
-    chosen = choose_anchors(TrainConfig(), dataset(spread(0)), HEAD).chosen
-    config = dataclasses.replace(TrainConfig(), anchors=chosen)
+def test_the_choice_survives_in_the_config_of_a_run(thin_choice, tmp_path):
+    config = dataclasses.replace(TrainConfig(), anchors=thin_choice.chosen)
     write_yaml(config, tmp_path / "config.yaml")
     assert read_yaml(tmp_path / "config.yaml") == config
 
@@ -133,21 +144,12 @@ def test_anchors_that_do_not_fit_the_network_are_named(anchors, message):
         head_with_anchors(HEAD, anchors)
 
 
-def test_the_report_has_the_fitted_anchors_as_a_recipe_takes_them(tmp_path):
+def test_the_report_has_the_fitted_anchors_as_a_recipe_takes_them(thin_choice, tmp_path):
     config = TrainConfig(data="mine")
     text = describe_anchors(config, dataset(spread(0)), HEAD)
     assert "training uses the fitted ones" in text
     recipe = text[text.index("anchors:\n") :]
     (tmp_path / "a.yaml").write_text(recipe)
-    wanted = choose_anchors(config, dataset(spread(0)), HEAD).chosen
-    assert read_yaml(tmp_path / "a.yaml").anchors == wanted
+    assert read_yaml(tmp_path / "a.yaml").anchors == thin_choice.chosen
     with pytest.raises(UserError, match="no objects"):
         describe_anchors(config, dataset([]), HEAD)
-
-
-def test_the_report_is_about_the_anchors_that_training_would_use():
-    mine = tuple(tuple((5.0, 6.0 + a) for a in range(3)) for _ in range(3))
-    text = describe_anchors(TrainConfig(anchors=mine), dataset(spread(0)), HEAD)
-    assert "training keeps those of the recipe" in text
-    text = describe_anchors(TrainConfig(autoanchor=False), dataset(spread(0)), HEAD)
-    assert "training keeps those of yolov7-tiny: --no-autoanchor" in text

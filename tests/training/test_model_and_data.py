@@ -47,8 +47,7 @@ def assert_loaded(model, before, source, fresh):
             np.testing.assert_array_equal(value, (before if key in fresh else source)[key], key)
 
 
-@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7-w6"])
-@pytest.mark.parametrize("names", [None, NAMES])
+@pytest.mark.parametrize(("name", "names"), [("yolov7-tiny", None), ("yolov7-w6", NAMES)])
 def test_the_same_classes_give_the_weights_of_the_file(name, names, tmp_path):
     source, model = small_model(name, seed=1), small_model(name)
     loaded = load_weights(model, saved(source, tmp_path / "a.safetensors", names), NAMES)
@@ -72,11 +71,14 @@ def test_weights_of_another_run_are_its_best_averages(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "names"),
-    [(5, None), (5, tuple("abcde")), (2, ("green", "red"))],
+    ("name", "classes", "names"),
+    [
+        ("yolov7-tiny", 5, None),
+        ("yolov7-w6", 5, tuple("abcde")),
+        ("yolov7-tiny", 2, ("green", "red")),
+    ],
     ids=["more", "more, named", "as many, of other names"],
 )
-@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7-w6"])
 def test_of_other_classes_all_but_their_part_of_the_head_is_loaded(name, classes, names, tmp_path):
     source, model = small_model(name, classes, seed=1), small_model(name)
     before = to_official(model)
@@ -104,8 +106,7 @@ def released(name, classes, path):
     return to_official(source), saved(fold_head(source), path)
 
 
-@pytest.mark.parametrize("name", ["yolov7", "yolov7-w6"])
-@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize(("name", "classes"), [("yolov7", 2), ("yolov7-w6", 5)])
 def test_an_official_file_for_inference_gives_all_but_the_training_heads(name, classes, tmp_path):
     source, path = released(name, classes, tmp_path / "a.safetensors")
     model = small_model(name)

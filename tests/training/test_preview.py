@@ -40,23 +40,19 @@ def strip(image, stride, level, row, column, anchor):
 def test_the_strips_of_an_objects_cells_have_its_colour_and_no_others():
     # Centre (20.8, 20.8): on stride 8 cell (2, 2), nearest neighbours right and below.
     image = page([(0.325, 0.325, 0.25, 0.25)])
-    filled = {
-        (row, column, anchor)
-        for row in range(8)
-        for column in range(8)
-        for anchor in range(2)
-        if tuple(strip(image, 8, 0, row, column, anchor)) == COLOURS[0]
-    }
-    assert filled == {(r, c, a) for r, c in ((2, 2), (2, 3), (3, 2)) for a in (0, 1)}
+    assert filled(image, 8, 0) == {(r, c, a) for r, c in ((2, 2), (2, 3), (3, 2)) for a in (0, 1)}
     # 16 pixels are within 4 times of 48, not of 96; on stride 16 the neighbours are left and up.
-    coarse = {
-        (row, column, anchor)
-        for row in range(4)
-        for column in range(4)
-        for anchor in range(2)
-        if tuple(strip(image, 16, 1, row, column, anchor)) == COLOURS[0]
+    assert filled(image, 16, 1) == {(1, 1, 0), (1, 0, 0), (0, 1, 0)}
+
+
+def filled(image, stride, level):
+    """The strips `(row, column, anchor)` of a level that have the first object's colour."""
+    side = 64 // stride
+    return {
+        strips
+        for strips in np.ndindex(side, side, 2)
+        if tuple(strip(image, stride, level, *strips)) == COLOURS[0]
     }
-    assert coarse == {(1, 1, 0), (1, 0, 0), (0, 1, 0)}
 
 
 def test_a_strip_that_several_objects_get_is_divided_among_them():
@@ -104,39 +100,24 @@ def data(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7-w6"])
-def test_a_preview_is_a_sheet_and_a_page_for_every_image(quick_programs, name, data, tmp_path):
+@pytest.mark.parametrize(("name", "pages"), [("yolov7-tiny", 3), ("yolov7-w6", 2)])
+def test_a_preview_is_a_sheet_and_a_page_for_every_image_or_as_many_as_it_says(
+    quick_programs, name, pages, data, tmp_path, monkeypatch, caplog
+):
     config = TrainConfig(
         model=name, image_size=64, batch_size=3, augment=AugmentConfig(mosaic=0.0), num_workers=0
     )
+    monkeypatch.setattr(preview, "MOST_PAGES", pages)
     model = create(name, 2, width=0.05)
     folder = tmp_path / "preview"
     folder.mkdir()
     (folder / "assignment-007.png").touch()  # of an earlier preview
     written = write_preview(config, data, model, folder)
-    assert [path.name for path in written] == [
-        "batches.png",
-        "assignment-000.png",
-        "assignment-001.png",
-        "assignment-002.png",
-    ]
+    names = ["batches.png", *(f"assignment-00{page}.png" for page in range(pages))]
+    assert [path.name for path in written] == names
     assert sorted(folder.iterdir()) == sorted(written)
     levels, ways = len(model.head.strides), 3 if name == "yolov7-w6" else 2
     shape = cv2.imread(str(written[1])).shape
     assert shape == (ways * (TOP + PAGE_TILE + GAP), levels * (PAGE_TILE + GAP), 3)
-
-
-def test_of_a_large_batch_only_the_first_images_have_pages_and_that_is_said(
-    quick_programs, data, tmp_path, monkeypatch, caplog
-):
-    config = TrainConfig(
-        image_size=64, batch_size=3, augment=AugmentConfig(mosaic=0.0), num_workers=0
-    )
-    monkeypatch.setattr(preview, "MOST_PAGES", 2)
-    folder = tmp_path / "preview"
-    folder.mkdir()
-    written = write_preview(config, data, create("yolov7-tiny", 2, width=0.05), folder)
-    assert [path.name for path in written] == [
-        *("batches.png", "assignment-000.png", "assignment-001.png")
-    ]
-    assert "the first 2 of the 3 images of the batch have pages" in caplog.text
+    warned = "the first 2 of the 3 images of the batch have pages" in caplog.text
+    assert warned == (pages < 3)

@@ -1,7 +1,6 @@
 """Anchors that suit a data set: how well given ones do, and better ones."""
 
 import warnings
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,12 +64,11 @@ def fit_of(
         return None
     flat = np.asarray([anchor for level in anchors for anchor in level], np.float32)
     closeness = _closeness(flat, sizes)
-    reached = closeness > 1 / threshold
-    best = closeness.max(1)
+    best = _best_in_reach(closeness, threshold)
     return AnchorFit(
-        recall=float((best > 1 / threshold).mean()),
-        per_object=float(reached.sum(1).mean()),
-        fitness=float((best * (best > 1 / threshold)).mean()),
+        recall=float((best > 0).mean()),
+        per_object=float((closeness > 1 / threshold).sum(1).mean()),
+        fitness=float(best.mean()),
     )
 
 
@@ -97,22 +95,15 @@ def better_anchors(
     if before is None or len(np.unique(sizes, axis=0)) < levels * per_level:
         return anchors
     rng = np.random.default_rng(seed)
+    sample = sizes
     if len(sizes) > MOST_OBJECTS:
         sample = sizes[rng.choice(len(sizes), MOST_OBJECTS, replace=False)]
-    else:
-        sample = sizes
     found = _evolve(_cluster(sample, levels * per_level, rng), sample, threshold, rng)
-    found = found[np.argsort(found.prod(1))].round(1)
-    result = _by_level(found.tolist(), levels)
+    found = found[np.argsort(found.prod(1))].round(1).reshape(levels, per_level, 2)
+    result = tuple(tuple((width, height) for width, height in level) for level in found.tolist())
     after = fit_of(result, sizes, threshold)
     better = after is not None and (after.recall, after.fitness) > (before.recall, before.fitness)
     return result if better else anchors
-
-
-def _by_level(flat: Sequence[Sequence[float]], levels: int) -> Anchors:
-    pairs = [(float(width), float(height)) for width, height in flat]
-    count = len(pairs) // levels
-    return tuple(tuple(pairs[i * count : (i + 1) * count]) for i in range(levels))
 
 
 def _closeness(
@@ -121,6 +112,14 @@ def _closeness(
     """Returns, for each object and anchor, the worse of both sides' ratios, at most 1."""
     ratio = sizes[:, None] / anchors
     return np.minimum(ratio, 1 / ratio).min(2)
+
+
+def _best_in_reach(
+    closeness: Float[np.ndarray, "n a"], threshold: float
+) -> Float[np.ndarray, " n"]:
+    """Returns the closeness of each object's best anchor, 0 where none reaches it."""
+    best = closeness.max(1)
+    return best * (best > 1 / threshold)
 
 
 def _cluster(
@@ -152,8 +151,8 @@ def _evolve(
     """Mutates anchors, and keeps what fits better."""
 
     def fitness(candidate: Float[np.ndarray, "a 2"]) -> float:
-        best = _closeness(candidate.astype(np.float32), sizes).max(1)
-        return float((best * (best > 1 / threshold)).mean())
+        closeness = _closeness(candidate.astype(np.float32), sizes)
+        return float(_best_in_reach(closeness, threshold).mean())
 
     highest = fitness(anchors)
     for _ in range(STEPS):

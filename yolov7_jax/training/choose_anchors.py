@@ -72,12 +72,9 @@ def head_with_anchors(head: HeadConfig, anchors: Anchors) -> HeadConfig:
     Raises:
       UserError: they are not as many levels and anchors as the head has.
     """
-    got = [len(level) for level in anchors]
-    if got != [head.num_anchors] * head.num_levels:
-        raise UserError(
-            f"anchors has {got} anchors by level, but the network has "
-            f"{[head.num_anchors] * head.num_levels}"
-        )
+    got, wanted = [len(level) for level in anchors], [head.num_anchors] * head.num_levels
+    if got != wanted:
+        raise UserError(f"anchors has {got} anchors by level, but the network has {wanted}")
     try:
         return dataclasses.replace(head, anchors=anchors)
     except ValueError as error:
@@ -105,17 +102,17 @@ def describe_anchors(config: TrainConfig, dataset: Dataset, head: HeadConfig) ->
     found = fit_of(better, sizes, threshold)
     if better == head.anchors or found is None:
         return "\n".join([*lines, "", "no better ones were found"])
-    lines += [_row("fitted to the data", found), ""]
     if config.anchors is not None:
-        lines += [f"training keeps {given}"]
+        training = f"keeps {given}"
     elif not config.autoanchor:
-        lines += [f"training keeps {given}: --no-autoanchor"]
+        training = f"keeps {given}: --no-autoanchor"
     elif fit.recall >= GOOD_RECALL:
-        lines += [f"training keeps {given}: recall is at least {GOOD_RECALL:.0%}"]
+        training = f"keeps {given}: recall is at least {GOOD_RECALL:.0%}"
     else:
-        lines += [f"training uses the fitted ones: recall is under {GOOD_RECALL:.0%}"]
+        training = f"uses the fitted ones: recall is under {GOOD_RECALL:.0%}"
     as_lists = [[list(anchor) for anchor in level] for level in better]
     text = yaml.safe_dump({"anchors": as_lists}, default_flow_style=None, width=100)
+    lines += [_row("fitted to the data", found), "", f"training {training}"]
     return "\n".join([*lines, "the fitted ones, as a recipe has them:", "", text.rstrip()])
 
 

@@ -4,12 +4,11 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from yolov7_jax import Outputs, Targets, apply, assign_anchor, assign_ota, split
 from yolov7_jax.config import HeadConfig
@@ -39,34 +38,23 @@ FADE = 0.45  # of the image that remains under the cells
 MOST_LISTED = 40  # objects without a cell, in the title of a row
 
 Image = UInt8[np.ndarray, "h w 3"]
+Assigner = Callable[..., Assignment]  # as for `detection_loss`
 
 _log = logging.getLogger(__name__)
 
 
-class Choice(NamedTuple):
-    """One way of giving cells to objects.
-
-    Attributes:
-      name: for people.
-      assigner: as for `detection_loss`.
-    """
-
-    name: str
-    assigner: Callable[..., Assignment]
-
-
-def choices(has_auxiliary: bool) -> list[Choice]:
-    """Returns the choices that training makes for a model, coarse to fine."""
-    coarse = Choice("coarse: cells in reach of the object, anchors of like shape", assign_anchor)
+def choices(has_auxiliary: bool) -> dict[str, Assigner]:
+    """Returns the ways in which training gives cells to objects, by name, coarse to fine."""
+    coarse = {"coarse: cells in reach of the object, anchors of like shape": assign_anchor}
     if not has_auxiliary:
-        return [coarse, Choice("fine: what OTA keeps of them", assign_ota)]
+        return {**coarse, "fine: what OTA keeps of them": assign_ota}
     ota = functools.partial(assign_ota, top_k=AUXILIARY_TOP_K)
     wide = functools.partial(ota, center_radius=AUXILIARY_CENTER_RADIUS)
-    return [
-        coarse,
-        Choice("auxiliary heads: what OTA keeps of cells within a whole cell's reach", wide),
-        Choice("lead heads: what OTA keeps", ota),
-    ]
+    return {
+        **coarse,
+        "auxiliary heads: what OTA keeps of cells within a whole cell's reach": wide,
+        "lead heads: what OTA keeps": ota,
+    }
 
 
 def write_preview(
@@ -104,7 +92,7 @@ def write_preview(
         page.unlink()  # of a preview with more images
     write_image(batch_sheet(batch, dataset.names), folder / SHEET_FILE)
     ways = choices(bool(len(model.detect.auxiliary)))
-    assignments = _assign(config, model, batch, tuple(way.assigner for way in ways))
+    assignments = _assign(config, model, batch, list(ways.values()))
     written = [folder / SHEET_FILE]
     pages = min(len(batch.images), MOST_PAGES)
     if pages < len(batch.images):
@@ -114,8 +102,7 @@ def write_preview(
         )
     for image in range(pages):
         path = folder / f"assignment-{image:03d}.png"
-        names = [way.name for way in ways]
-        write_image(assignment_page(batch, image, model.head, names, assignments), path)
+        write_image(assignment_page(batch, image, model.head, list(ways), assignments), path)
         written.append(path)
     return written
 
@@ -155,7 +142,9 @@ def assignment_page(
     boxes, labels = _objects(batch.targets, image, PAGE_TILE)
     rows = []
     for name, assignment in zip(names, assignments, strict=True):
-        matched, objects, level, anchor, row, column = _of_image(assignment, image)
+        matched, objects, level, anchor, row, column = (
+            np.asarray(field)[image] for field in assignment
+        )
         tiles = []
         for number, stride in enumerate(head.strides):
             here = matched & (level == number)
@@ -171,17 +160,12 @@ def assignment_page(
             tiles.append(titled(canvas, title, PAGE_TILE))
         tiles = grid(tiles, head.num_levels)
         unmatched = sorted(set(range(len(labels))) - set(objects[matched].tolist()))
-        title = name + _without_cells(unmatched)
-        rows += [titled(tiles[:0], title, tiles.shape[1] - GAP), tiles]
+        if unmatched:
+            more = " ..." if len(unmatched) > MOST_LISTED else ""
+            listed = " ".join(map(str, unmatched[:MOST_LISTED]))
+            name += f"; objects without a match: {listed}{more}"
+        rows += [titled(tiles[:0], name, tiles.shape[1] - GAP), tiles]
     return np.vstack(rows)
-
-
-def _without_cells(unmatched: list[int]) -> str:
-    if not unmatched:
-        return ""
-    listed = " ".join(map(str, unmatched[:MOST_LISTED]))
-    more = " ..." if len(unmatched) > MOST_LISTED else ""
-    return f"; objects without a match: {listed}{more}"
 
 
 def _count_shared(cells: Int[np.ndarray, "k 4"]) -> int:
@@ -231,18 +215,11 @@ def _objects(targets: Targets, image: int, side: int) -> tuple[np.ndarray, np.nd
     return corners, np.asarray(targets.labels[image])[valid]
 
 
-def _of_image(assignment: Assignment, image: int) -> tuple[np.ndarray, ...]:
-    """Returns the fields of one image, all of the same length."""
-    fields = [np.asarray(field)[image] for field in assignment]
-    matched: Bool[np.ndarray, " n"] = fields[0].astype(bool)
-    return matched, *fields[1:]
-
-
 def _assign(
     config: TrainConfig,
     model: Yolov7,
     batch: Batch,
-    assigners: tuple[Callable[..., Assignment], ...],
+    assigners: list[Assigner],
 ) -> list[Assignment]:
     graphdef, params, batch_stats = split(model)
 

@@ -209,38 +209,6 @@ def files(tmp_path, suffix=".jpg", sizes=((300, 200), (131, 77), (90, 140))):
     )
 
 
-class Remembered:
-    """Images that are decoded once."""
-
-    def __init__(self, images):
-        self.images, self.kept = images, {}
-
-    def __len__(self):
-        return len(self.images)
-
-    def size(self, index):
-        return self.images.size(index)
-
-    def objects(self, index):
-        return self.images.objects(index)
-
-    def pixels(self, *key):
-        if key not in self.kept:
-            self.kept[key] = self.images.pixels(*key)
-        return self.kept[key]
-
-
-def test_samples_do_not_depend_on_where_pixels_are_kept(tmp_path):
-    images = FileImages(files(tmp_path))
-    remembered = Remembered(images)
-    for seed in range(40):
-        first, second = (
-            train_sample(source, seed % 3, SIZE, EVERYTHING, np.random.default_rng(seed))
-            for source in (images, remembered)
-        )
-        assert_same(first, second)
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_images_are_shrunk_to_the_size_asked_for_and_show_the_same(tmp_path, suffix):
     dataset = files(tmp_path, suffix)
@@ -284,15 +252,6 @@ def test_images_are_upright_at_every_size(tmp_path):
         pixels = FileImages(upright).pixels(0, 640, halvings)
         assert pixels.image.shape[:2] == (200 >> halvings, -(-100 >> halvings))
         assert pixels.scale_xy == (1 / 2**halvings, 1 / 2**halvings)
-
-
-def test_crowd_regions_are_not_learnt(tmp_path):
-    dataset = dataclasses.replace(files(tmp_path), crowd=np.asarray([False, True, False]))
-    images = FileImages(dataset)
-    assert [len(images.objects(index).labels) for index in range(3)] == [1, 0, 1]
-    assert len(images.objects(1).polygons.part_offsets) == 1
-    assert images.size(1) == (131, 77)
-    assert len(images) == 3
 
 
 def test_an_unreadable_image_is_named(tmp_path):

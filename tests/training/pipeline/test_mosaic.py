@@ -55,20 +55,11 @@ def test_four_images_meet_in_one_point_and_fill_their_quarters():
     images, centres = rectangles(np.random.default_rng(0)), []
     for seed in range(50):
         scene = mosaic4(images, [0, 1, 2, 3], SIZE, np.random.default_rng(seed))
-        corner = [tile.region_xyxy for tile in scene.tiles]
-        meeting = {
-            tuple(np.round(warp_points(np.asarray([x, y]), tile.matrix), 6).tolist())
-            for tile, (x, y) in zip(
-                scene.tiles,
-                [
-                    (corner[0][2], corner[0][3]),
-                    (corner[1][0], corner[1][3]),
-                    (corner[2][2], corner[2][1]),
-                    (corner[3][0], corner[3][1]),
-                ],
-                strict=True,
-            )
-        }
+        towards_middle = [(2, 3), (0, 3), (2, 1), (0, 1)]  # of each region: right, bottom ...
+        meeting = set()
+        for tile, (x, y) in zip(scene.tiles, towards_middle, strict=True):
+            corner = np.asarray((tile.region_xyxy[x], tile.region_xyxy[y]))
+            meeting.add(tuple(warp_points(corner, tile.matrix).round(6).tolist()))
         assert len(meeting) == 1
         centres.append(meeting.pop())
         assert scene.size == (2 * SIZE, 2 * SIZE)
@@ -279,10 +270,13 @@ def test_fine_detail_does_not_alias_however_far_it_shrinks():
         assert np.abs(sample.image[1:side, 1:side].astype(int) - 100).max() <= 2
 
 
+def one_box(box, side):
+    objects = objects_in_pixels([box], [0], [[]], (side, side))
+    return letterbox_scene(DrawnImages([np.zeros((side, side, 3), np.uint8)], [objects]), 0, side)
+
+
 def test_zoom_and_shift_are_uniform_over_their_ranges():
-    objects = objects_in_pixels([[45, 45, 55, 55]], [0], [[]], (100, 100))
-    images = DrawnImages([np.zeros((100, 100, 3), np.uint8)], [objects])
-    scene = letterbox_scene(images, 0, 100)
+    scene = one_box([45, 45, 55, 55], 100)
     config = AugmentConfig(translate=0.2, scale=0.4)
     boxes = np.concatenate(
         [
@@ -298,9 +292,7 @@ def test_zoom_and_shift_are_uniform_over_their_ranges():
 
 
 def test_shear_widens_the_hull_of_a_box_by_up_to_its_tangent():
-    objects = objects_in_pixels([[90, 90, 110, 110]], [0], [[]], (200, 200))
-    images = DrawnImages([np.zeros((200, 200, 3), np.uint8)], [objects])
-    scene = letterbox_scene(images, 0, 200)
+    scene = one_box([90, 90, 110, 110], 200)
     config = AugmentConfig(translate=0, scale=0, shear=30)
     ratios = []
     for seed in range(200):
@@ -312,9 +304,7 @@ def test_shear_widens_the_hull_of_a_box_by_up_to_its_tangent():
 
 
 def test_a_box_that_only_became_smaller_is_kept():
-    objects = objects_in_pixels([[25, 25, 75, 75]], [0], [[]], (100, 100))
-    images = DrawnImages([np.zeros((100, 100, 3), np.uint8)], [objects])
-    scene = letterbox_scene(images, 0, 100)
+    scene = one_box([25, 25, 75, 75], 100)
     config = AugmentConfig(translate=0, scale=0.9)
     for seed in range(100):  # areas down to a hundredth, all of it visible
         result = random_perspective(scene, 100, config, np.random.default_rng(seed))

@@ -4,12 +4,10 @@ A scene is first made of what is known without pixels: which images, where, and 
 objects end up. Only then the pixels that show are drawn. The randomness does not depend on them.
 """
 
-import functools
 from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.training.augment_config import AugmentConfig
@@ -51,11 +49,15 @@ def train_sample(
       UnreadableImageError: an image cannot be decoded; the message names it.
     """
     samples = []
-    for scene_images in plan_sample(index, len(images), config, rng):
-        scene = _scene_of(images, scene_images, image_size, config, rng)
+    for chosen in plan_sample(index, len(images), config, rng):
+        if len(chosen) == 1:
+            scene = letterbox_scene(images, index, image_size)
+        else:
+            mosaic = mosaic4 if len(chosen) == 4 else mosaic9
+            scene = copy_paste(mosaic(images, chosen, image_size, rng), config, rng)
         scene = random_perspective(scene, image_size, config, rng)
         samples.append(draw(scene, images, image_size))
-    sample = samples[0] if len(samples) == 1 else mixup(*samples, rng)
+    sample = samples[0] if len(samples) == 1 else mixup(samples[0], samples[1], rng)
     sample = random_hsv(sample, config, rng)
     if rng.random() < config.paste_in:
         sample = paste_in(sample, images, image_size, rng)
@@ -84,27 +86,9 @@ def random_flips(sample: Sample, config: AugmentConfig, rng: np.random.Generator
     )
 
 
-def _scene_of(
-    images: Images,
-    chosen: tuple[int, ...],
-    size: int,
-    config: AugmentConfig,
-    rng: np.random.Generator,
-) -> Scene:
-    if len(chosen) == 1:
-        return letterbox_scene(images, chosen[0], size)
-    place = mosaic4 if len(chosen) == 4 else mosaic9
-    return copy_paste(place(images, chosen, size, rng), config, rng)
-
-
 def undrawn(scene: Scene, images: Images, longest: int) -> Sample:
     """Returns a scene's objects with an image of nothing, as large as that of `render`."""
     del images, longest
-    return Sample(_nothing(scene.size), scene.boxes_xyxy, scene.labels, scene.polygons)
-
-
-@functools.lru_cache(maxsize=1)
-def _nothing(size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    image = np.full((size[1], size[0], 3), PAD_VALUE, np.uint8)
-    image.flags.writeable = False  # every sample has the same
-    return image
+    width, height = scene.size
+    grey = np.broadcast_to(np.uint8(PAD_VALUE), (height, width, 3))  # a pixel of memory
+    return Sample(grey, scene.boxes_xyxy, scene.labels, scene.polygons)

@@ -19,6 +19,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import mmap
 import os
 import pathlib
@@ -31,7 +32,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from yolov7_jax.data.dataset import Dataset, Objects
+from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.dataset_images import fitted_image
 from yolov7_jax.data.scan_cache import cache_files
 from yolov7_jax.errors import UserError
@@ -45,12 +46,11 @@ Purpose = Literal["training", "evaluation"]
 
 MEMORY_KEPT = 0.1  # share of the available memory that a cache leaves to everything else
 
-_FORMAT = "yolov7_jax images 2"
-_HEADER_BYTES = 4096
+_FORMAT = "yolov7_jax images 3"
+_HEADER_BYTES = 128
 _SLOT = np.dtype([("checksum", "<u8"), ("scale_xy", "<f8", 2)])
 _FILLED = 1 << 32  # beside 32 bits of checksum, so that no filled slot looks empty
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_GIB, _MIB = 1 << 30, 1 << 20
 
 
 class _Layout(NamedTuple):
@@ -69,37 +69,6 @@ class _Layout(NamedTuple):
     length: int
 
 
-class _Storage:
-    """Bytes in memory, or in a file that is held open so that it stays the same one."""
-
-    def __init__(self, length: int, path: pathlib.Path | None = None, descriptor: int = -1):
-        self.path, self._descriptor = path, descriptor
-        if path is None:
-            mapped = mmap.mmap(-1, length)
-        else:
-            weakref.finalize(self, os.close, descriptor)
-            mapped = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
-        self.content = np.frombuffer(mapped, np.uint8)  # not a memmap, whose slices cost more
-
-    def write(self, content: bytes, start: int) -> None:
-        """Writes bytes from a position on.
-
-        Raises:
-          UserError: the file cannot be written.
-        """
-        if self.path is None:
-            self.content[start : start + len(content)] = np.frombuffer(content, np.uint8)
-            return
-        # Not through the mapping: a full disk is an error here, and the end of us there.
-        rest = memoryview(content)
-        try:
-            while rest:
-                written = os.pwrite(self._descriptor, rest, start)
-                rest, start = rest[written:], start + written
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-
-
 class ImageCache:
     """Where decoded images are kept; see `open_cache`.
 
@@ -109,28 +78,43 @@ class ImageCache:
     """
 
     def __init__(
-        self, dataset: Dataset, image_size: int, purpose: Purpose, storage: _Storage | None
+        self,
+        dataset: Dataset,
+        image_size: int,
+        purpose: Purpose,
+        path: pathlib.Path | None = None,
+        descriptor: int | None = None,
     ):
-        self.image_size = image_size
-        self.purpose: Purpose = purpose
-        self._dataset, self._storage = dataset, storage  # without storage, nothing is kept
-        self._layout = _layout_of(dataset, image_size, purpose)
-        self._checked = np.zeros(self._layout.starts.shape, bool)
-        if storage is not None:
-            end = _HEADER_BYTES + self._checked.size * _SLOT.itemsize
-            slots = storage.content[_HEADER_BYTES:end].view(_SLOT)
-            self._slots = slots.reshape(self._checked.shape)
+        """Maps a file, held open so that it stays the same one; or memory, without a path.
+
+        With a path alone, which another run has put its own file at, nothing is kept.
+        """
+        self.image_size, self.purpose = image_size, purpose
+        self._dataset, self._path, self._descriptor = dataset, path, descriptor
+        self._layout = layout = _layout_of(dataset, image_size, purpose)
+        shape = layout.starts.shape
+        self._checked = np.zeros(shape, bool)
+        self._replaced = path is not None and descriptor is None
+        if self._replaced:
+            return
+        if descriptor is None:
+            mapped = mmap.mmap(-1, layout.length)
+        else:
+            weakref.finalize(self, os.close, descriptor)
+            mapped = mmap.mmap(descriptor, layout.length, access=mmap.ACCESS_READ)
+        self._content = np.frombuffer(mapped, np.uint8)  # not a memmap, whose slices cost more
+        slots = self._content[_HEADER_BYTES : _HEADER_BYTES + math.prod(shape) * _SLOT.itemsize]
+        self._slots = slots.view(_SLOT).reshape(shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.in_memory:
             raise TypeError("a cache in memory cannot be sent to another process")
-        path = self._storage and self._storage.path
-        return _reopen, (self._dataset, self.image_size, self.purpose, path)
+        return _reopen, (self._dataset, self.image_size, self.purpose, self._path)
 
     @property
     def in_memory(self) -> bool:
         """Whether it belongs to this process alone."""
-        return self._storage is not None and self._storage.path is None
+        return self._path is None
 
     def misfits(self, image_size: int, purpose: Purpose) -> list[str]:
         """Returns what to tell about a cache that is used for something else than it is for."""
@@ -138,9 +122,8 @@ class ImageCache:
         if self.purpose != purpose:
             faults.append(f"cache has images for {self.purpose}, wanted {purpose}")
         if self.image_size != image_size:
-            faults.append(
-                f"cache has images for the image_size {self.image_size}, wanted {image_size}"
-            )
+            has = f"the image_size {self.image_size}"
+            faults.append(f"cache has images for {has}, wanted {image_size}")
         return faults
 
     def get(self, index: int, halvings: int) -> Pixels | None:
@@ -151,14 +134,14 @@ class ImageCache:
           halvings: how often its sides are halved after it is shrunk to `image_size`; 0 in a cache
             for evaluation.
         """
-        if self._storage is None:
+        if self._replaced:
             return None
         slot = self._slots[index, halvings]
         if not slot["checksum"]:
             return None
         height, width = self._layout.shapes[index, halvings].tolist()
         start = int(self._layout.starts[index, halvings])
-        pixels = self._storage.content[start : start + height * width * 3]
+        pixels = self._content[start : start + height * width * 3]
         image = pixels.reshape(height, width, 3)
         image.flags.writeable = False
         scale_xy = slot["scale_xy"].copy()
@@ -179,15 +162,28 @@ class ImageCache:
         shape = (*self._layout.shapes[index, halvings].tolist(), 3)
         if pixels.image.shape != shape:
             raise ValueError(f"image {index} has the shape {pixels.image.shape}, wanted {shape}")
-        if self._storage is None:
+        if self._replaced:
             return
         slot = np.zeros((), _SLOT)
         slot["scale_xy"] = pixels.scale_xy
         slot["checksum"] = self._checksum(index, pixels.image, slot["scale_xy"])
         number = index * len(self._checked[index]) + halvings
-        self._storage.write(pixels.image.tobytes(), int(self._layout.starts[index, halvings]))
-        self._storage.write(slot.tobytes(), _HEADER_BYTES + number * _SLOT.itemsize)
+        self._write(pixels.image.tobytes(), int(self._layout.starts[index, halvings]))
+        self._write(slot.tobytes(), _HEADER_BYTES + number * _SLOT.itemsize)
         self._checked[index, halvings] = True
+
+    def _write(self, content: bytes, start: int) -> None:
+        if self._path is None or self._descriptor is None:
+            self._content[start : start + len(content)] = np.frombuffer(content, np.uint8)
+            return
+        # Not through the mapping: a full disk is an error here, and the end of us there.
+        rest = memoryview(content)
+        try:
+            while rest:
+                written = os.pwrite(self._descriptor, rest, start)
+                rest, start = rest[written:], start + written
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
 
     def _checksum(self, index: int, image: np.ndarray, scale_xy: np.ndarray) -> int:
         try:
@@ -203,18 +199,11 @@ class CachedImages:
 
     def __init__(self, images: Images, cache: ImageCache):
         self._images, self._cache = images, cache
+        self.size, self.objects = images.size, images.objects
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self._images)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Returns an image's width and height in pixels."""
-        return self._images.size(index)
-
-    def objects(self, index: int) -> Objects:
-        """Returns the objects of an image that are to be learnt, so without crowd regions."""
-        return self._images.objects(index)
 
     def pixels(self, index: int, longest: int, halvings: int) -> Pixels:
         """Returns an image's pixels; `Images.pixels` says more."""
@@ -286,16 +275,16 @@ def open_cache(
                 f"--cache memory {wanted} {images}, but only {_amount(free)} are to be had; "
                 "--cache disk or none would do"
             )
-        return ImageCache(dataset, image_size, purpose, _Storage(layout.length))
+        return ImageCache(dataset, image_size, purpose)
     needs = f"--cache disk {wanted} in {path.parent} {images}"
     try:
-        while (storage := _open_valid(path, layout)) is None:
+        while (descriptor := _open_valid(path, layout)) is None:
             _create_file(path, layout, needs)
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise UserError(f"{needs}: {error.strerror}") from error
         raise _cannot_write(path, error) from error
-    return ImageCache(dataset, image_size, purpose, storage)
+    return ImageCache(dataset, image_size, purpose, path, descriptor)
 
 
 def cache_file(data: str | pathlib.Path, split: str, image_size: int) -> pathlib.Path:
@@ -316,15 +305,10 @@ def cache_file(data: str | pathlib.Path, split: str, image_size: int) -> pathlib
 
 def _layout_of(dataset: Dataset, image_size: int, purpose: Purpose) -> _Layout:
     paths = [os.path.abspath(path) for path in dataset.paths]
-    files = json.dumps([paths, dataset.sizes.tolist()])
-    content = {
-        "format": _FORMAT,
-        "purpose": purpose,
-        "image_size": image_size,
-        "images": len(dataset),
-        "files": hashlib.sha256(files.encode()).hexdigest(),
-        "opencv": cv2.__version__,  # another one may decode and resize otherwise
-    }
+    # Another OpenCV may decode and resize otherwise.
+    content = [purpose, image_size, cv2.__version__, paths, dataset.sizes.tolist()]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    header = f"{_FORMAT} {digest}".encode().ljust(_HEADER_BYTES, b"\n")
     sizes = dataset.sizes[:, ::-1].astype(np.int64)  # height, width
     longer = sizes.max(1, keepdims=True, initial=1)
     # As `Images.pixels` rounds: half to even, at least one pixel.
@@ -334,11 +318,10 @@ def _layout_of(dataset: Dataset, image_size: int, purpose: Purpose) -> _Layout:
     first = _HEADER_BYTES + len(sizes) * levels * _SLOT.itemsize
     ends = first + np.cumsum(3 * shapes.prod(2))
     starts = np.concatenate([[first], ends[:-1]])[: len(ends)].reshape(len(sizes), levels)
-    header = json.dumps(content).encode().ljust(_HEADER_BYTES, b"\n")
     return _Layout(header, shapes, starts, int(ends[-1]) if len(ends) else first)
 
 
-def _open_valid(path: pathlib.Path, layout: _Layout) -> _Storage | None:
+def _open_valid(path: pathlib.Path, layout: _Layout) -> int | None:
     """Opens a file, or returns None where there is none or it is for something else."""
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -350,7 +333,7 @@ def _open_valid(path: pathlib.Path, layout: _Layout) -> _Storage | None:
     except OSError:
         found = None
     if found == (layout.header, layout.length):
-        return _Storage(layout.length, path, descriptor)
+        return descriptor
     os.close(descriptor)
     return None
 
@@ -375,24 +358,21 @@ def _create_file(path: pathlib.Path, layout: _Layout, needs: str) -> None:
             os.replace(path, temporary)  # both fill that one
 
 
-def _reopen(
-    dataset: Dataset, image_size: int, purpose: Purpose, path: pathlib.Path | None
-) -> ImageCache:
-    storage = None
-    if path is not None:
-        with contextlib.suppress(OSError):  # as good as replaced
-            storage = _open_valid(path, _layout_of(dataset, image_size, purpose))
-        if storage is None:
-            print(
-                f"warning: {path}: this cache of images has been replaced by another run; "
-                "a process of this one goes on without",
-                file=sys.stderr,
-            )
-    return ImageCache(dataset, image_size, purpose, storage)
+def _reopen(dataset: Dataset, image_size: int, purpose: Purpose, path: pathlib.Path) -> ImageCache:
+    descriptor = None
+    with contextlib.suppress(OSError):  # as good as replaced
+        descriptor = _open_valid(path, _layout_of(dataset, image_size, purpose))
+    if descriptor is None:
+        print(
+            f"warning: {path}: this cache of images has been replaced by another run; "
+            "a process of this one goes on without",
+            file=sys.stderr,
+        )
+    return ImageCache(dataset, image_size, purpose, path, descriptor)
 
 
 def _amount(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:

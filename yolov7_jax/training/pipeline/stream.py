@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -134,8 +134,9 @@ def train_batches(
         faults += cache.misfits(image_size, "training")
     if faults:
         raise ValueError("; ".join(faults))
+    images = FileImages(dataset) if cache is None else CachedImages(FileImages(dataset), cache)
     stream = _Stream(
-        _images(dataset, cache),
+        images,
         image_size,
         batch_size,
         seed,
@@ -145,23 +146,24 @@ def train_batches(
         plain_from,
         None if probabilities is None else np.cumsum(probabilities),
         np.diff(dataset.offsets),
-        usual_objects(_images(dataset, cache), image_size, augment),
+        usual_objects(images, image_size, augment),
     )
     own = batch_size // process_count
+    numbers = grain.MapDataset.range(first_step * own, END_OF_STREAM)
     if worker_processes and num_workers:
-        return _from_processes(stream, first_step * own, num_workers)
-    samples = _samples(functools.partial(_drawn_at, stream), first_step * own)
+        return _from_processes(stream, numbers, num_workers)
+    samples = numbers.map(functools.partial(_drawn_at, stream))
     threaded = in_threads(samples, num_workers, ahead=2 * own)
     return closing(threaded.batch(own, batch_fn=functools.partial(_collate, stream.usual)))
 
 
 def _from_processes(
-    stream: "_Stream", first: int, num_workers: int
+    stream: "_Stream", numbers: grain.MapDataset, num_workers: int
 ) -> Generator[Batch, None, None]:
     with tempfile.TemporaryDirectory(prefix="yolov7_jax-") as name:
         folder = pathlib.Path(name)
         share(stream, folder)
-        samples = _samples(functools.partial(_drawn_in_worker, folder), first)
+        samples = numbers.map(lambda number: _drawn_at(load_shared(folder), number))
         own = stream.batch_size // stream.process_count
         batches = samples.batch(own, batch_fn=functools.partial(_collate, stream.usual))
         try:
@@ -197,11 +199,6 @@ def usual_objects(images: Images, image_size: int, augment: AugmentConfig) -> in
     Padding all batches to it at least saves compilations, which take longer than a short run can
     spare; the loss hardly costs more. It is the most of some samples with seeds of their own, so
     it depends on the data and the augmentation only.
-
-    Args:
-      images: the data set.
-      image_size: side of the samples in pixels.
-      augment: how they are varied.
     """
     rng = np.random.default_rng(COUNT_STREAM)
     chosen = rng.integers(len(images), size=SAMPLES_COUNTED).tolist()
@@ -248,19 +245,6 @@ class _Drawn(NamedTuple):
 
     sample: Sample
     most: int
-
-
-def _images(dataset: Dataset, cache: ImageCache | None) -> Images:
-    images = FileImages(dataset)
-    return images if cache is None else CachedImages(images, cache)
-
-
-def _samples(draw: Callable[[int], "_Drawn"], first: int) -> grain.MapDataset:
-    return grain.MapDataset.range(first, END_OF_STREAM).map(draw)
-
-
-def _drawn_in_worker(folder: pathlib.Path, number: int) -> _Drawn:
-    return _drawn_at(load_shared(folder), number)
 
 
 @functools.lru_cache(maxsize=4)  # two epochs meet in a batch, and threads run ahead
