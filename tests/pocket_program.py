@@ -4,13 +4,13 @@ import sys
 
 from pocket import pocket_known
 
-from yolov7_jax.training import command as cli
+from yolov7_jax.cli import main
 
 
 def run() -> int:
     """Runs the command that the program was given; returns its exit code."""
     with pocket_known():
-        return cli.run_program(sys.argv[1:])
+        return main()
 
 
 if __name__ == "__main__":

@@ -32,8 +32,6 @@ EXTRAS = {
 }
 PUBLIC = {"batch", "mesh", "schedule", "state", "step"}  # of `training`
 MOST_LINES = 400
-# What these two share with the command line is to move out of it.
-STILL_OF_THE_COMMAND_LINE = {"yolov7_jax.detect.predict_files", "yolov7_jax.evaluate.validate"}
 
 # Imports every module where no package of an extra can be imported.
 WITHOUT_EXTRAS = """
@@ -96,8 +94,7 @@ def test_a_part_imports_its_own_layer_and_those_before(path):
             if part not in LAYER:  # a public name of the package, which needs all up to `weights`
                 assert part == "__version__" or LAYER[own] > LAYER["weights"], name
             else:
-                exempt = part == "cli" and name_of(path) in STILL_OF_THE_COMMAND_LINE
-                assert exempt or LAYER[part] <= LAYER[own], name
+                assert LAYER[part] <= LAYER[own], name
 
 
 def test_parts_of_one_layer_do_not_import_each_other_in_circles():
@@ -120,6 +117,8 @@ def test_a_part_imports_the_packages_of_its_layer_alone(path):
 
 def public(name):
     """All modules but those of the training loop, which are behind its commands."""
+    if name == "yolov7_jax.cli.training_program":
+        return False
     return part_of(name) != "training" or name.count(".") == 1 or name.split(".")[2] in PUBLIC
 
 

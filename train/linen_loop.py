@@ -39,8 +39,7 @@ def train_step(params, opt_state, images, targets):
     """Learns from one batch; the last result is the loss and its terms."""
 
     def loss_fn(params):
-        outputs = net.apply(params, images)
-        return detection_loss(outputs, targets, HEAD, LossConfig(), balance=[4.0])
+        return detection_loss(net.apply(params, images), targets, HEAD, LossConfig(), balance=[4.0])
 
     loss, gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
     updates, opt_state = optimizer.update(gradients, opt_state)

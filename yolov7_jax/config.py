@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
-
-import numpy as np
+import numbers
 
 from yolov7_jax.errors import UserError
 
 PAD_VALUE = 114  # the grey around letterboxed images, part of what published weights expect
+P5_MODELS = ("yolov7-tiny", "yolov7", "yolov7x")  # three levels
+P6_MODELS = ("yolov7-w6", "yolov7-e6", "yolov7-d6", "yolov7-e6e")  # four
+MAX_CANDIDATES = 30000
+LONGEST_SIDE = 2**14  # of the network's input, in pixels: what is more is a slip of the finger
 EVAL_SCORE_THRESHOLD, EVAL_IOU_THRESHOLD = 0.001, 0.65  # of NMS where AP is measured
 
 
@@ -35,7 +38,7 @@ class HeadConfig:
         given = tuple(self.strides)
         strides = tuple(int(stride) for stride in given)
         anchors = tuple(tuple((float(w), float(h)) for w, h in level) for level in self.anchors)
-        if isinstance(self.num_classes, np.integer):
+        if isinstance(self.num_classes, numbers.Integral):
             object.__setattr__(self, "num_classes", int(self.num_classes))
         object.__setattr__(self, "strides", strides)
         object.__setattr__(self, "anchors", anchors)

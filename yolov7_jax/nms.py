@@ -9,12 +9,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from yolov7_jax.boxes import pairwise_iou
+from yolov7_jax.config import MAX_CANDIDATES
 from yolov7_jax.errors import UserError
 from yolov7_jax.sharding import varying_like
 from yolov7_jax.types import Detections, Predictions
 
 BLOCK = 1024  # candidates
-MAX_CANDIDATES = 30000
 
 
 def nms(

@@ -1,12 +1,21 @@
 """The signals that end work in order: Ctrl-C and what schedulers send."""
 
 import contextlib
+import math
 import signal
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 
 Handler = Callable[[int, types.FrameType | None], None]
+
+# Seconds in which a signal may come twice and is one: `timeout` sends it to the process and to its
+# group. The second would end what the first has begun: completing the files.
+SAME_SIGNAL = 1.0
+
+_signal: int | None = None  # the last that was to end the work
+_signal_came = -math.inf  # on the monotonic clock
 
 
 @contextlib.contextmanager
@@ -39,3 +48,39 @@ def on_stop_signal(handler: Handler) -> Iterator[Callable[[], None]]:
         yield restore
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def stopping_for_sure() -> Iterator[None]:
+    """Lets SIGTERM end the work as Ctrl-C does, and remembers either for `stop_if_wanted`.
+
+    They have to be remembered, because JAX loses an exception that comes while it compiles.
+    """
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        global _signal, _signal_came
+        before, _signal_came = _signal_came, time.monotonic()
+        repeated, _signal = number == _signal, number
+        if not repeated or _signal_came - before > SAME_SIGNAL:
+            raise KeyboardInterrupt
+
+    forget_stop()
+    with on_stop_signal(note):
+        yield
+
+
+def stopped_by() -> signal.Signals:
+    """Returns the signal that ended the work with a KeyboardInterrupt."""
+    return signal.Signals(_signal or signal.SIGINT)
+
+
+def forget_stop() -> None:
+    """Forgets a Ctrl-C that ended only a part of the work."""
+    global _signal
+    _signal = None
+
+
+def stop_if_wanted() -> None:
+    """Raises KeyboardInterrupt where a signal came since `stopping_for_sure`."""
+    if _signal is not None:
+        raise KeyboardInterrupt

@@ -11,11 +11,23 @@ from flax import nnx
 from jax.extend import core
 
 from yolov7_jax.deploy import deploy
+from yolov7_jax.errors import UserError
 from yolov7_jax.model import ARCHITECTURES, Yolov7, apply, split
 
 # Whatever else there is works on each value by itself, or moves it, and the compiler joins it with
 # its neighbours: what comes out can take the place of what went in.
 SEPARATE = {"conv_general_dilated", "dot_general", "concatenate", "pad", "gather"}
+
+FORMS = {
+    "training": "training form",
+    "released": "plain head, no auxiliary heads",
+    "deployed": "deployed",
+}
+
+
+def described(model: Yolov7) -> str:
+    """Returns a model in a few words."""
+    return f"{model.name}, {FORMS[model.form]}, {model.head.num_classes} classes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +65,12 @@ def summarize(model: Yolov7, image_size: int | None = None) -> ModelSummary:
       the numbers.
 
     Raises:
-      ValueError: the image size is not a multiple of the largest stride.
+      UserError: the image size is not a multiple of the largest stride.
     """
     side = ARCHITECTURES[model.name].image_size if image_size is None else image_size
     stride = max(model.head.strides)
     if side < 1 or side % stride:
-        raise ValueError(f"image_size (={side}) must be a multiple of {stride}, the largest stride")
+        raise UserError(f"image_size (={side}) must be a multiple of {stride}, the largest stride")
     model = _abstract(model)
     deployed = deploy(model)
     whole, folded = _program(model, side), _program(deployed, side)

@@ -1,16 +1,19 @@
 """The command line as its users meet it."""
 
+import importlib
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
 
-from yolov7_jax import create
-from yolov7_jax.cli import main
+from yolov7_jax import __version__, create
+from yolov7_jax.cli import VERBS, main
 from yolov7_jax.weights import load_model, read_checkpoint, save_safetensors, to_official
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "checkpoint"
@@ -102,22 +105,84 @@ def test_info_of_a_file_is_about_images_as_in_its_training(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "arguments are required: COMMAND; see yolov7-jax --help"),
+        ([], "arguments are required: VERB; see yolov7-jax --help"),
+        (["trian"], "there is no 'trian' (did you mean train?); the verbs are train, resume, "),
         (["predict", "x"], "arguments are required: --weights; see yolov7-jax predict --help"),
         (["predict", "--weights", "x"], "arguments are required: SOURCE; see"),
         (["val", "--weigths", "x"], "there is no --weigths (did you mean --weights?); see"),
         (["info", "--image_size=3"], "there is no --image_size (did you mean --image-size?); see"),
         (["convert", "--onnx", "a", "b"], "there is no --onnx; see yolov7-jax convert --help"),
         (["info", "-x"], "unrecognized arguments: -x"),
+        (["info", "--model", "yolov8"], "invalid choice: 'yolov8'"),
+        (["check", "--data", "demo", "--show", "-1"], "--show (=-1) must be at least 0"),
     ],
 )
 def test_wrong_flags_are_one_line(arguments, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
+    assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_help_page_explains_every_flag_and_ends_with_two_examples_that_would_run(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    page, examples = capsys.readouterr().out.split("examples:\n")
+    flags = [row.strip() for row in page.splitlines() if row.startswith("  -")]
+    assert flags
+    for row, following in zip(page.splitlines(), [*page.splitlines()[1:], ""], strict=True):
+        if row.startswith("  -"):
+            assert "  " in row.strip() or following.startswith(" " * 10), row
+    lines = [shlex.split(line) for line in examples.splitlines()]
+    assert len(lines) == 2
+    for program, name, *arguments in lines:
+        assert (program, name) == ("yolov7-jax", verb)
+        importlib.import_module(f"yolov7_jax.cli.{verb}").make_parser(arguments).parse(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--help"], ["trian"], ["train", "--help"], ["val", "--help"], ["export", "--help"]),
+        *(["resume", "gone"], ["train", "--data", "gone.yaml"], ["check", "--data", "gone"]),
+        *(["predict", "x.jpg", "--weights", "gone.pt"], ["info", "--weights", "gone.pt"]),
+        ["export", "--weights", "gone.pt", "--format", "onnx"],
+    ],
+    ids=" ".join,
+)
+def test_help_a_typo_and_a_missing_path_answer_without_what_is_slow_to_load(arguments):
+    code = (
+        "import sys; from yolov7_jax.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "slow = {'jax', 'flax', 'cv2', 'numpy', 'optax', 'grain'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded {slow}' if slow else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyError("x"), OSError("odd")])
+def test_a_fault_of_the_program_is_a_traceback_and_exit_code_1(error, capsys, monkeypatch):
+    monkeypatch.setattr("yolov7_jax.cli.info.run", mock.Mock(side_effect=error))
+    assert main(["info"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "extra"), [("val", "images"), ("train", "train")])
+def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
+    verb, extra, capsys, monkeypatch
+):
+    missing = ModuleNotFoundError("No module named 'thing'", name="thing")
+    monkeypatch.setattr(f"yolov7_jax.cli.{verb}.run", mock.Mock(side_effect=missing))
+    assert main([verb, "--weights", TINY, "--data", "demo"]) == 2
+    told = f"error: {verb} needs thing: pip install 'yolov7-jax[{extra}]'\n"
+    assert capsys.readouterr().err == told
 
 
 def test_the_beginning_of_a_flag_will_do(capsys):
@@ -128,12 +193,12 @@ def test_the_beginning_of_a_flag_will_do(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info", "--weights", "nowhere.pt"], "nowhere.pt: cannot be read (No such file"),
+        (["info", "--weights", "nowhere.pt"], "--weights (=nowhere.pt): no such file or folder"),
         (["info", "--weights", "."], "holds no checkpoint"),
         (["info", "--model", "yolov7", "--image-size", "650"], "--image-size (=650)"),
         (["convert", TINY, "out.pt"], "must end in .safetensors"),
         (["convert", TINY, "no/such/folder/out.safetensors"], "there is no folder no/such/folder"),
-        (["info", "--weights", ""], "empty path"),
+        (["info", "--weights", ""], "--weights must not be empty"),
         (["convert", "text.pt", "out.safetensors"], "text.pt"),
     ],
 )
@@ -168,11 +233,8 @@ def test_names_from_a_file_cannot_steer_the_terminal(tmp_path, capsys):
 
 @pytest.mark.parametrize("error", [MemoryError(), JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB")])
 def test_too_little_memory_is_one_line(error, capsys, monkeypatch):
-    def fail(path):
-        raise error
-
-    monkeypatch.setattr("yolov7_jax.weights.load.read_checkpoint", fail)
-    assert main(["info", "--weights", TINY]) == 2
+    monkeypatch.setattr("yolov7_jax.cli.info.run", mock.Mock(side_effect=error))
+    assert main(["info", "--weights", TINY]) == 1
     assert capsys.readouterr().err.startswith("error: this needs more memory than there is; ")
 
 
@@ -186,9 +248,5 @@ def test_a_reader_that_leaves_early_is_no_error():
 def test_the_installed_command_runs_as_a_process():
     command = shutil.which("yolov7-jax", path=str(pathlib.Path(sys.executable).parent))
     assert command, "the package is not installed"
-    done = subprocess.run(
-        [command, "info", "--model", "yolov8"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "invalid choice: 'yolov8'" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"yolov7-jax {__version__}\n"

@@ -12,9 +12,10 @@ import jax
 import pytest
 from cli.test_predict import noise, write_images, write_model
 
-from yolov7_jax.cli import common as commands
 from yolov7_jax.cli import main
+from yolov7_jax.compiled_programs import keep_compiled
 from yolov7_jax.detect import predict_files as looking
+from yolov7_jax.signals import stopping_for_sure
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,11 +136,11 @@ def test_ctrl_c_ends_one_stream_and_sigterm_all(
 
 
 def test_a_signal_that_comes_twice_at_once_is_one():
-    with commands.stopping_for_sure():
+    with stopping_for_sure():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-    with commands.stopping_for_sure(), pytest.raises(KeyboardInterrupt):
+    with stopping_for_sure(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
 
 
@@ -187,7 +188,7 @@ def test_compiled_programs_that_cannot_be_kept_are_one_line(
     folder.mkdir(parents=True)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        commands.keep_compiled()
+        keep_compiled()
         for name in ("jit_a", "jit_b"):
             entry = f"persistent compilation cache entry for '{name}': OSError: no"
             warnings.warn(f"Error {beginning} {entry}", stacklevel=1)

@@ -11,10 +11,14 @@ from data_sets import (
     write_yolo,
 )
 
+from yolov7_jax.cli.check import make_parser, run
 from yolov7_jax.data.layouts import load_dataset
 from yolov7_jax.errors import UserError
-from yolov7_jax.training.check import check_command
 from yolov7_jax.training.statistics import statistics
+
+
+def check_command(arguments):
+    return run(make_parser(arguments).parse(arguments))
 
 
 def check(capsys, *arguments):
@@ -90,7 +94,7 @@ def test_a_report_that_cannot_be_written_is_noticed_before_the_scan(faulty, tmp_
         with pytest.raises(UserError, match=r"--report .* cannot be written: "):
             check_command(["--data", str(faulty), "--report", str(report)])
     for report in (kept, tmp_path / "new.json"):
-        with pytest.raises(UserError, match="no/data: "):
+        with pytest.raises(UserError, match=r"--data \(=no/data\): no such"):
             check_command(["--data", "no/data", "--report", str(report)])
     assert kept.read_text() == "old"
     assert not (tmp_path / "new.json").exists()
@@ -208,9 +212,12 @@ def test_a_data_set_without_objects_or_images_is_reported_too(tmp_path, capsys, 
         (["--data", "x", "--splt", "y"], "--splt"),
         ([], "--data"),
         (["--data", "x", "--workers", "-1"], "--workers (=-1) must be at least 0"),
-        (["--data", "x", "--report", "."], "--report (=.) must be a file, not a folder"),
-        (["--data", "x", "--report", "no/a"], "--report (=no/a) cannot be written: No such file"),
-        (["--data", "gone.yaml"], "gone.yaml: "),
+        (["--data", "demo", "--report", "."], "--report (=.) must be a file, not a folder"),
+        (
+            ["--data", "demo", "--report", "no/a"],
+            "--report (=no/a) cannot be written: No such file",
+        ),
+        (["--data", "gone.yaml"], "--data (=gone.yaml): no such file or folder"),
     ],
 )
 def test_wrong_use_is_one_line(arguments, message):

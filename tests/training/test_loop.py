@@ -20,9 +20,9 @@ from stopped_runs import poisoned, signal_after, signal_in_evaluation
 
 from benchmarks.interruptions import differences, saved_steps
 from yolov7_jax import split
+from yolov7_jax.cli import main
 from yolov7_jax.errors import UserError
 from yolov7_jax.model import ARCHITECTURES
-from yolov7_jax.training import command as cli
 from yolov7_jax.training import loop
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.loggers import TENSORBOARD_FOLDER, scalars
@@ -79,7 +79,7 @@ def interrupted(small, tmp_path_factory, quick_programs):
 
     def command(*arguments):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            found.codes.append(cli.main([str(argument) for argument in arguments]))
+            found.codes.append(main([str(argument) for argument in arguments]))
         found.printed.append(printed.getvalue())
         found.saved.append(saved_steps(run))
         found.epochs.append([record["epoch"] for record in read_records(run)])
@@ -280,12 +280,12 @@ def test_patience_ends_a_run_for_good(small, tmp_path, capsys):
     write_yaml(config, recipe)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(loop, "evaluation_record", lambda *_: {"ap": 0.5, "ap50": 0.5})
-        assert cli.main(["train", "--recipe", str(recipe), "--output", str(run)]) == 0
+        assert main(["train", "--recipe", str(recipe), "--output", str(run)]) == 0
     assert "no higher AP in 1 epochs, so this is the end" in capsys.readouterr().out
     records = (run / "metrics.jsonl").read_text()
     assert len(read_records(run)) == 2
     assert (run / "report.html").is_file()
-    assert cli.main(["resume", str(run)]) == 0
+    assert main(["resume", str(run)]) == 0
     assert "so this is the end" in capsys.readouterr().out
     assert (run / "metrics.jsonl").read_text() == records
     assert saved_steps(run)[-1] == 6
@@ -311,7 +311,7 @@ def test_many_batches_without_finite_losses_stop_the_run_with_one_kept(
     run, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
     write_yaml(dataclasses.replace(small, max_skipped=3), recipe)
     with poisoned(range(4, 100)):
-        assert cli.main(["train", "--recipe", str(recipe), "--output", str(run)]) == 2
+        assert main(["train", "--recipe", str(recipe), "--output", str(run)]) == 2
         (line,) = [
             line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")
         ]
@@ -323,9 +323,9 @@ def test_many_batches_without_finite_losses_stop_the_run_with_one_kept(
         assert np.isnan(batch["boxes"][..., 0]).all()
         assert batch["valid"].any()
         # Continued, it counts on from the last checkpoint.
-        assert cli.main(["resume", str(run)]) == 2
+        assert main(["resume", str(run)]) == 2
     # With sound batches it goes on.
-    assert cli.main(["resume", str(run)]) == 0
+    assert main(["resume", str(run)]) == 0
     assert read_records(run)[0]["train/anchor/total"] == whole.records[0]["train/anchor/total"]
     assert np.isfinite(read_records(run)[-1]["train/anchor/total"])
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from yolov7_jax import create, deploy, split
+from yolov7_jax.cli import main
 from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.deploy import fold_head
-from yolov7_jax.training import command as cli
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.model_and_data import (
     compute_dtype,
@@ -136,7 +136,7 @@ def refused(capsys, small, tmp_path, path):
     write_yaml(dataclasses.replace(small, model="yolov7-tiny", batch_size=8), recipe)
     run = tmp_path / "run"
     fit = ["train", "--recipe", str(recipe), "--weights", str(path), "--output", str(run)]
-    assert cli.main(fit) == 2
+    assert main(fit) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()

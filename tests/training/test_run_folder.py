@@ -6,8 +6,8 @@ import types
 
 import pytest
 
+from yolov7_jax.cli import main
 from yolov7_jax.errors import UserError
-from yolov7_jax.training import command as cli
 from yolov7_jax.training import loop
 from yolov7_jax.training.run_folder import (
     CONFIG_FILE,
@@ -69,7 +69,7 @@ def test_settings_that_were_cut_short_are_not_taken_for_the_defaults(run, left, 
     write_yaml(dataclasses.replace(TrainConfig(), epochs=7), run / CONFIG_FILE)
     text = (run / CONFIG_FILE).read_text()
     (run / CONFIG_FILE).write_text(text[: text.rfind("\n", 0, left) + 1])
-    assert cli.main(["resume", str(run)]) == 2
+    assert main(["resume", str(run)]) == 2
     assert "config.yaml: lacks " in capsys.readouterr().err
 
 
@@ -85,7 +85,7 @@ def test_settings_are_written_whole_or_not_at_all(run, monkeypatch):
 
 def test_a_file_is_no_run(tmp_path, capsys):
     (tmp_path / "file").write_text("precious")
-    assert cli.main(["resume", str(tmp_path / "file")]) == 2
+    assert main(["resume", str(tmp_path / "file")]) == 2
     assert "file: is a file, and no folder of a run" in capsys.readouterr().err
 
 

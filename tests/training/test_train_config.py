@@ -71,9 +71,9 @@ def test_empty_recipe_is_the_default(tmp_path):
         ("optim:\n  lr0: 1\n  lr0: 1", "is not YAML: line 3: lr0 is set again"),
         ("{epochs: 1, epochs: 3}", "line 1: epochs is set again"),
         ("[1, 2]: 3", "is not YAML"),
-        ("max_hours: soon", "max_hours must be a number, got 'soon'"),
-        ("freeze: backbone", "freeze must be a list, got 'backbone'"),
-        ("freeze: [1]", r"freeze must be text, got \[1\]"),
+        ("max_hours: soon", "max_hours must be a number or null, got 'soon'"),
+        ("freeze: backbone", "freeze must be a list of texts, got 'backbone'"),
+        ("freeze: [1]", r"freeze must be a list of texts, got \[1\]"),
         ("foo: 1\nbar: 2", "unknown key foo; unknown key bar"),
     ],
 )

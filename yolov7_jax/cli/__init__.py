@@ -1,29 +1,44 @@
-"""The command line, `yolov7-jax`: a module for each command."""
+"""The command line, `yolov7-jax`: a module for each verb, loaded when it is asked for."""
 
 import argparse
-import difflib
+import contextlib
+import errno
+import importlib
 import io
-import itertools
+import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
-
-import jax
+import traceback
+from collections.abc import Iterator, Sequence
 
 from yolov7_jax import __version__
-from yolov7_jax.cli.common import stopped_by, stopping_for_sure
-from yolov7_jax.cli.convert import add_convert
-from yolov7_jax.cli.export import add_export
-from yolov7_jax.cli.info import add_info
-from yolov7_jax.cli.predict import add_predict
-from yolov7_jax.cli.val import add_val
-from yolov7_jax.errors import is_out_of_memory
+from yolov7_jax.cli.parser import Parser
+from yolov7_jax.errors import FAILED, WRONG_USE, UserError, did_you_mean, is_out_of_memory
+from yolov7_jax.signals import stopped_by, stopping_for_sure
 
-WRONG_USE = 2
-TRAINING = ("train", "resume", "check", "anchors", "preview")
+VERBS = {
+    "train": "train a detector",
+    "resume": "continue an interrupted run",
+    "check": "look at every file of a data set",
+    "anchors": "how well the anchors suit the data, and better ones",
+    "preview": "draw a batch, and which cells its objects get",
+    "predict": "what is in images and videos",
+    "val": "how accurate weights are on a data set",
+    "export": "models as StableHLO, ONNX, safetensors or for PyTorch",
+    "convert": "weights of any format to safetensors",
+    "info": "what models cost, and what a file of weights holds",
+}
+# What a package that is missing comes with; the library alone has all else.
+EXTRAS = {"predict": "images", "val": "images", "export": "export,images"}
+EXAMPLES = ("train --recipe demo", "predict images/ --weights runs/demo")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAKE_ROOM = "make room, then resume the run, or start it again where it has no config.yaml yet"
+NO_MEMORY = (
+    "this needs more memory than there is; smaller batches or images need less, and in training "
+    "--remat and --shard-parameters"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,85 +48,105 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: what follows the program's name; those of the process if not given.
 
     Returns:
-      The exit code: 0; 1 if all was done but some images could not be read; 2 for wrong use and
-      files that cannot be read or written; or 128 + n for signal n.
+      The exit code: 0; 1 if all was done but some images could not be read, for faults that
+      `check --strict` found, too little memory, or a fault of the program, with its traceback; 2
+      for what the user can fix; or 128 + n for signal n.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in TRAINING:
-        from yolov7_jax.training.command import run_program  # needs the extra `train`
+    with _warnings_as_lines():
+        code = _ended(sys.argv[1:] if arguments is None else list(arguments))
+    distributed = sys.modules.get("yolov7_jax.training.distributed")
+    if distributed is not None:
+        distributed.disconnect(code)
+    return code
 
-        return run_program(list(arguments))
-    options = _parsed(arguments)
+
+def _ended(arguments: list[str]) -> int:
+    """Runs a command; returns its exit code, however it ends."""
+    options, verb = argparse.Namespace(), ""
     try:
+        verb = _verb_of(arguments)
         with stopping_for_sure():
-            code = options.run(options)
+            module = importlib.import_module(f"{__name__}.{verb}")
+            options = module.make_parser(arguments[1:]).parse(arguments[1:])
+            code = module.run(options)
         sys.stdout.flush()
+        return code or 0
     except BrokenPipeError:
         # Whoever read the output has seen enough; the interpreter must not complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (ImportError, MemoryError, OSError, ValueError) as error:
-        print(f"error: {_with_flags(_one_line(error), options)}", file=sys.stderr)
-        return WRONG_USE
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return WRONG_USE
     except KeyboardInterrupt:
         print(f"interrupted by {stopped_by().name}", file=sys.stderr)
         return 128 + stopped_by()
-    return code or 0
+    except Exception as error:
+        message = _message_to_user(error, verb)
+        if message is None:
+            traceback.print_exc()  # now: leaving other processes may end this one
+            return FAILED
+        print(f"error: {_with_flags(message, options)}", file=sys.stderr)
+        if is_out_of_memory(error):
+            return FAILED
+        return error.exit_code if isinstance(error, UserError) else WRONG_USE
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells of a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_USE, f"error: {message}; see {self.prog} --help\n")
-
-    def refuse_unknown_flags(self, arguments: Sequence[str]) -> None:
-        """Ends the program at a flag that does not exist, of which argparse tells last."""
-        known = self._option_string_actions
-        for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
-            flag = argument.partition("=")[0]
-            # The beginning of a flag will do; with a space in it, it is a value.
-            if not flag.startswith("--") or " " in flag or any(n.startswith(flag) for n in known):
-                continue
-            close = difflib.get_close_matches(flag, known, 1)
-            self.error(f"there is no {flag}" + (f" (did you mean {close[0]}?)" if close else ""))
+def _verb_of(arguments: list[str]) -> str:
+    """Returns the verb that the arguments begin with."""
+    listed = "\n".join(f"  {verb:<9} {summary}" for verb, summary in VERBS.items())
+    parser = Parser(
+        "", f"YOLOv7 for JAX. The verbs, each with a --help of its own:\n{listed}", EXAMPLES
+    )
+    parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
+    parser.add_argument("verb", metavar="VERB", help="one of those above")
+    if arguments and not arguments[0].startswith("-"):
+        if arguments[0] in VERBS:
+            return arguments[0]
+        meant = did_you_mean(arguments[0], VERBS)
+        parser.error(f"there is no {arguments[0]!r}{meant}; the verbs are {', '.join(VERBS)}")
+    return parser.parse(arguments).verb
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="yolov7-jax", description="YOLOv7 for JAX.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_predict(commands)
-    add_info(commands)
-    add_convert(commands)
-    add_export(commands)
-    add_val(commands)
-    if arguments and arguments[0] in commands.choices:
-        commands.choices[arguments[0]].refuse_unknown_flags(arguments[1:])
-    return parser.parse_args(arguments)
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Shows warnings of the library as plain lines, whatever other packages configure."""
+    handler, logger = logging.StreamHandler(), logging.getLogger("yolov7_jax")
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _message_to_user(error: Exception, verb: str) -> str | None:
+    """Returns an error as a line, if a user can fix it; None for a fault of the program."""
+    if is_out_of_memory(error):
+        return NO_MEMORY
+    if isinstance(error, UserError):
+        # The input pipeline adds paragraphs of its own to errors that cross it.
+        message = str(error).strip().partition("\n\n")[0]
+        return " ".join(message.split()) + error.advice
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}" + f"; {MAKE_ROOM}" * (error.errno in NO_ROOM)
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and "yolov7_jax" not in str(error.name):
+        return f"{verb} needs {error.name}: pip install 'yolov7-jax[{EXTRAS.get(verb, 'train')}]'"
+    return None
 
 
 def _with_flags(message: str, options: argparse.Namespace) -> str:
     """Returns a message that names settings by the flags that they were given with."""
-    given = [name for name, value in vars(options).items() if value is not None]
+    given = [re.escape(name) for name, value in vars(options).items() if value is not None]
     return re.sub(
         rf"(?<![\w-])({'|'.join(given)})(?= \(=)",
         lambda match: f"--{match[1].replace('_', '-')}",
         message,
     )
-
-
-def _one_line(error: Exception) -> str:
-    if is_out_of_memory(error):
-        return "this needs more memory than there is; smaller batches or images need less"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())

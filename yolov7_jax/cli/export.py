@@ -2,18 +2,22 @@
 
 import argparse
 import dataclasses
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from yolov7_jax.cli.common import Commands, check_not_source, described, keep_compiled
+from yolov7_jax.cli.parser import Parser
 from yolov7_jax.errors import UserError
-from yolov7_jax.export import stablehlo, weights_file
 from yolov7_jax.export.export_config import Contents, ExportConfig
-from yolov7_jax.export.export_model import Load, Write, export_model
-from yolov7_jax.model import ARCHITECTURES
-from yolov7_jax.weights.load import open_model
+from yolov7_jax.files import check_exists, check_target, expanded
 
+if TYPE_CHECKING:
+    from yolov7_jax.export.export_model import Load, Write
+
+EXAMPLES = (
+    "export --weights runs/demo --format onnx",
+    "export --weights yolov7.pt --format stablehlo --image-size 384,640 --batch 1",
+)
 ENDINGS = {
     "stablehlo": ".stablehlo",
     "onnx": ".onnx",
@@ -32,36 +36,36 @@ PROGRAM_OPTIONS = {
 }
 
 
-def add_export(commands: Commands) -> None:
-    """Adds the command."""
-    export = commands.add_parser(
+def make_parser(arguments: Sequence[str]) -> Parser:
+    """Returns the flags."""
+    parser = Parser(
         "export",
-        help="models as StableHLO, ONNX, safetensors or for PyTorch",
-        description="Writes the model of a file in its deploy form, the moving average where there "
+        "Writes the model of a file in its deploy form, the moving average where there "
         "is one; then loads what was written as its users would, and compares it with the model.",
+        EXAMPLES,
     )
-    export.add_argument(
+    parser.add_argument(
         "--weights",
         metavar="FILE",
         required=True,
         help="a .pt or .safetensors file, or a training run's folder",
     )
-    export.add_argument(
+    parser.add_argument(
         "--format",
         choices=ENDINGS,
         required=True,
         help="stablehlo for JAX without this library, onnx, or weights under the official names: "
         "safetensors, saved-pt for PyTorch",
     )
-    export.add_argument("--output", metavar="OUT", help="default: beside FILE, after its name")
-    export.add_argument(
+    parser.add_argument("--output", metavar="OUT", help="default: beside FILE, after its name")
+    parser.add_argument(
         "--image-size",
         type=_image_size,
         metavar="PIXELS",
         help="side of the images, or height,width; default: that of training",
     )
-    export.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    program = export.add_argument_group("stablehlo and onnx")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    program = parser.add_argument_group("stablehlo and onnx")
     program.add_argument(
         "--contents",
         choices=get_args(Contents),
@@ -92,10 +96,11 @@ def add_export(commands: Commands) -> None:
         const=True,
         help="boxes drop those of other classes too",
     )
-    export.set_defaults(run=_export)
+    return parser
 
 
-def _export(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
+    """Exports the model."""
     given = {
         name: getattr(options, name)
         for name in PROGRAM_OPTIONS
@@ -105,7 +110,14 @@ def _export(options: argparse.Namespace) -> None:
         needless = ", ".join(PROGRAM_OPTIONS[name] for name in given)
         raise UserError(f"{options.format} holds weights alone and has no use for {needless}")
     _check_thresholds_are_used(given)
+    check_exists(options.weights, "--weights")
     target = _target(options)
+    from yolov7_jax.compiled_programs import keep_compiled
+    from yolov7_jax.export.export_model import export_model
+    from yolov7_jax.model import ARCHITECTURES
+    from yolov7_jax.summary import described
+    from yolov7_jax.weights.load import open_model
+
     write, load = _functions(options.format)
     model, checkpoint = open_model(options.weights)
     side = checkpoint.image_size or ARCHITECTURES[model.name].image_size
@@ -125,6 +137,7 @@ def _export(options: argparse.Namespace) -> None:
         f"loaded back: largest difference {comparison.difference:.1e} of the largest output"
         f"{compared}"
     )
+    return 0
 
 
 def _check_thresholds_are_used(given: dict[str, object]) -> None:
@@ -134,8 +147,10 @@ def _check_thresholds_are_used(given: dict[str, object]) -> None:
         raise UserError(f"--contents {contents} has no NMS and no use for {', '.join(needless)}")
 
 
-def _functions(name: str) -> tuple[Write, Load]:
+def _functions(name: str) -> "tuple[Write, Load]":
     """Returns what writes and what loads a format."""
+    from yolov7_jax.export import stablehlo, weights_file
+
     match name:
         case "stablehlo":
             return stablehlo.write, stablehlo.load
@@ -153,22 +168,14 @@ def _target(options: argparse.Namespace) -> Path:
     """Returns the path to write to, if it can be written."""
     source, ending = Path(options.weights), ENDINGS[options.format]
     if options.output is not None:
-        target = Path(os.path.expanduser(options.output))
-        if target.suffix != ending:
-            raise UserError(f"OUT (={options.output}) must end in {ending}")
+        target = expanded(options.output)
     else:
         # The folder of a run may be given as a dot; a file of weights must not be replaced.
         source = source.absolute() if source.name else source.resolve()
         stem = source.name if source.is_dir() else source.stem
         deployed = "-deployed" if options.format in WEIGHTS_ONLY else ""
         target = source.parent / f"{stem}{deployed}{ending}"
-    if not target.parent.is_dir():
-        raise UserError(f"{target}: there is no folder {target.parent}")
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder, wanted the name of a file")
-    check_not_source(target, source, "--output")
-    if target.exists() and not options.force:
-        raise UserError(f"{target} exists; --force replaces it")
+    check_target(target, ending, source, "--output", options.force)
     return target
 
 

@@ -2,40 +2,54 @@
 
 import argparse
 import collections
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from yolov7_jax import weights
-from yolov7_jax.cli.common import FORMS, Commands, printable
-from yolov7_jax.model import ARCHITECTURES, Yolov7, create_abstract
-from yolov7_jax.summary import ModelSummary, summarize
-from yolov7_jax.weights.identify import activation_name
-from yolov7_jax.weights.load import open_model
+from yolov7_jax.cli.parser import Parser
+from yolov7_jax.config import P5_MODELS, P6_MODELS
+from yolov7_jax.errors import printable
+from yolov7_jax.files import check_exists
+
+if TYPE_CHECKING:
+    from yolov7_jax.model import Yolov7
+    from yolov7_jax.summary import ModelSummary
+    from yolov7_jax.weights import Checkpoint
+
+EXAMPLES = ("info --model yolov7 --image-size 320", "info --weights runs/demo")
 
 
-def add_info(commands: Commands) -> None:
-    """Adds the command."""
-    info = commands.add_parser(
+def make_parser(arguments: Sequence[str]) -> Parser:
+    """Returns the flags."""
+    parser = Parser(
         "info",
-        help="what models cost, and what a file of weights holds",
-        description="Prints parameters, operations and memory of all models, of one, or of the one "
-        "in a file, and then also what the file holds.",
+        "Prints parameters, operations and memory of all models, of one, or of the one in a file, "
+        "and then also what the file holds.",
+        EXAMPLES,
     )
-    what = info.add_mutually_exclusive_group()
-    what.add_argument("--model", choices=ARCHITECTURES, help="one model instead of all")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", choices=P5_MODELS + P6_MODELS, help="one model instead of all")
     what.add_argument("--weights", metavar="FILE", help="a file of weights, or a run's folder")
-    info.add_argument(
+    parser.add_argument(
         "--image-size",
         type=int,
         metavar="PIXELS",
         help="side of the images; default: that of the training, where the weights tell, or the "
         "published one",
     )
-    info.set_defaults(run=_info)
+    return parser
 
 
-def _info(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
+    """Prints the table."""
+    if options.weights is not None:
+        check_exists(options.weights, "--weights")
+    from yolov7_jax.model import create_abstract
+    from yolov7_jax.summary import summarize
+    from yolov7_jax.weights.load import open_model
+
     image_size = options.image_size
     if options.weights is None:
-        names = list(ARCHITECTURES) if options.model is None else [options.model]
+        names = P5_MODELS + P6_MODELS if options.model is None else [options.model]
         models = [create_abstract(name) for name in names]
     else:
         model, checkpoint = open_model(options.weights, finite=False)
@@ -49,9 +63,10 @@ def _info(options: argparse.Namespace) -> None:
         print(_row(model.name, summarize(model, image_size)), flush=True)
     print("GFLOPs: convolutions of one image, forward; training counts auxiliary heads.")
     print("memory: deploy form in float32, one image, parameters included; an estimate.")
+    return 0
 
 
-def _row(name: str, summary: ModelSummary) -> str:
+def _row(name: str, summary: "ModelSummary") -> str:
     """Returns what a model costs, as a line of the table."""
     return (
         f"{name:<14} {_in_units(summary.parameters, 1e6, 2):>8} "
@@ -65,8 +80,11 @@ def _in_units(value: int | None, unit: float, digits: int) -> str:
     return "-" if value is None else f"{value / unit:.{digits}f}"
 
 
-def _contents(path: str, checkpoint: weights.Checkpoint, model: Yolov7) -> str:
+def _contents(path: str, checkpoint: "Checkpoint", model: "Yolov7") -> str:
     """Returns what a file holds, as lines of text."""
+    from yolov7_jax.summary import FORMS
+    from yolov7_jax.weights.identify import activation_name
+
     tensors = checkpoint.weights
     types = collections.Counter(str(value.dtype) for value in tensors.values())
     classes = "no class names"

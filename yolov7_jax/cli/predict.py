@@ -2,34 +2,41 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 
-from yolov7_jax.cli.common import Commands
+from yolov7_jax.cli.parser import Parser
+from yolov7_jax.files import check_exists
+
+EXAMPLES = (
+    "predict images/ --weights yolov7.pt",
+    "predict 0 --weights runs/demo --classes person car",
+)
 
 
-def add_predict(commands: Commands) -> None:
-    """Adds the command."""
-    predict = commands.add_parser(
+def make_parser(arguments: Sequence[str]) -> Parser:
+    """Returns the flags."""
+    parser = Parser(
         "predict",
-        help="what is in images and videos",
-        description="Finds objects in images and videos, prints a line for each, and writes "
+        "Finds objects in images and videos, prints a line for each, and writes "
         "them with boxes drawn. Exit code 1 if any could not be read.",
+        EXAMPLES,
     )
-    predict.add_argument(
+    parser.add_argument(
         "sources",
         metavar="SOURCE",
         nargs="+",
         help="an image, a video, a folder of them, a pattern like 'some/*.jpg', the index of a "
         "camera, the address of a stream, or - for an image on standard input",
     )
-    predict.add_argument(
+    parser.add_argument(
         "--weights", metavar="FILE", required=True, help="a file of weights, or a run's folder"
     )
-    predict.add_argument(
+    parser.add_argument(
         "--output",
         metavar="FOLDER",
         help="new or empty; default: runs/predict, or the first free of runs/predict-2, -3 ...",
     )
-    looks = predict.add_argument_group("how to look")
+    looks = parser.add_argument_group("how to look")
     looks.add_argument(
         "--image-size",
         type=int,
@@ -63,7 +70,7 @@ def add_predict(commands: Commands) -> None:
     looks.add_argument(
         "--max-frames", type=int, metavar="N", help="of each video, camera or stream; default: all"
     )
-    saves = predict.add_argument_group("what to write")
+    saves = parser.add_argument_group("what to write")
     saves.add_argument(
         "--no-images", action="store_true", help="not the images and videos with boxes drawn"
     )
@@ -81,16 +88,16 @@ def add_predict(commands: Commands) -> None:
         help="one file with a line an image; output is that of --save-csv, or null",
     )
     saves.add_argument("--save-crops", action="store_true", help="an image of each object")
-    predict.set_defaults(run=_predict)
+    return parser
 
 
-def _predict(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Looks at the sources; returns the exit code."""
+    check_exists(options.weights, "--weights")
     # Read by OpenCV when it is loaded: no images that fill the memory, no lines of its own.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from yolov7_jax.detect import (
-        predict_files,
-    )  # needs the extra `images`, which other commands do not
+    from yolov7_jax.detect import predict_files  # needs the extra `images`
 
     return predict_files.run(options)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from yolov7_jax.data.strict_yaml import RepeatedKeyError, load_strictly
 from yolov7_jax.errors import UserError
+from yolov7_jax.strict_yaml import RepeatedKeyError, load_strictly
 
 SPLITS = ("train", "val", "test")
 KEYS = ("path", *SPLITS, "nc", "names", "images")

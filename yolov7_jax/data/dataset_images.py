@@ -11,6 +11,8 @@ from yolov7_jax.data.letterbox import fitted_size
 class ChangedImageError(UnreadableImageError):
     """An image is not what it was when its data set was scanned."""
 
+    advice = ""
+
 
 def fitted_image(dataset: Dataset, image_size: int, row: int) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image of a data set, and shrinks it if its longer side is over `image_size`.

@@ -5,6 +5,8 @@ import os
 import numpy as np
 from jaxtyping import UInt8
 
+from yolov7_jax.errors import UserError
+
 try:
     import cv2
 except ImportError as error:
@@ -13,8 +15,10 @@ except ImportError as error:
     ) from error
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(UserError):
     """A file is missing, or is no image that can be decoded; the message names it."""
+
+    advice = "; `yolov7-jax check` finds all such images of a data set and leaves them out"
 
 
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:

@@ -12,14 +12,15 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from yolov7_jax.config import HeadConfig
+from yolov7_jax.config import LONGEST_SIDE, MAX_CANDIDATES, HeadConfig
 from yolov7_jax.data.image_size import read_size
 from yolov7_jax.data.images import read_image
 from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, unletterbox
 from yolov7_jax.deploy import deploy
-from yolov7_jax.detect.forward import LONGEST_SIDE, predict
+from yolov7_jax.detect.forward import predict
+from yolov7_jax.errors import UserError
 from yolov7_jax.model import ARCHITECTURES, Yolov7, split
-from yolov7_jax.nms import MAX_CANDIDATES, nms
+from yolov7_jax.nms import nms
 from yolov7_jax.types import Detections
 from yolov7_jax.weights.load import open_model
 
@@ -59,7 +60,7 @@ class DetectorConfig:
       max_detections: in one image.
 
     Raises:
-      ValueError: names every value that is out of its range or of another type.
+      UserError: names every value that is out of its range or of another type.
     """
 
     image_size: int | None = None
@@ -95,7 +96,7 @@ class DetectorConfig:
             if not fine
         ]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise UserError("; ".join(faults))
 
 
 class Letterboxed(NamedTuple):
@@ -138,7 +139,7 @@ class Detector:
           config: how to look, and what to tell.
 
         Raises:
-          ValueError: names every setting that does not fit the model.
+          UserError: names every setting that does not fit the model.
         """
         _check_type(config)
         head = model.head
@@ -168,7 +169,7 @@ class Detector:
           CheckpointError: the file cannot be read, is of none of the models, or holds numbers that
             are not finite.
           ImportError: the format needs an extra that is not installed.
-          ValueError: names every setting that does not fit the model.
+          UserError: names every setting that does not fit the model.
         """
         _check_type(config)
         model, checkpoint = open_model(path)
@@ -187,13 +188,13 @@ class Detector:
           batch_size: images of a size that will come together.
 
         Raises:
-          ValueError: names what is not so.
+          UserError: names what is not so.
         """
         sizes = list(sizes)
         if not all(map(_is_size, sizes)):
-            raise ValueError(f"sizes (={sizes!r}) must be pairs of width and height, each {COUNT}")
+            raise UserError(f"sizes (={sizes!r}) must be pairs of width and height, each {COUNT}")
         if not _is_count(batch_size):
-            raise ValueError(f"batch_size (={batch_size!r}) must be {COUNT}")
+            raise UserError(f"batch_size (={batch_size!r}) must be {COUNT}")
         for shape in {self._shape_of(*size) for size in sizes}:
             images = np.zeros((self._padded(int(batch_size)), *shape, 3), np.uint8)
             jax.block_until_ready(self._detect(images))
@@ -210,10 +211,10 @@ class Detector:
 
         Raises:
           UnreadableImageError: a file cannot be read; the message names it.
-          ValueError: an array is no image.
+          UserError: an array is no image.
         """
         if isinstance(images, str | os.PathLike | np.ndarray):
-            raise ValueError("images must be a list of images; put a single one into brackets")
+            raise UserError("images must be a list of images; put a single one into brackets")
         opened = (_opened(image, place) for place, image in enumerate(images))
         found = list(self.stream(map(self.letterbox, opened)))
         if found:
@@ -241,12 +242,12 @@ class Detector:
           For each image what the call returns, without the axis of the batch.
 
         Raises:
-          ValueError: the batch size is not from 1 to that of the detector.
+          UserError: the batch size is not from 1 to that of the detector.
         """
         most = self.config.batch_size if batch_size is None else batch_size
         if not _is_count(most, self.config.batch_size):
             wanted = f"an integer from 1 to {self.config.batch_size}, as of the detector"
-            raise ValueError(f"batch_size (={most!r}) must be {wanted}")
+            raise UserError(f"batch_size (={most!r}) must be {wanted}")
         letterboxed = iter(letterboxed)
         while window := list(
             itertools.islice(letterboxed, most if most == 1 else BATCHES_AHEAD * most)
@@ -347,9 +348,9 @@ def _opened(image: Image | str | os.PathLike[str], place: int) -> Image:
     if hasattr(image, "__array__"):  # JAX's, too
         image = np.asarray(image)
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"images[{place}] is a {type(image).__name__}, wanted an array or a file")
+        raise UserError(f"images[{place}] is a {type(image).__name__}, wanted an array or a file")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
-        raise ValueError(
+        raise UserError(
             f"images[{place}] is {image.dtype} of shape {image.shape}, wanted RGB: uint8 [h, w, 3]"
         )
     return image
@@ -363,7 +364,7 @@ def _is_size(value: object) -> bool:
 
 def _check_type(config: object) -> None:
     if not isinstance(config, DetectorConfig):
-        raise ValueError(f"config (={config!r}) must be a DetectorConfig")
+        raise UserError(f"config (={config!r}) must be a DetectorConfig")
 
 
 def _check(config: DetectorConfig, names: Sequence[str], head: HeadConfig) -> None:
@@ -379,4 +380,4 @@ def _check(config: DetectorConfig, names: Sequence[str], head: HeadConfig) -> No
     if len(names) != head.num_classes:
         faults.append(f"names ({len(names)}) must be as many as the classes ({head.num_classes})")
     if faults:
-        raise ValueError("; ".join(faults))
+        raise UserError("; ".join(faults))

@@ -10,7 +10,6 @@ from yolov7_jax.decode import decode
 from yolov7_jax.model import apply, normalize_images
 from yolov7_jax.types import Predictions
 
-LONGEST_SIDE = 2**14  # of the network's input, in pixels: what is more is a slip of the finger
 # Test-time augmentation: how much smaller, and whether mirrored. Source: YOLOv7's evaluation.
 VIEWS = ((1.0, False), (0.83, True), (0.67, False))
 

@@ -12,23 +12,17 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
-from yolov7_jax.cli.common import (
-    UNREADABLE,
-    described,
-    folder_if_filled,
-    forget_stop,
-    keep_compiled,
-    printable,
-    stop_if_wanted,
-    stopped_by,
-)
+from yolov7_jax.compiled_programs import keep_compiled
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.data.faults import plural
 from yolov7_jax.detect.detector import Detector, DetectorConfig, Letterboxed
 from yolov7_jax.detect.outputs import Found, SaveConfig, Saver, found_in
 from yolov7_jax.detect.sources import Frame, Still, Video, find_sources, read_still, read_video
-from yolov7_jax.errors import UserError
+from yolov7_jax.errors import INCOMPLETE, UserError, printable
+from yolov7_jax.files import folder_if_filled
+from yolov7_jax.signals import forget_stop, stop_if_wanted, stopped_by
+from yolov7_jax.summary import described
 from yolov7_jax.weights.load import open_model
 
 try:
@@ -173,7 +167,7 @@ class _Run:
         if any(folder.iterdir()):
             told += f"; written to {folder}"
         _print(told)
-        return UNREADABLE if self._unreadable else 0
+        return INCOMPLETE if self._unreadable else 0
 
 
 class _Progress:

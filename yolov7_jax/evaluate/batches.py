@@ -16,6 +16,7 @@ from yolov7_jax.data.dataset_images import fitted_image
 from yolov7_jax.data.letterbox import LetterboxInfo, fitted_size, letterbox
 from yolov7_jax.data.limits import below_least
 from yolov7_jax.data.padding import stack_targets
+from yolov7_jax.errors import UserError
 from yolov7_jax.types import Targets
 
 # Returns the image of a row, shrunk so that its longer side is at most the image size.
@@ -71,7 +72,7 @@ def eval_batches(
       process_count: how many hosts there are; they divide the batch size.
 
     Raises:
-      ValueError: a number is out of its range; later, an image cannot be read.
+      UserError: a number is out of its range; later, an image cannot be read.
     """
     limits = {
         "image_size": (image_size, 1),
@@ -85,7 +86,7 @@ def eval_batches(
             f"batch_size (={batch_size}) must be a multiple of process_count (={process_count})"
         )
     if faults:
-        raise ValueError("; ".join(faults))
+        raise UserError("; ".join(faults))
     if stride is None:
         shapes = np.full((len(dataset), 2), image_size)
     else:

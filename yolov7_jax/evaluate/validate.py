@@ -7,21 +7,14 @@ from collections.abc import Sequence
 
 import jax
 
-from yolov7_jax.cli.common import (
-    UNREADABLE,
-    described,
-    keep_compiled,
-    new_folder,
-    printable,
-    stop_if_wanted,
-)
+from yolov7_jax.compiled_programs import keep_compiled
+from yolov7_jax.config import LONGEST_SIDE
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.data.faults import Effect, counted
 from yolov7_jax.data.layouts import load_split
-from yolov7_jax.detect.forward import LONGEST_SIDE
-from yolov7_jax.errors import UserError
+from yolov7_jax.errors import INCOMPLETE, UserError, printable
 from yolov7_jax.evaluate.batches import EvalBatch
 from yolov7_jax.evaluate.class_mapping import map_classes
 from yolov7_jax.evaluate.coco_results import write_coco_results
@@ -40,7 +33,10 @@ from yolov7_jax.evaluate.report.val_files import (
     write_faults,
     write_files,
 )
+from yolov7_jax.files import new_folder
 from yolov7_jax.model import ARCHITECTURES, Yolov7
+from yolov7_jax.signals import stop_if_wanted
+from yolov7_jax.summary import described
 from yolov7_jax.types import Detections
 from yolov7_jax.weights.load import open_model
 
@@ -176,4 +172,4 @@ def _complain(left_out: Sequence[str]) -> int:
         print(f"left out: {printable(reason)}", file=sys.stderr)
     if len(left_out) > MOST_NAMED:
         print(f"left out: {len(left_out) - MOST_NAMED} more", file=sys.stderr)
-    return UNREADABLE if left_out else 0
+    return INCOMPLETE if left_out else 0

@@ -3,9 +3,8 @@
 import dataclasses
 from typing import Literal, get_args
 
-from yolov7_jax.detect.forward import LONGEST_SIDE
+from yolov7_jax.config import LONGEST_SIDE, MAX_CANDIDATES
 from yolov7_jax.errors import UserError
-from yolov7_jax.nms import MAX_CANDIDATES
 
 Contents = Literal["raw", "decoded", "detections"]
 

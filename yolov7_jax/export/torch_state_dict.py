@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from yolov7_jax.errors import UserError
 from yolov7_jax.weights.torch_file import METADATA_FILE
 
 FOLDER = "archive"  # PyTorch takes the folder of the first entry, whatever its name
@@ -43,12 +44,12 @@ def write_state_dict(
       path: of the file.
 
     Raises:
-      ValueError: an array has another type.
+      UserError: an array has another type.
       OSError: the file cannot be written.
     """
     others = [name for name, array in tensors.items() if array.dtype != np.float32]
     if others:
-        raise ValueError(f"the tensors {', '.join(others)} must be float32 to be written")
+        raise UserError(f"the tensors {', '.join(others)} must be float32 to be written")
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"{FOLDER}/data.pkl", _pickled(tensors))
         archive.writestr(f"{FOLDER}/byteorder", "little")
@@ -95,7 +96,7 @@ def _text(text: str) -> bytes:
 
 def _whole(number: int) -> bytes:
     if number > LARGEST_INT:
-        raise ValueError(f"a tensor of {number:,} numbers is too large to be written")
+        raise UserError(f"a tensor of {number:,} numbers is too large to be written")
     return pickle.BININT + struct.pack("<i", number)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from yolov7_jax.errors import UserError
 from yolov7_jax.export.export_config import ExportConfig
 
 Results = Mapping[str, np.ndarray]
@@ -20,7 +21,7 @@ LEAST_ROUNDING = 1e-6
 CANDIDATES = 300  # of an image, for suppression to have something to do
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """A file does not compute what its model does."""
 
 

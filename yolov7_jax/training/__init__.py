@@ -3,8 +3,9 @@
 What is named here is public, and loaded when it is first asked for: settings alone need no JAX.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from yolov7_jax.lazy import attach
 
 if TYPE_CHECKING:
     from yolov7_jax.training.batch import Batch
@@ -12,15 +13,6 @@ if TYPE_CHECKING:
     from yolov7_jax.training.schedule import OptimConfig, Rates, Schedule, make_schedule
     from yolov7_jax.training.state import TrainState, create_state
     from yolov7_jax.training.step import Metrics, make_eval_step, make_train_step
-
-_MODULES = {
-    "batch": ("Batch",),
-    "mesh": ("make_mesh", "place", "replicated", "shard_batch"),
-    "schedule": ("OptimConfig", "Rates", "Schedule", "make_schedule"),
-    "state": ("TrainState", "create_state"),
-    "step": ("Metrics", "make_eval_step", "make_train_step"),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Batch",
@@ -39,14 +31,13 @@ __all__ = [
     "shard_batch",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "batch": ("Batch",),
+        "mesh": ("make_mesh", "place", "replicated", "shard_batch"),
+        "schedule": ("OptimConfig", "Rates", "Schedule", "make_schedule"),
+        "state": ("TrainState", "create_state"),
+        "step": ("Metrics", "make_eval_step", "make_train_step"),
+    },
+)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from yolov7_jax.errors import UserError
+
 _LIMITS = {
     "degrees": 180.0,
     "translate": 0.5,
@@ -33,7 +35,7 @@ class AugmentConfig:
       flipud: probability of mirroring top to bottom.
 
     Raises:
-      ValueError: a value is out of its range; every one is named.
+      UserError: a value is out of its range; every one is named.
     """
 
     mosaic: float = 1.0
@@ -58,4 +60,4 @@ class AugmentConfig:
             if not 0 <= value <= limit:
                 faults.append(f"{field.name} (={value}) must be between 0 and {limit:g}")
         if faults:
-            raise ValueError("; ".join(faults))
+            raise UserError("; ".join(faults))

@@ -1,15 +1,12 @@
 """`yolov7-jax check`: what a data set holds, and everything that is wrong with it."""
 
-import dataclasses
 import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-
-import tyro
+from typing import Any, NamedTuple
 
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.faults import Fault, Kind, plural, summarize
@@ -18,7 +15,6 @@ from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.scan_cache import kept_scan
 from yolov7_jax.demo_data.demo import make_demo
 from yolov7_jax.errors import UserError
-from yolov7_jax.training.arguments import DATA_HELP, parse
 from yolov7_jax.training.split_overlap import contradictions, identical_images
 from yolov7_jax.training.statistics import statistics
 
@@ -47,79 +43,35 @@ class SplitResult(NamedTuple):
     from_cache: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckConfig:
-    """Looks at every image and label of a data set and reports what is there and what is wrong.
-
-    Exit code: 0 if the data set can be read, whatever is wrong in it; 1 if --strict was given and
-    anything is wrong; 2 if no split can be read at all, or a flag is wrong.
-
-    Attributes:
-      data: what to check.
-      split: which part to check; by default all that there are, and train and val, which training
-        needs.
-      strict: makes any fault an error: exit code 1.
-      report: a .json file to write the whole report to, with every fault.
-      show: how many faults of a kind to show on screen.
-      workers: threads that decode images; one per core by default.
-    """
-
-    data: Annotated[str, tyro.conf.arg(help=DATA_HELP)]
-    split: str | None = None
-    strict: bool = False
-    report: Path | None = None
-    show: int = 5
-    workers: int | None = None
-
-
-def check_command(arguments: list[str]) -> int:
-    """Runs the command.
+def check(
+    data: str,
+    *,
+    split: str | None = None,
+    strict: bool = False,
+    report: Path | None = None,
+    show: int = 5,
+    workers: int | None = None,
+) -> int:
+    """Looks at every image and label of a data set; prints what is there and what is wrong.
 
     Args:
-      arguments: its flags.
+      data: a data.yaml, a COCO .json file, a Pascal VOC folder, or "demo".
+      split: which part; all that there are, and train and val, if not given.
+      strict: makes any fault an error.
+      report: a .json file to write everything to.
+      show: how many faults of a kind to print.
+      workers: threads that decode images; one per core if not given.
 
     Returns:
-      The exit code: 0, or 1 if `--strict` was given and anything is wrong.
+      The exit code: 0, or 1 if `strict` and anything is wrong.
 
     Raises:
-      UserError: a flag is wrong, or no split can be read.
+      UserError: no split can be read, or the report cannot be written.
     """
-    config = parse(CheckConfig, arguments, program="yolov7-jax check")
-    least = {"workers": (config.workers, 0), "show": (config.show, 0)}
-    faults = [
-        f"--{name} (={value}) must be at least {bound}"
-        for name, (value, bound) in least.items()
-        if value is not None and value < bound
-    ]
-    if config.report is not None:
-        report = Path(os.path.expanduser(config.report))
-        faults += _report_faults(report)
-        config = dataclasses.replace(config, report=report)
-    if faults:
-        raise UserError("; ".join(faults))
-    return check(config)
-
-
-def _report_faults(report: Path) -> list[str]:
-    """Returns why a report could not be written; before the scan that it would tell of."""
-    if report.is_dir():
-        return [f"--report (={report}) must be a file, not a folder"]
-    existed = report.exists()
-    if existed and not report.is_file():
-        return []  # a pipe or a device, which trying may change
-    try:
-        report.open("ab").close()
-        if not existed:
-            report.unlink()
-    except OSError as error:
-        return [f"--report (={report}) cannot be written: {error.strerror or error}"]
-    return []
-
-
-def check(config: CheckConfig) -> int:
-    """Scans the splits, prints the report and writes it; see `check_command`."""
-    data = str(make_demo()) if config.data == DEMO else os.path.expanduser(config.data)
-    wanted = [config.split] if config.split else expected_splits(data)
+    if report is not None:
+        _check_writable(report)
+    data = str(make_demo()) if data == DEMO else os.path.expanduser(data)
+    wanted = [split] if split else expected_splits(data)
     notes = data_notes(data)
     # What cannot be opened is told before the first scan takes its time.
     sources: dict[str, Source] = {}
@@ -138,7 +90,7 @@ def check(config: CheckConfig) -> int:
     for split, source in sources.items():
         start = time.perf_counter()
         try:
-            scan = scan_source(source, data, split, decode=True, workers=config.workers)
+            scan = scan_source(source, data, split, decode=True, workers=workers)
         except UserError as error:
             broken[split] = _unreadable(data, error)
             _print_lines(_broken_lines(split, broken[split]))
@@ -153,7 +105,7 @@ def check(config: CheckConfig) -> int:
             scan.from_cache,
         )
         seconds = time.perf_counter() - start
-        _print_lines(_split_lines(split, results[split], seconds, _folder_of(data), config.show))
+        _print_lines(_split_lines(split, results[split], seconds, _folder_of(data), show))
     _refuse_if_none(data, results, broken)
     datasets = {split: result.dataset for split, result in results.items()}
     warnings, same = contradictions(datasets), identical_images(datasets)
@@ -161,14 +113,30 @@ def check(config: CheckConfig) -> int:
     _print_lines([f"\nwarning: {warning}" for warning in warnings])
     _print_lines([f"\nnote: {note.replace(folder, '')}" for note in same])
     _print_lines(_index_lines(data, list(results)))
-    if config.report is not None:
-        _write_report(config.report, data, results, broken, notes + same, warnings)
-        print(f"the whole report is in {config.report}")
+    if report is not None:
+        _write_report(report, data, results, broken, notes + same, warnings)
+        print(f"the whole report is in {report}")
     faulty = broken or warnings or any(result.faults for result in results.values())
-    if faulty and config.strict:
+    if faulty and strict:
         print("error: there are faults, and --strict was given", file=sys.stderr)
         return FAULTY
     return 0
+
+
+def _check_writable(report: Path) -> None:
+    """Refuses a report that could not be written; before the scan that it would tell of."""
+    if report.is_dir():
+        raise UserError(f"--report (={report}) must be a file, not a folder")
+    existed = report.exists()
+    if existed and not report.is_file():
+        return  # a pipe or a device, which trying may change
+    try:
+        report.open("ab").close()
+        if not existed:
+            report.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"--report (={report}) cannot be written: {reason}") from error
 
 
 def _unreadable(data: str, error: UserError) -> Fault:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from yolov7_jax.errors import UserError
+from yolov7_jax.errors import FAILED, UserError
 from yolov7_jax.training.mesh import batch_sharding, make_mesh, place, replicated
 from yolov7_jax.training.train_config import ProcessConfig
 
@@ -40,6 +40,12 @@ _SLURM = {  # a batch script or an interactive shell, without srun, lacks the li
     "SLURM_LOCALID",
 }
 _OPEN_MPI_ADDRESS = "OMPI_MCA_orte_hnp_uri"
+
+
+class OtherProcessError(UserError):
+    """What the processes compute together has failed, as it does where one of them has ended."""
+
+    exit_code = FAILED
 
 
 @dataclasses.dataclass(frozen=True)

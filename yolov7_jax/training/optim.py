@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from yolov7_jax.errors import UserError
 from yolov7_jax.training.schedule import OptimConfig, Rates
 
 EMA_DECAY = 0.9999
@@ -27,7 +28,7 @@ def param_groups(params: Any) -> Any:
       for implicit tensors and "norm" for the scales of norms.
 
     Raises:
-      ValueError: a leaf has another name; a new kind of parameter must choose its group.
+      UserError: a leaf has another name; a new kind of parameter must choose its group.
     """
     return jax.tree_util.tree_map_with_path(lambda path, _: _group(path), params)
 
@@ -49,7 +50,7 @@ def _group(path: tuple[Any, ...]) -> str:
         return "norm"
     if role.startswith("implicit_"):
         return "implicit"
-    raise ValueError(
+    raise UserError(
         f"parameter {'.'.join(names)} is in no optimiser group; "
         "its name must be kernel, bias, scale or implicit_*"
     )
@@ -67,7 +68,7 @@ def trainable_params(params: Any, freeze: Sequence[str]) -> Any:
       A tree of bools like `params`.
 
     Raises:
-      ValueError: a pattern fits no parameter, or nothing would be left to train.
+      UserError: a pattern fits no parameter, or nothing would be left to train.
     """
     names = jax.tree_util.tree_map_with_path(lambda path, _: ".".join(_names(path)), params)
     used: set[str] = set()
@@ -85,12 +86,12 @@ def trainable_params(params: Any, freeze: Sequence[str]) -> Any:
     unused = [pattern for pattern in freeze if pattern not in used]
     if unused:
         parts = dict.fromkeys(name.split(".")[0] for name in jax.tree.leaves(names))
-        raise ValueError(
+        raise UserError(
             f"freeze: no parameter is called {', '.join(unused)}; names begin with "
             f"{', '.join(parts)}"
         )
     if not any(jax.tree.leaves(result)):
-        raise ValueError(f"freeze (={', '.join(freeze)}) leaves no parameter to train")
+        raise UserError(f"freeze (={', '.join(freeze)}) leaves no parameter to train")
     return result
 
 

@@ -17,9 +17,8 @@ from yolov7_jax.training.checkpoint import CHECKPOINT_FOLDER, FAULTS_SHOWN
 from yolov7_jax.training.distributed import run_on_first
 from yolov7_jax.training.fingerprint import COVERED, changed_splits, fingerprints
 from yolov7_jax.training.metrics_file import METRICS_FILE
-from yolov7_jax.training.train_config import TrainConfig, fixed_settings
+from yolov7_jax.training.train_config import CONFIG_FILE, TrainConfig, fixed_settings
 
-CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.sha256"
 SHEET_FILE = "detections.png"
 REPORT_FILE = "report.html"

@@ -8,6 +8,8 @@ import math
 import sys
 from typing import Literal, NamedTuple
 
+from yolov7_jax.errors import UserError
+
 _LARGEST = sys.float_info.max  # no setting may be infinite
 _RANGES = {
     "more than 0 and finite": (
@@ -73,7 +75,7 @@ class OptimConfig:
             if (value := getattr(self, name)) is not None and not is_valid(value)
         ]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise UserError("; ".join(faults))
 
     def accumulation(self, batch_size: int) -> int:
         """Returns how many batches make one update after the warm-up."""

@@ -1,23 +1,20 @@
 """What a training run is told: one frozen record, read from recipes, flags and run folders."""
 
 import dataclasses
-import difflib
 import json
 import pathlib
-import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
+import msgspec
 import yaml
 
-from yolov7_jax.config import LossConfig
-from yolov7_jax.data.strict_yaml import load_strictly
-from yolov7_jax.errors import UserError
+from yolov7_jax.config import P5_MODELS, P6_MODELS, LossConfig
+from yolov7_jax.errors import UserError, did_you_mean
 from yolov7_jax.files import write_whole
-from yolov7_jax.model import ARCHITECTURES
-from yolov7_jax.training.pipeline.augment import AugmentConfig
+from yolov7_jax.strict_yaml import load_strictly
+from yolov7_jax.training.augment_config import AugmentConfig
 from yolov7_jax.training.schedule import OptimConfig
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]  # width and height in pixels, by level
@@ -25,6 +22,7 @@ CacheKind = Literal["none", "memory", "disk"]
 
 MOST_WIDTH = 8  # times the published channels
 MOST_SEED = 2**32 - 1
+CONFIG_FILE = "config.yaml"
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 # What may be otherwise when a run is continued: where things are, how they are computed, what is
 # told of them, and when it ends. All else decides over the numbers.
@@ -148,7 +146,7 @@ class TrainConfig:
     image_weights: bool = False
     plain_epochs: int = 0
     autoanchor: bool = True
-    anchors: Annotated[Anchors | None, tyro.conf.Suppress] = None
+    anchors: Anchors | None = dataclasses.field(default=None, metadata={"flag": False})
     assigner: Literal["ota", "anchor"] = "ota"
     patience: int = 0
     max_hours: float | None = None
@@ -231,9 +229,9 @@ def _flag(name: str) -> str:
 
 def recipe_of(model: str) -> str:
     """Returns the recipe of a model; the first one for what is no model."""
-    if model not in ARCHITECTURES or "tiny" in model:
-        return TrainConfig.recipe
-    return "p6" if len(ARCHITECTURES[model].anchors) > 3 else "p5"
+    if model in P6_MODELS:
+        return "p6"
+    return "p5" if model in P5_MODELS and "tiny" not in model else TrainConfig.recipe
 
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
@@ -264,7 +262,7 @@ def load_recipe(recipe: str) -> TrainConfig:
         names = sorted(known.stem for known in RECIPES.glob("*.yaml"))
         raise UserError(
             f"unknown recipe {recipe!r}; known are {', '.join(names)}, or the path of a YAML file"
-            + _suggestion(recipe, names)
+            + did_you_mean(recipe, names)
         )
     return dataclasses.replace(read_yaml(path), recipe=recipe)
 
@@ -320,60 +318,33 @@ def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:
     faults, values = [], {}
     for key, value in tree.items():
         if key not in hints:
-            faults.append(f"unknown key {prefix}{key}{_suggestion(str(key), list(hints), prefix)}")
+            faults.append(f"unknown key {prefix}{key}{did_you_mean(str(key), hints, prefix)}")
         elif dataclasses.is_dataclass(hints[key]):
             values[key] = _build(hints[key], value, source, f"{prefix}{key}.")
         else:
             try:
-                values[key] = _convert(value, hints[key])
-            except ValueError as error:
-                faults.append(f"{prefix}{key} must be {error}, got {value!r}")
+                values[key] = msgspec.convert(value, hints[key])
+            except msgspec.ValidationError:
+                faults.append(f"{prefix}{key} must be {_wanted(hints[key])}, got {value!r}")
     if faults:
         raise UserError(f"{source}: " + "; ".join(faults))
     try:
         return cls(**values)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{source}: {prefix}{error}") from error
 
 
-def _convert(value: Any, hint: Any) -> Any:
-    """Returns the value in the hinted type; a ValueError says what was wanted."""
-    options = typing.get_args(hint)
+def _wanted(hint: Any) -> str:
+    """Returns a type in words."""
+    words = {
+        **{int: "an integer", float: "a number", str: "text", bool: "true or false"},
+        **{type(None): "null", tuple[str, ...]: "a list of texts"},
+    }
+    parts = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
-        if value in options:
-            return value
-        raise ValueError(f"one of {', '.join(map(str, options))}")
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return None if value is None else _convert(value, options[0])
+        return f"one of {', '.join(parts)}"
+    if hint in words or not parts:
+        return words.get(hint, str(hint))
     if typing.get_origin(hint) is tuple:
-        return _convert_sequence(value, options)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float:
-        if is_number:
-            return float(value)
-        if isinstance(value, str):  # YAML 1.1 takes 1e-3 for text
-            try:
-                return float(value)
-            except ValueError:
-                pass
-        raise ValueError("a number")
-    if hint is int and is_number and float(value).is_integer():
-        return int(value)
-    if hint in (str, bool) and isinstance(value, hint):
-        return value
-    raise ValueError({int: "an integer", str: "text", bool: "true or false"}[hint])
-
-
-def _convert_sequence(value: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns a list as a tuple of the hinted types, of any length where these end in dots."""
-    any_length = options[-1] is Ellipsis
-    if not isinstance(value, list | tuple) or not (any_length or len(value) == len(options)):
-        raise ValueError("a list" if any_length else f"a list of {len(options)}")
-    hints = options[:1] * len(value) if any_length else options
-    return tuple(_convert(part, hint) for part, hint in zip(value, hints, strict=True))
-
-
-def _suggestion(key: str, known: list[str], prefix: str = "") -> str:
-    longer = [name for name in known if name.startswith(key)]
-    close = longer or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+        return "lists of pairs of numbers, one for each level"
+    return " or ".join(map(_wanted, parts))

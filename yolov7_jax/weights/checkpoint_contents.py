@@ -9,8 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from yolov7_jax.errors import UserError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(UserError):
     """A file of weights cannot be read; the message is `path: what is wrong`."""
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from yolov7_jax.config import HeadConfig
+from yolov7_jax.errors import UserError
 from yolov7_jax.model import Yolov7
 from yolov7_jax.nn.norm import Counter
 from yolov7_jax.weights.official_keys import Entry, entries, head_prefix, norms
@@ -35,11 +36,11 @@ def load_official(
       the same model.
 
     Raises:
-      ValueError: names all keys that are missing, unknown or of another shape; if there are none,
+      UserError: names all keys that are missing, unknown or of another shape; if there are none,
         all whose values float32 cannot hold.
     """
     if isinstance(reinit, str):
-        raise ValueError(f"reinit (={reinit!r}) must be a collection of keys, not one text")
+        raise UserError(f"reinit (={reinit!r}) must be a collection of keys, not one text")
     reinit = frozenset(reinit)
     wanted = entries(model)
     _check_reinit(model, wanted, reinit)
@@ -67,7 +68,7 @@ def load_official(
                 "reinit=class_keys(model)"
             )
         kind = model.name if model.form == "training" else f"{model.form} {model.name}"
-        raise ValueError(
+        raise UserError(
             f"the tensors do not fit a {kind} of width {model.width:g} with "
             f"{model.head.num_classes} classes ({len(faults)} faults): {'; '.join(faults)}{advice}"
         )
@@ -85,10 +86,10 @@ def load_official(
 def _check_reinit(model: Yolov7, wanted: list[Entry], reinit: frozenset[str]) -> None:
     strangers = sorted(reinit - {entry.key for entry in wanted})
     if strangers:
-        raise ValueError(f"reinit: {model.name} has no {', '.join(strangers)}")
+        raise UserError(f"reinit: {model.name} has no {', '.join(strangers)}")
     kept = [entry.variable.get_value() for entry in wanted if entry.key in reinit]
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in kept):
-        raise ValueError("reinit: an abstract model has no values to keep; make it by `create`")
+        raise UserError("reinit: an abstract model has no values to keep; make it by `create`")
 
 
 def _faults_in_values(tensors: Mapping[str, np.ndarray], counters: Collection[str]) -> list[str]:
@@ -176,7 +177,7 @@ def _head_with_anchors(
     if not found:
         return head
     if not np.allclose(found[0], found[-1], rtol=1e-3):  # half precision has 3 digits
-        raise ValueError(
+        raise UserError(
             f"anchor_grid (={found[0].tolist()}) must be anchors times stride "
             f"(={found[-1].tolist()})"
         )

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from seven_images import EVERYTHING, SIZE, make_dataset
 
-import yolov7_jax.training.command as cli
+from yolov7_jax.cli import main
 from yolov7_jax.data.images import UnreadableImageError
 from yolov7_jax.training.mesh import make_mesh
 from yolov7_jax.training.pipeline.file_images import read_pixels
@@ -67,9 +67,9 @@ def fit_with(monkeypatch, capsys, batches, spoil):
                 pass
         raise AssertionError("nothing went wrong")
 
-    monkeypatch.setattr(cli, "train", fit)
+    monkeypatch.setattr("yolov7_jax.cli.training_program.train", fit)
     started = time.monotonic()
-    code = cli.main(["train", "--data", "demo", "--output", "never-written"])
+    code = main(["train", "--data", "demo", "--output", "never-written"])
     assert time.monotonic() - started < LONGEST
     return code, capsys.readouterr().err.splitlines()[-1]
 

@@ -7,6 +7,7 @@ guessed which of its reshapes and slices were once a max-pool or an upsampling.
 import numpy as np
 from flax import nnx
 
+from yolov7_jax.errors import UserError
 from yolov7_jax.export.onnx.onnx_graph import Graph
 from yolov7_jax.model import Yolov7
 from yolov7_jax.nn.blocks import (
@@ -45,7 +46,7 @@ def add_network(graph: Graph, model: Yolov7, images: str) -> list[str]:
       logits `[b, a * f, h / stride, w / stride]`, one value per level.
 
     Raises:
-      ValueError: a block or activation is of no known kind.
+      UserError: a block or activation is of no known kind.
     """
     walk = _Walk(graph, model)
     return [
@@ -166,7 +167,7 @@ class _Walk:
             return self.graph.add("Mul", [x, self.graph.add("Sigmoid", [x])])
         if activation is leaky_relu:
             return self.graph.add("LeakyRelu", [x], {"alpha": LEAKY_RELU_SLOPE})
-        raise ValueError(f"the activation {activation!r} cannot be written as ONNX")
+        raise UserError(f"the activation {activation!r} cannot be written as ONNX")
 
     def pool(self, x: str, size: int, stride: int) -> str:
         pad = size // 2 if stride == 1 else 0

@@ -133,7 +133,7 @@ def train_batches(
     if cache is not None:
         faults += cache.misfits(image_size, "training")
     if faults:
-        raise ValueError("; ".join(faults))
+        raise UserError("; ".join(faults))
     images = FileImages(dataset) if cache is None else CachedImages(FileImages(dataset), cache)
     stream = _Stream(
         images,

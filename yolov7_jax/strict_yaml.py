@@ -1,5 +1,6 @@
 """Reads YAML in which no mapping may have a key twice."""
 
+import re
 from typing import Any
 
 import yaml
@@ -40,3 +41,11 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(value)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, which the library reads, takes 1e-3 for text.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
