@@ -134,7 +134,8 @@ def _message_to_user(error: Exception, verb: str) -> str | None:
         return " ".join(message.split()) + error.advice
     if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
         where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror}" + f"; {MAKE_ROOM}" * (error.errno in NO_ROOM)
+        advice = f"; {MAKE_ROOM}" if error.errno in NO_ROOM and verb in ("train", "resume") else ""
+        return f"{where}{error.strerror}{advice}"
     if isinstance(error, ImportError) and "pip install" in str(error):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and "yolov7_jax" not in str(error.name):

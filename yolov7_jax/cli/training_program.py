@@ -6,6 +6,7 @@ import signal
 
 import jax
 
+from yolov7_jax.data.decoder_messages import quiet_decoders
 from yolov7_jax.errors import is_out_of_memory
 from yolov7_jax.training.checkpoint import CHECKPOINT_FOLDER
 from yolov7_jax.training.distributed import (
@@ -34,7 +35,8 @@ def train_to_end(config: TrainConfig, run: pathlib.Path) -> int:
       OtherProcessError: several processes train, and what they compute together has failed.
     """
     try:
-        result = train(config, run)
+        with quiet_decoders():
+            result = train(config, run)
     except jax.errors.JaxRuntimeError as error:
         if is_out_of_memory(error) or jax.process_count() == 1:
             raise
