@@ -77,3 +77,31 @@ def test_without_extras_the_library_and_info_work_and_the_others_say_what_to_ins
     ):
         said = run("yolov7-jax", verb, *rest, codes=(2,))
         assert f"pip install 'yolov7-jax[{extra}]'" in said
+
+
+def test_with_the_extra_train_all_verbs_and_a_loop_of_your_own_run(installed, tmp_path):
+    run = installed("[export,train]")
+    small = ("--epochs", 1, "--width", 0.25, "--image-size", 64, "--batch-size", 16)
+    stopped = run("yolov7-jax", "train", "--recipe", "demo", *small, "--max-hours", 1e-6)
+    assert "continue: yolov7-jax resume runs/demo" in stopped
+    resumed = run("yolov7-jax", "resume", "runs/demo", "--max-hours", 1)
+    assert "runs/demo/report.html" in resumed
+    assert (tmp_path / "runs/demo/report.html").stat().st_size > 10_000
+    (data,) = tmp_path.glob("home/**/data.yaml")
+    assert "AP50" in run("yolov7-jax", "val", "--weights", "runs/demo", "--data", data, "--report")
+    images = sorted(data.parent.rglob("*.jpg"))[:2]
+    assert "2 images" in run("yolov7-jax", "predict", *images, "--weights", "runs/demo")
+    for form, name in (("onnx", "demo.onnx"), ("stablehlo", "demo.stablehlo")):
+        assert "loaded back" in run(
+            "yolov7-jax", "export", "--weights", "runs/demo", "--format", form
+        )
+        assert (tmp_path / "runs" / name).is_file()
+    loop = (ROOT / "train/own_loop.py").read_text()  # a copy, of which two epochs will do here
+    (tmp_path / "own_loop.py").write_text(
+        loop.replace(
+            "EPOCHS, MAX_OBJECTS, WIDTH = 64, 16, 20, 10",
+            "EPOCHS, MAX_OBJECTS, WIDTH = 64, 16, 4, 2",
+        )
+    )
+    assert "epoch 2: loss" in run("python", tmp_path / "own_loop.py")
+    assert (tmp_path / "own.safetensors").is_file()
