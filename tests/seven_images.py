@@ -1,16 +1,36 @@
 """A small data set for tests of the input pipeline."""
 
+import contextlib
+import dataclasses
+import itertools
+
 import cv2
 import numpy as np
 
 from yolov7_jax.data.dataset import Dataset, Polygons
-from yolov7_jax.training.pipeline.augment import AugmentConfig
+from yolov7_jax.training.augment_config import AugmentConfig
+from yolov7_jax.training.pipeline.stream import train_batches
 
 SIZE = 64
 NUM_IMAGES = 7
 EVERYTHING = AugmentConfig(
     mosaic=0.8, mixup=0.5, copy_paste=0.5, paste_in=0.5, degrees=10, shear=5, flipud=0.5
 )
+ALONE = dataclasses.replace(EVERYTHING, mosaic=0, mixup=0, copy_paste=0, paste_in=0)
+PLAIN = AugmentConfig(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
+
+
+def take(dataset, count, **changes):
+    """So many batches."""
+    options = {"image_size": SIZE, "batch_size": 4, "seed": 3, "augment": EVERYTHING}
+    batches = train_batches(dataset, **({"num_workers": 0} | options | changes))
+    with contextlib.closing(batches):
+        return list(itertools.islice(batches, count))
+
+
+def images_shown(batches):
+    """The greys in the middle of plain batches, where no padding is, tell their images."""
+    return [round(image[SIZE // 2, SIZE // 2, 0] / 20) for b in batches for image in b.images]
 
 
 def make_dataset(folder):

@@ -1,14 +1,12 @@
 """Images chosen by what is detected badly, and epochs without mosaics."""
 
-import contextlib
 import dataclasses
-import itertools
 import signal
 import threading
 
 import numpy as np
 import pytest
-from seven_images import EVERYTHING, NUM_IMAGES, SIZE, make_dataset
+from seven_images import ALONE, NUM_IMAGES, PLAIN, images_shown, make_dataset, take
 from stopped_runs import signal_after
 
 from benchmarks.interruptions import differences
@@ -16,7 +14,6 @@ from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.training import loop
 from yolov7_jax.training.image_weights import EVEN_SHARE, image_probabilities
 from yolov7_jax.training.loop import train
-from yolov7_jax.training.pipeline.stream import train_batches
 from yolov7_jax.training.progress import epoch_line
 
 BATCH = 4
@@ -91,16 +88,6 @@ def images(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("images"))
 
 
-def stream(images, steps, **options):
-    options = {"num_workers": 0} | options
-    batches = train_batches(images, image_size=SIZE, batch_size=BATCH, seed=5, **options)
-    with contextlib.closing(batches):
-        return list(itertools.islice(batches, steps))
-
-
-PLAIN = dataclasses.replace(EVERYTHING, mosaic=0, mixup=0, copy_paste=0, paste_in=0)
-
-
 def assert_rows_equal(one, other, rows):
     np.testing.assert_array_equal(one.images[rows], other.images[rows])
     for row in rows:
@@ -113,9 +100,9 @@ def assert_rows_equal(one, other, rows):
 def test_the_last_epochs_are_exactly_as_if_there_were_never_a_mosaic(images, workers):
     steps, plain_from = 7, 2  # 28 samples of 7 images: four epochs
     options = {"num_workers": workers}
-    mixed = stream(images, steps, augment=EVERYTHING, plain_from=plain_from, **options)
-    plain = stream(images, steps, augment=PLAIN, **options)
-    never = stream(images, steps, augment=EVERYTHING, **options)
+    mixed = take(images, steps, plain_from=plain_from, **options)
+    plain = take(images, steps, augment=ALONE, **options)
+    never = take(images, steps, **options)
     for step in range(steps):
         positions = step * BATCH + np.arange(BATCH)
         late = positions >= plain_from * NUM_IMAGES
@@ -126,24 +113,10 @@ def test_the_last_epochs_are_exactly_as_if_there_were_never_a_mosaic(images, wor
 
 def test_images_come_as_often_as_their_chances(images):
     probabilities = np.asarray([0.5, 0.25, 0.25, 0, 0, 0, 0])
-    unchanged = dataclasses.replace(
-        PLAIN, degrees=0, translate=0, scale=0, shear=0, hsv_h=0, hsv_s=0, hsv_v=0
-    )
-    batches = stream(images, 150, augment=unchanged, probabilities=probabilities)
-    # Each image is of its own grey; the middle is never padding.
-    grey = np.concatenate([batch.images[:, SIZE // 2, SIZE // 2, 0] for batch in batches])
-    counts = np.bincount(np.round(grey / 20).astype(int), minlength=NUM_IMAGES)
+    shown = images_shown(take(images, 150, augment=PLAIN, probabilities=probabilities))
+    counts = np.bincount(shown, minlength=NUM_IMAGES)
     assert counts[3:].sum() == 0
     np.testing.assert_allclose(counts / counts.sum(), probabilities, atol=0.05)
-
-
-def test_chosen_images_do_not_depend_on_where_the_stream_was_entered(images):
-    probabilities = np.linspace(1, 2, NUM_IMAGES)
-    options = {"augment": EVERYTHING, "probabilities": probabilities / probabilities.sum()}
-    whole = stream(images, 6, **options)
-    rest = stream(images, 3, first_step=3, **options)
-    for one, other in zip(whole[3:], rest, strict=True):
-        np.testing.assert_array_equal(one.images, other.images)
 
 
 @pytest.mark.usefixtures("quick_programs")
