@@ -1,17 +1,15 @@
 """Objects put onto others: copy-paste within a scene, paste-in from other images."""
 
 import numpy as np
-from jaxtyping import Float
 
 from yolov7_jax.data.dataset import Polygons
 from yolov7_jax.training.augment_config import AugmentConfig
 from yolov7_jax.training.pipeline.geometry import (
-    MAX_ASPECT,
-    MIN_SIDE,
     concatenate_polygons,
     covered_share,
     has_outline,
     hull_of,
+    keeps_enough,
     outline_of,
     scale_and_shift,
     warp_points,
@@ -106,20 +104,18 @@ def paste_in(sample: Sample, images: Images, longest: int, rng: np.random.Genera
         zoom = float((sides[place] / np.maximum(box[2:] - box[:2], 1e-9)).min())
         matrix = scale_and_shift(zoom, zoom, *(corners[place] - zoom * box[:2]).tolist())
         pasted = np.concatenate([corners[place], corners[place] + zoom * (box[2:] - box[:2])])
-        if not _is_learnable(pasted) or (covered_share(boxes, pasted) >= MAX_COVERED).any():
+        whole = pasted[None]
+        if not keeps_enough(whole, whole, outlined=np.ones(1, bool)).all():
+            continue  # too small or too thin
+        if (covered_share(boxes, pasted) >= MAX_COVERED).any():
             continue
         if image is sample.image:
             image = image.copy()
         tile = Tile(source_index, matrix, tuple(box.tolist()), outline)
         draw_tile(image, tile, images, longest)
-        boxes = np.concatenate([boxes, pasted[None].astype(np.float32)])
+        boxes = np.concatenate([boxes, whole.astype(np.float32)])
         labels.append(objects.labels[row])
         outlines.append([warp_points(part, matrix) for part in outline])
     return sample._replace(image=image).with_objects(
         boxes[len(sample.boxes_xyxy) :], np.asarray(labels, np.int32), Polygons.pack(outlines)
     )
-
-
-def _is_learnable(box_xyxy: Float[np.ndarray, "4"]) -> bool:
-    shorter, longer = sorted((box_xyxy[2:] - box_xyxy[:2]).tolist())
-    return shorter > MIN_SIDE and longer < MAX_ASPECT * shorter
