@@ -8,24 +8,18 @@ on a noisy machine. Batch 8, 640 x 640, 80 classes, on whatever device JAX finds
 """
 
 import argparse
-import time
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import straightforward
+from benchmarks.timing import machine, times_in_turns
 from yolov7_jax import HeadConfig, LossConfig, Outputs, assign_ota, detection_loss, pad_targets
+from yolov7_jax.model import P5_ANCHORS, P5_STRIDES
 
-HEAD = HeadConfig(
-    num_classes=80,
-    strides=(8, 16, 32),
-    anchors=(
-        ((12, 16), (19, 36), (40, 28)),
-        ((36, 75), (76, 55), (72, 146)),
-        ((142, 110), (192, 243), (459, 401)),
-    ),
-)
+HEAD = HeadConfig(80, P5_STRIDES, P5_ANCHORS)
 IMAGE_SIZE = 640
 BATCH = 8
 GOALS = {16: 1.2, 40: 1.5, 100: 2.5, 200: 5.0}  # by number of objects in each image
@@ -54,19 +48,6 @@ def make_rows(rng: np.random.Generator, num_objects: int) -> np.ndarray:
     return np.concatenate([image, label, centre, size], axis=1)
 
 
-def median_times(functions, repeats):
-    """Milliseconds of each function, taken in turns so that all meet the same noise."""
-    for function in functions:
-        jax.block_until_ready(function())
-    times = np.zeros((repeats, len(functions)))
-    for turn in range(repeats):
-        for which, function in enumerate(functions):
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            times[turn, which] = time.perf_counter() - start
-    return np.median(times, axis=0) * 1e3
-
-
 def main():
     """Prints a row for each number of objects."""
     parser = argparse.ArgumentParser(description="Times loss and gradient together.")
@@ -86,19 +67,17 @@ def main():
         return jax.jit(jax.value_and_grad(total))
 
     fast, clear = loss_with(assign_ota), loss_with(straightforward.assign_ota)
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; medians of {repeats} turns")
+    print(f"{machine()}; medians of {repeats} turns")
     print("objects   yardstick    loss + gradient     ratio  (goal)   straightforward")
     for num_objects, goal in GOALS.items():
         targets = pad_targets(make_rows(rng, num_objects), BATCH, num_objects)
         targets = jax.device_put(targets)
-        floor, ours, theirs = median_times(
-            [
-                lambda: yardstick(outputs),
-                lambda targets=targets: fast(outputs, targets),
-                lambda targets=targets: clear(outputs, targets),
-            ],
-            repeats,
-        )
+        calls = {
+            "floor": functools.partial(yardstick, outputs),
+            "ours": functools.partial(fast, outputs, targets),
+            "clear": functools.partial(clear, outputs, targets),
+        }
+        floor, ours, theirs = times_in_turns(calls, repeats).values()
         print(
             f"{num_objects:7}{floor:9.1f} ms{ours:16.1f} ms{ours / floor:10.2f}"
             f"  ({goal}){theirs / floor:16.2f}"

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.loss import median_times
+from benchmarks.timing import machine, times_in_turns
 from yolov7_jax import Predictions, nms
 
 BATCH, NUM_CLASSES = 8, 80
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement")
     repeats = parser.parse_args().repeats
     rng = np.random.default_rng(0)
-    print(f"{jax.devices()[0].device_kind}; batch {BATCH}, {NUM_CLASSES} classes")
+    print(f"{machine()}; batch {BATCH}, {NUM_CLASSES} classes")
     predictions = make_predictions(rng, CANDIDATES, objects=400)
 
     def of(multi_label: bool, predictions: Predictions, kept: int) -> Callable[[], object]:
@@ -62,19 +62,20 @@ def main() -> None:
 
     sort = jax.jit(lambda scores: jnp.sort(scores.reshape(BATCH, -1), axis=1))
     best = jax.block_until_ready(predictions.scores.max(-1))
-    times = median_times(
-        [
-            of(True, predictions, KEPT),
-            lambda: sort(predictions.scores),
-            of(False, predictions, KEPT),
-            lambda: sort(best),
-        ],
+    times = times_in_turns(
+        {
+            "several": of(True, predictions, KEPT),
+            "sort of several": lambda: sort(predictions.scores),
+            "best": of(False, predictions, KEPT),
+            "sort of best": lambda: sort(best),
+        },
         repeats,
     )
-    for name, spent, yardstick, goal in (
-        ("several labels a box", times[0], times[1], f"; goal {GOAL:g}"),
-        ("the best label alone", times[2], times[3], ""),
+    for name, what, goal in (
+        ("several labels a box", "several", f"; goal {GOAL:g}"),
+        ("the best label alone", "best", ""),
     ):
+        spent, yardstick = times[what], times[f"sort of {what}"]
         print(
             f"{name}: nms {spent:.0f} ms, one sort {yardstick:.1f} ms, "
             f"ratio {spent / yardstick:.2f}{goal}"
@@ -85,7 +86,7 @@ def main() -> None:
     print("        " + "".join(f"{kept:>8}" for kept in kepts))
     for num in (7500, 15000, 30000):
         fewer = Predictions(*(field[:, :num] for field in predictions))
-        row = median_times([of(False, fewer, kept) for kept in kepts], repeats)
+        row = times_in_turns({kept: of(False, fewer, kept) for kept in kepts}, repeats).values()
         print(f"{num:>8}" + "".join(f"{spent:8.1f}" for spent in row))
 
 

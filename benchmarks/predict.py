@@ -13,13 +13,12 @@ import collections
 import functools
 import itertools
 import pathlib
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.timing import machine, times_in_turns
 from yolov7_jax import create, decode, deploy, nms, split
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.images import read_image
@@ -59,17 +58,6 @@ def draw(image: np.ndarray, found: Found) -> np.ndarray:
     colours = [colour_of(label) for label in labels]
     draw_boxes(drawn, found.boxes_xyxy, colours, captions, readable_scale(*image.shape[:2]))
     return drawn
-
-
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Median time of some work."""
-    jax.block_until_ready(work())
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(work())
-        times.append(time.perf_counter() - started)
-    return float(1000 * np.median(times))
 
 
 def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int) -> None:
@@ -118,19 +106,22 @@ def measure(name: str, batch_size: int, files: list[pathlib.Path], repeats: int)
         for one in detector.stream(letterboxed()):
             draw(waiting.popleft(), found_in(one))
 
-    count = len(files)
     stages = {
-        "decode": milliseconds(lambda: [read_image(file) for file in files], repeats) / count,
-        "letterbox": milliseconds(lambda: [detector.letterbox(i) for i in images], repeats) / count,
-        "model": milliseconds(lambda: network(params, batch), repeats) / batch_size,
-        "NMS": milliseconds(lambda: after(lead), repeats) / batch_size,
-        "draw": milliseconds(
-            lambda: [draw(i, f) for i, f in zip(images, found, strict=True)], repeats
-        )
-        / count,
+        "decode": lambda: [read_image(file) for file in files],
+        "letterbox": lambda: [detector.letterbox(image) for image in images],
+        "model": lambda: network(params, batch),
+        "NMS": lambda: after(lead),
+        "draw": lambda: [draw(i, f) for i, f in zip(images, found, strict=True)],
+        "end to end": end_to_end,
     }
-    whole = milliseconds(end_to_end, repeats) / count
-    parts = ", ".join(f"{stage} {spent:.1f}" for stage, spent in stages.items())
+    of_batch = ("model", "NMS")  # the other stages take all images
+    spent = {
+        stage: times_in_turns({stage: work}, repeats)[stage]
+        / (batch_size if stage in of_batch else len(files))
+        for stage, work in stages.items()
+    }
+    whole = spent.pop("end to end")
+    parts = ", ".join(f"{stage} {taken:.1f}" for stage, taken in spent.items())
     boxes = np.mean([len(one.labels) for one in found])
     print(
         f"{name}, batch {batch_size}: {1000 / whole:.2f} images/s end to end; ms an image: "
@@ -149,7 +140,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, deploy form, float32")
+    print(f"{machine()}, deploy form, float32")
     for name in options.models:
         for batch_size in options.batch_sizes:
             measure(name, batch_size, options.images, options.repeats)

@@ -31,57 +31,35 @@ def matches_of(assigner, head, rows, *, config=None, radius=0.5, num_rows=3):
     return cases.match_list(run(lead, targets))
 
 
-def candidate_cells(x, y, radius=0.5):
-    """(row, column) of each candidate that the first anchor has, in order."""
-    matches = matches_of(assign_anchor, TWO_SHAPES, [row(x, y)], radius=radius)
-    return [(match.row, match.column) for match in matches if match.anchor == 0]
-
-
 @pytest.mark.parametrize(
-    ("centre", "cells"),
+    ("centre", "radius", "cells"),
     [
-        ((2.25, 1.75), [(1, 2), (1, 1), (2, 2)]),
-        ((2.75, 1.25), [(1, 2), (0, 2), (1, 3)]),
-        ((2.5, 1.5), [(1, 2)]),
-        ((2.5, 1.75), [(1, 2), (2, 2)]),
+        # The own cell, and the nearer neighbour on each axis.
+        ((2.25, 1.75), 0.5, [(1, 2), (1, 1), (2, 2)]),
+        ((2.75, 1.25), 0.5, [(1, 2), (0, 2), (1, 3)]),
+        ((2.5, 1.5), 0.5, [(1, 2)]),
+        ((2.5, 1.75), 0.5, [(1, 2), (2, 2)]),
+        # On two grid lines there are five: the neighbours behind them are half a cell back; those
+        # ahead, half a cell on, are the own cell.
+        ((2, 2), 0.5, [(2, 2), (2, 1), (1, 2), (2, 2), (2, 2)]),
+        # Inside the grid alone.
+        ((0.25, 1.5), 0.5, [(1, 0)]),
+        ((7.75, 1.5), 0.5, [(1, 7)]),
+        ((1, 1.5), 0.5, [(1, 1), (1, 1)]),  # not beyond 1, so nothing to the left
+        ((7, 1.5), 0.5, [(1, 7), (1, 6)]),
+        ((2.5, 3.75), 0.5, [(3, 2)]),
+        ((0, 0), 0.5, [(0, 0)] * 3),
+        ((8, 4), 0.5, [(3, 7)] * 3),
+        ((-0.25, 1.5), 0.5, [(1, 0), (1, 0)]),  # outside: clipped
+        # A radius of one cell takes every neighbour inside the grid.
+        ((2.5, 1.5), 1.0, [(1, 2), (1, 1), (0, 2), (1, 3), (2, 2)]),
+        ((0.5, 1.25), 1.0, [(1, 0), (0, 0), (1, 1), (2, 0)]),
+        ((7.5, 3.5), 1.0, [(3, 7), (3, 6), (2, 7)]),
     ],
 )
-def test_candidates_are_the_own_cell_and_the_nearer_neighbour_on_each_axis(centre, cells):
-    assert candidate_cells(*centre) == cells
-
-
-def test_an_object_on_two_grid_lines_has_five_candidates():
-    # The neighbours behind it are half a cell back; those ahead, half a cell on, are its own cell.
-    assert candidate_cells(2, 2) == [(2, 2), (2, 1), (1, 2), (2, 2), (2, 2)]
-
-
-@pytest.mark.parametrize(
-    ("centre", "cells"),
-    [
-        ((0.25, 1.5), [(1, 0)]),
-        ((7.75, 1.5), [(1, 7)]),
-        ((1, 1.5), [(1, 1), (1, 1)]),  # not beyond 1, so nothing to the left
-        ((7, 1.5), [(1, 7), (1, 6)]),
-        ((2.5, 3.75), [(3, 2)]),
-        ((0, 0), [(0, 0)] * 3),
-        ((8, 4), [(3, 7)] * 3),
-        ((-0.25, 1.5), [(1, 0), (1, 0)]),  # outside: clipped
-    ],
-)
-def test_candidates_stay_inside_the_grid(centre, cells):
-    assert candidate_cells(*centre) == cells
-
-
-@pytest.mark.parametrize(
-    ("centre", "cells"),
-    [
-        ((2.5, 1.5), [(1, 2), (1, 1), (0, 2), (1, 3), (2, 2)]),
-        ((0.5, 1.25), [(1, 0), (0, 0), (1, 1), (2, 0)]),
-        ((7.5, 3.5), [(3, 7), (3, 6), (2, 7)]),
-    ],
-)
-def test_a_radius_of_one_cell_takes_every_neighbour_inside_the_grid(centre, cells):
-    assert candidate_cells(*centre, radius=1.0) == cells
+def test_candidates_are_the_own_cell_and_neighbours_within_the_radius(centre, radius, cells):
+    matches = matches_of(assign_anchor, TWO_SHAPES, [row(*centre)], radius=radius)
+    assert [(match.row, match.column) for match in matches if match.anchor == 0] == cells
 
 
 @pytest.mark.parametrize(

@@ -126,26 +126,20 @@ def test_gradients_and_statistics_of_a_spread_batch_are_those_of_the_whole():
     whole, params, stats = loss_of_blocks(None)
     wanted = jax.jit(jax.value_and_grad(whole, has_aux=True))(params, uneven_images(), stats)
     part, _, _ = loss_of_blocks("data")
-    shards = uneven_images().reshape(4, 1, 32, 32, 3)
-
-    def spread(params, shards):
-        mapped = jax.vmap(part, in_axes=(None, 0, None), axis_name="data")(params, shards, stats)
-        return jax.tree.map(lambda leaf: leaf[2], mapped)  # every shard has the same
-
-    assert_close(jax.jit(jax.value_and_grad(spread, has_aux=True))(params, shards), wanted)
-
-
-def test_gradients_under_shard_map_are_those_of_the_whole():
-    whole, params, stats = loss_of_blocks(None)
-    wanted = jax.jit(jax.value_and_grad(whole, has_aux=True))(params, uneven_images(), stats)
-    part, _, _ = loss_of_blocks("data")
     # Types are checked on one device too; more are used where there are some.
     devices = np.array(jax.devices()[: math.gcd(4, jax.device_count())])
-    spread = jax.shard_map(
+    under_shard_map = jax.shard_map(
         part,
         mesh=jax.sharding.Mesh(devices, ("data",)),
         in_specs=(P(), P("data"), P()),
         out_specs=P(),
     )
-    got = jax.jit(jax.value_and_grad(spread, has_aux=True))(params, uneven_images(), stats)
-    assert_close(got, wanted)
+
+    def under_vmap(params, images, stats):
+        shards = images.reshape(4, 1, 32, 32, 3)
+        mapped = jax.vmap(part, in_axes=(None, 0, None), axis_name="data")(params, shards, stats)
+        return jax.tree.map(lambda leaf: leaf[2], mapped)  # every shard has the same
+
+    for spread in (under_vmap, under_shard_map):
+        got = jax.jit(jax.value_and_grad(spread, has_aux=True))(params, uneven_images(), stats)
+        assert_close(got, wanted)

@@ -39,12 +39,12 @@ TINY_ANCHORS = (
     ((30, 61), (62, 45), (59, 119)),
     ((116, 90), (156, 198), (373, 326)),
 )
-P5_ANCHORS = (
+P5_ANCHORS = (  # of yolov7 and yolov7x
     ((12, 16), (19, 36), (40, 28)),
     ((36, 75), (76, 55), (72, 146)),
     ((142, 110), (192, 243), (459, 401)),
 )
-P6_ANCHORS = (
+P6_ANCHORS = (  # of yolov7-w6, e6, d6 and e6e
     ((19, 27), (44, 40), (38, 94)),
     ((96, 68), (86, 152), (180, 137)),
     ((140, 301), (303, 264), (238, 542)),
@@ -72,14 +72,10 @@ class Architecture:
 
 
 def _p5(*, channels: int, depth: int, keep_every: int, reparameterised: bool) -> Architecture:
-    backbone = functools.partial(P5Backbone, channels=channels, depth=depth)
-    neck = functools.partial(
-        P5Neck,
-        channels=channels,
-        depth=depth,
-        keep_every=keep_every,
-        reparameterised=reparameterised,
-    )
+    parts = {"channels": channels, "depth": depth}
+    backbone = functools.partial(P5Backbone, **parts)
+    of_neck = {"keep_every": keep_every, "reparameterised": reparameterised}
+    neck = functools.partial(P5Neck, **parts, **of_neck)
     return Architecture(backbone, neck, P5_STRIDES, P5_ANCHORS, 640)
 
 
@@ -180,11 +176,10 @@ def create(
     """
     if isinstance(key, Tracer):
         raise ValueError("create draws on the host; under a transformation use create_abstract")
-    if key is not None and not isinstance(key, jax.Array):
-        raise ValueError(f"key (={key!r}) must be one key, as jax.random.key gives it")
     with jax.ensure_compile_time_eval():
-        words = np.asarray(jax.random.key_data(jax.random.key(0) if key is None else key))
-    if words.ndim != 1:
+        key = jax.random.key(0) if key is None else key
+        words = np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else None
+    if words is None or words.ndim != 1:
         raise ValueError(f"key (={key!r}) must be one key, as jax.random.key gives it")
     # Drawn on the host: each of the many shapes would cost a compilation on the device.
     rng = np.random.default_rng(words)
@@ -202,13 +197,7 @@ def create_abstract(
 ) -> Yolov7:
     """Makes a model whose arrays are only shapes and types, in no time and no memory.
 
-    Args:
-      name: as for `create`, like all of these.
-      num_classes: number of classes.
-      width: multiplies the number of channels.
-      activation: replaces the published one.
-      dtype: the type that is computed in.
-      remat: compute the inner maps of stages again for the gradient.
+    All arguments are those of `create`.
 
     Returns:
       the model, with a `jax.ShapeDtypeStruct` for every array.
@@ -219,9 +208,15 @@ def create_abstract(
     return nnx.eval_shape(lambda: _build(name, num_classes, width, activation, dtype, remat, None))
 
 
-def _check_arguments(
-    name: str, num_classes: int, width: float, activation: Activation | None, dtype: Dtype
-) -> None:
+def _build(
+    name: str,
+    num_classes: int,
+    width: float,
+    activation: Activation | None,
+    dtype: Dtype,
+    remat: bool,
+    rng: np.random.Generator | None,
+) -> Yolov7:
     faults = []
     if name not in ARCHITECTURES:
         faults.append(f"there is no model {name!r}; known: {', '.join(ARCHITECTURES)}")
@@ -240,18 +235,6 @@ def _check_arguments(
         faults.append(f"dtype (={dtype!r}) must be a floating-point type")
     if faults:
         raise UserError("; ".join(faults))
-
-
-def _build(
-    name: str,
-    num_classes: int,
-    width: float,
-    activation: Activation | None,
-    dtype: Dtype,
-    remat: bool,
-    rng: np.random.Generator | None,
-) -> Yolov7:
-    _check_arguments(name, num_classes, width, activation, dtype)
     architecture = ARCHITECTURES[name]
     head = HeadConfig(num_classes, architecture.strides, architecture.anchors)
     activation = architecture.activation if activation is None else activation

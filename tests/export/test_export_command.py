@@ -61,26 +61,18 @@ def test_a_trained_checkpoint_becomes_stablehlo_beside_it(weights_file, tmp_path
     assert facts["names"] == NAMES
 
 
-def test_weights_alone_are_the_deployed_ones_with_all_facts(weights_file, tmp_path):
-    out = tmp_path / "out.safetensors"
-    assert export(weights_file, "safetensors", "--output", str(out)) == 0
-    assert_deployed(out, weights_file, NAMES)
-
-
-def test_an_official_checkpoint_becomes_a_file_for_pytorch_of_its_average(tmp_path):
-    source, out = CHECKPOINT / "yolov7-tiny-narrow.pt", tmp_path / "out.pt"
+@pytest.mark.parametrize("form", ["safetensors", "saved-pt"])
+def test_weights_alone_are_the_deployed_ones_of_the_average_with_all_facts(form, tmp_path):
+    source, out = CHECKPOINT / "yolov7-tiny-narrow.pt", tmp_path / "out"
+    out = out.with_suffix({"safetensors": ".safetensors", "saved-pt": ".pt"}[form])
     checkpoint = read_checkpoint(source)
     assert checkpoint.ema is not None
-    assert export(source, "saved-pt", "--output", str(out)) == 0
-    assert_deployed(out, source, checkpoint.names)
-
-
-def assert_deployed(path, source, names):
-    written, wanted = read_checkpoint(path), to_official(deploy(load_model(source)))
+    assert export(source, form, "--output", str(out)) == 0
+    written, wanted = read_checkpoint(out), to_official(deploy(load_model(source)))
     assert written.tensors.keys() == wanted.keys()
     for key, array in wanted.items():
         np.testing.assert_array_equal(written.tensors[key], array, err_msg=key)
-    assert written.names == tuple(names)
+    assert written.names == checkpoint.names
     assert (written.activation, written.image_size) == ("LeakyReLU", max(SIZE))
     assert written.metadata["model"] == "yolov7-tiny"
     assert written.metadata["strides"] == [8, 16, 32]

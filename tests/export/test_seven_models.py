@@ -32,11 +32,9 @@ def leave_no_gigabytes_behind():
     gc.collect()
 
 
-@pytest.mark.parametrize(
-    ("name", "width"), [("yolov7-tiny", 1), *((name, 0.125) for name in ARCHITECTURES)]
-)
-def test_a_model_computes_the_same_everywhere(name, width, tmp_path):
-    model = varied(create(name, 3, width=width))
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_computes_the_same_everywhere(name, tmp_path):
+    model = varied(create(name, 3, width=1 if name == "yolov7-tiny" else 0.125))
     model.eval()
     images = sample_images(2, SIZE)
     program, arguments = program_of(model, DECODED)
@@ -53,8 +51,8 @@ def test_a_model_computes_the_same_everywhere(name, width, tmp_path):
 
     for form in (onnx_file, stablehlo):
         assert compare_outputs(run(form, DECODED), wanted).difference < 1e-3
-        # What follows in StableHLO is one function of the decoded boxes, whatever the model.
-        if form is onnx_file or name == "yolov7-w6":
+        # What follows in StableHLO is one function of the decoded boxes, of three levels or four.
+        if form is onnx_file or name in ("yolov7-tiny", "yolov7-w6"):
             found = run(form, DETECTIONS, threshold)
             compared = compare_detections(found, wanted, DETECTIONS, threshold)
             assert compared.difference < 1e-3

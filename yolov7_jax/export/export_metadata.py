@@ -1,5 +1,6 @@
 """The facts about a model that travel with every exported file."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,16 +15,7 @@ Metadata = dict[str, Any]  # what JSON can hold
 
 
 def describe_exported(model: Yolov7, names: Sequence[str] | None, image_size: int) -> Metadata:
-    """Returns what is true of a model in any file.
-
-    Args:
-      model: any model.
-      names: of its classes, where they are known.
-      image_size: the longer side of the images that it is meant for, in pixels.
-
-    Raises:
-      ValueError: as `describe_model` does.
-    """
+    """Returns what is true of a model in any file; arguments and errors as `describe_model`."""
     return {
         "yolov7_jax": __version__,
         **describe_model(model, names, image_size=image_size),
@@ -34,32 +26,17 @@ def describe_exported(model: Yolov7, names: Sequence[str] | None, image_size: in
 
 
 def describe_program(settings: ExportConfig, images: Metadata) -> Metadata:
-    """Returns what is true of a program.
-
-    Args:
-      settings: what was asked of it.
-      images: layout, type and range of its input.
-    """
-    height, width = settings.image_size
-    facts = {
-        "input": {
-            "name": "images",
-            "channels": "RGB",
-            **images,
-            "height": height,
-            "width": width,
-        },
+    """Returns what is true of a program, `images` being layout, type and range of its input."""
+    facts = dataclasses.asdict(settings)
+    height, width = facts.pop("image_size")
+    size = {"height": height, "width": width}
+    facts |= {
+        "input": {"name": "images", "channels": "RGB", **images, **size},
         "batch": "dynamic" if settings.batch is None else settings.batch,
-        "contents": settings.contents,
     }
     if settings.contents == "detections":
-        facts |= {
-            "score_threshold": settings.score_threshold,
-            "iou_threshold": settings.iou_threshold,
-            "max_detections": settings.max_detections,
-            "class_agnostic": settings.class_agnostic,
-        }
-    return facts
+        return facts
+    return {name: facts[name] for name in ("input", "batch", "contents")}
 
 
 def as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:

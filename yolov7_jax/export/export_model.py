@@ -26,7 +26,9 @@ from yolov7_jax.export.verify import (
 from yolov7_jax.files import replacing
 from yolov7_jax.model import Yolov7
 
+# Writes a deployed model, as the settings ask, with facts about it, to a path.
 Write = Callable[[Yolov7, ExportConfig, Metadata, Path], None]
+# Loads what was written with the settings, as users would, and returns what it computes.
 Load = Callable[[Path, ExportConfig], Run]
 
 

@@ -23,17 +23,7 @@ IMAGES: Metadata = {"layout": "NHWC", "dtype": "uint8", "range": [0, 255]}
 
 
 def write(model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path) -> None:
-    """Writes a model as StableHLO.
-
-    Args:
-      model: deployed.
-      settings: what to write.
-      facts: about the model, to be kept in the file.
-      path: of the file.
-
-    Raises:
-      OSError: the file cannot be written.
-    """
+    """Writes a deployed model as StableHLO, facts included; a `Write`."""
     program, arguments = program_of(model, settings)
     batch = export.symbolic_shape("batch")[0] if settings.batch is None else settings.batch
     images = jax.ShapeDtypeStruct((batch, *settings.image_size, 3), np.uint8)
@@ -55,12 +45,7 @@ def write(model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path) ->
 
 
 def load(path: Path, settings: ExportConfig) -> Run:
-    """Returns what a file computes.
-
-    Args:
-      path: of the file.
-      settings: what it was written with.
-    """
+    """Returns what a file computes; a `Load`."""
     with zipfile.ZipFile(path) as archive:
         metadata = json.loads(archive.read("metadata.json"))
         program = export.deserialize(bytearray(archive.read("program.bin")))
@@ -71,9 +56,9 @@ def load(path: Path, settings: ExportConfig) -> Run:
     call = jax.jit(program.call)
 
     def run(images: np.ndarray, score_threshold: float | None) -> Results:
-        changed = {}
-        if score_threshold is not None:
-            changed["score_threshold"] = np.float32(score_threshold)
+        changed = (
+            {} if score_threshold is None else {"score_threshold": np.float32(score_threshold)}
+        )
         return jax.device_get(call(arguments | changed, images))
 
     return run

@@ -41,13 +41,11 @@ def sample_images(count: int, image_size: tuple[int, int]) -> UInt8[np.ndarray, 
     """Returns as many images, in turn smooth and random, the same ones each time."""
     rng = np.random.default_rng(7)
     height, width = image_size
-    result = np.empty((count, height, width, 3), np.uint8)
-    for i in range(count):
-        if i % 2:
-            result[i] = rng.integers(0, 256, (height, width, 3))
-        else:
-            result[i] = _smooth(rng, height, width)
-    return result
+    images = [
+        rng.integers(0, 256, (height, width, 3)) if i % 2 else _smooth(rng, height, width)
+        for i in range(count)
+    ]
+    return np.array(images, np.uint8)
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -31,12 +31,7 @@ def write_as_saved_pt(model: Yolov7, settings: ExportConfig, facts: Metadata, pa
 
 
 def load(path: Path, settings: ExportConfig) -> Run:
-    """Returns what the model of a file computes.
-
-    Args:
-      path: of the file, of either format.
-      settings: what to compute; not detections, so there is no threshold.
-    """
+    """Returns what the model of a file of either format computes; a `Load`."""
     program, arguments = program_of(load_model(path), settings)
     call = jax.jit(program)
     return lambda images, _: jax.device_get(call(arguments, images))

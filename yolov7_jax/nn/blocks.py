@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,10 +13,10 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from yolov7_jax.nn.convolution import convolution
-from yolov7_jax.nn.norm import BatchNorm
+from yolov7_jax.nn.norm import Activation, BatchNorm
 from yolov7_jax.nn.pooling import max_pool
 
-Activation = Callable[[Array], Array]
+FeatureMap = Float[Array, "b _h _w _c"]
 POOL_SIZES = (5, 9, 13)
 
 
@@ -29,8 +28,8 @@ class Features(NamedTuple):
       auxiliary: as many more for the auxiliary heads, where the model has some and trains.
     """
 
-    lead: tuple[Float[Array, "b _h _w _c"], ...]
-    auxiliary: tuple[Float[Array, "b _h _w _c"], ...] = ()
+    lead: tuple[FeatureMap, ...]
+    auxiliary: tuple[FeatureMap, ...] = ()
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -104,12 +103,7 @@ class ConvBnAct(nnx.Module):
     """
 
     def __init__(
-        self,
-        build: Build,
-        features_in: int,
-        features_out: int,
-        kernel_size: int,
-        stride: int = 1,
+        self, build: Build, features_in: int, features_out: int, kernel_size: int, stride: int = 1
     ):
         shape = (kernel_size, kernel_size, features_in, features_out)
         fan_in = kernel_size * kernel_size * features_in
@@ -166,13 +160,12 @@ class Stage(nnx.Module):
 
     remat: bool = False
 
-    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+    def _forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         raise NotImplementedError
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
-        return nnx.remat(type(self).forward)(self, x) if self.remat else self.forward(x)
+        return nnx.remat(type(self)._forward)(self, x) if self.remat else self._forward(x)
 
 
 class Elan(Stage):
@@ -209,8 +202,7 @@ class Elan(Stage):
         kept = len(range(depth - 1, -1, -keep_every))
         self.out = conv(2 * branch + kept * link, features_out, 1)
 
-    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+    def _forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         left, right = self.left(x), self.right(x)
         links = [right]
         for conv in self.chain:
@@ -232,16 +224,9 @@ class ElanPair(nnx.Module):
         self.first = first
         self.second = second
 
-    def parts(
-        self, x: Float[Array, "b h w i"]
-    ) -> tuple[Float[Array, "b h w o"], Float[Array, "b h w o"]]:
-        """Returns the maps of both, not added."""
-        return self.first(x), self.second(x)
-
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
-        first, second = self.parts(x)
-        return first + second
+        return self.first(x) + self.second(x)
 
 
 class Down(nnx.Module):
@@ -255,14 +240,7 @@ class Down(nnx.Module):
       pooled: 1x1 behind a max-pool.
     """
 
-    def __init__(
-        self,
-        build: Build,
-        features_in: int,
-        features_out: int,
-        *,
-        middle: int,
-    ):
+    def __init__(self, build: Build, features_in: int, features_out: int, *, middle: int):
         conv = functools.partial(ConvBnAct, build)
         self.reduce = conv(features_in, middle, 1)
         self.conv = conv(middle, features_out // 2, 3, 2)
@@ -283,12 +261,7 @@ class SppCsp(Stage):
       out: 1x1 over (out_mix, bypass).
     """
 
-    def __init__(
-        self,
-        build: Build,
-        features_in: int,
-        features_out: int,
-    ):
+    def __init__(self, build: Build, features_in: int, features_out: int):
         conv = functools.partial(ConvBnAct, build)
         self.bypass = conv(features_in, features_out, 1)
         self.reduce = conv(features_in, features_out, 1)
@@ -298,8 +271,7 @@ class SppCsp(Stage):
         self.out_mix = conv(features_out, features_out, 3)
         self.out = conv(2 * features_out, features_out, 1)
 
-    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+    def _forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         squeezed = self.squeeze(self.mix(self.reduce(x)))
         pools = [max_pool(squeezed, size, 1) for size in POOL_SIZES]
         merged = self.out_mix(self.merge(join(squeezed, *pools)))
@@ -316,20 +288,14 @@ class SppCspTiny(Stage):
       out: 1x1 over (merge, bypass).
     """
 
-    def __init__(
-        self,
-        build: Build,
-        features_in: int,
-        features_out: int,
-    ):
+    def __init__(self, build: Build, features_in: int, features_out: int):
         conv = functools.partial(ConvBnAct, build)
         self.bypass = conv(features_in, features_out, 1)
         self.reduce = conv(features_in, features_out, 1)
         self.merge = conv((1 + len(POOL_SIZES)) * features_out, features_out, 1)
         self.out = conv(2 * features_out, features_out, 1)
 
-    def forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Maps `[b, h, w, in]` to `[b, h, w, out]`."""
+    def _forward(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         reduced = self.reduce(x)
         pools = [max_pool(reduced, size, 1) for size in reversed(POOL_SIZES)]
         merged = self.merge(join(*pools, reduced))

@@ -10,14 +10,13 @@ from yolov7_jax.nn.blocks import (
     ConvBnAct,
     Down,
     Elan,
+    FeatureMap,
     Features,
     SppCsp,
     join,
     upsample,
 )
 from yolov7_jax.nn.rep import RepConv
-
-FeatureMap = Float[Array, "b _h _w _c"]
 
 
 class P5Backbone(nnx.Module):

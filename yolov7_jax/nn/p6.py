@@ -11,14 +11,13 @@ from yolov7_jax.nn.blocks import (
     Down,
     Elan,
     ElanPair,
+    FeatureMap,
     Features,
     SppCsp,
     join,
     space_to_depth,
     upsample,
 )
-
-FeatureMap = Float[Array, "b _h _w _c"]
 
 
 class DownC(Down):
@@ -47,18 +46,11 @@ class P6Backbone(nnx.Module):
         conv, w, c = functools.partial(ConvBnAct, build), build.scaled, channels
         down = functools.partial(_down, build, pooled)
 
+        elan = functools.partial(Elan, build, depth=depth, keep_every=2)
+
         def aggregate(features: int, branch: int) -> Elan | ElanPair:
-            elan = functools.partial(
-                Elan,
-                build,
-                features,
-                features,
-                branch=branch,
-                link=branch,
-                depth=depth,
-                keep_every=2,
-            )
-            return ElanPair(elan(), elan()) if paired else elan()
+            block = functools.partial(elan, features, features, branch=branch, link=branch)
+            return ElanPair(block(), block()) if paired else block()
 
         self.stem = conv(12, w(c), 3)
         self.down2 = down(w(c), w(2 * c))
@@ -124,19 +116,12 @@ class P6Neck(nnx.Module):
         conv, w, c = functools.partial(ConvBnAct, build), build.scaled, channels
         down = functools.partial(_down, build, pooled)
 
+        elan = functools.partial(Elan, build, depth=depth, keep_every=1)
+
         def aggregate(features: int, branch: int) -> Elan | ElanPair:
-            link = w(branch // 2)
-            elan = functools.partial(
-                Elan,
-                build,
-                2 * features,
-                features,
-                branch=w(branch),
-                link=link,
-                depth=depth,
-                keep_every=1,
-            )
-            return ElanPair(elan(), elan()) if paired else elan()
+            widths = {"branch": w(branch), "link": w(branch // 2)}
+            block = functools.partial(elan, 2 * features, features, **widths)
+            return ElanPair(block(), block()) if paired else block()
 
         self.spp = SppCsp(build, w(16 * c), w(8 * c))
         self.reduce6 = conv(w(8 * c), w(6 * c), 1)
@@ -161,14 +146,9 @@ class P6Neck(nnx.Module):
         self.out6 = conv(w(8 * c), self.widths[3], 3)
         a = auxiliary_channels
         self.auxiliary_widths = (w(4 * a), w(8 * a), w(12 * a), w(16 * a))
-        self.auxiliary = nnx.List(
-            [
-                conv(features_in, features_out, 3)
-                for features_in, features_out in zip(
-                    (w(2 * c), w(4 * c), w(6 * c), w(8 * c)), self.auxiliary_widths, strict=True
-                )
-            ]
-        )
+        widths_in = (w(2 * c), w(4 * c), w(6 * c), w(8 * c))
+        pairs = zip(widths_in, self.auxiliary_widths, strict=True)
+        self.auxiliary = nnx.List([conv(*pair, 3) for pair in pairs])
         self.deterministic = False
 
     def __call__(self, c3: FeatureMap, c4: FeatureMap, c5: FeatureMap, c6: FeatureMap) -> Features:
@@ -196,7 +176,7 @@ def _down(build: Build, pooled: bool, features_in: int, features_out: int) -> Do
 def _fine(block: Elan | ElanPair, x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
     """Returns what goes on and what the auxiliary head sees: of a pair, the second map alone."""
     if isinstance(block, ElanPair):
-        first, second = block.parts(x)
-        return first + second, second
+        second = block.second(x)
+        return block.first(x) + second, second
     y = block(x)
     return y, y

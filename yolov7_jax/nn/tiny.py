@@ -5,10 +5,9 @@ import functools
 from flax import nnx
 from jaxtyping import Array, Float
 
-from yolov7_jax.nn.blocks import Build, ConvBnAct, Elan, Features, SppCspTiny, join, upsample
+from yolov7_jax.nn.blocks import Build, ConvBnAct, Elan, FeatureMap, SppCspTiny
+from yolov7_jax.nn.p5 import P5Neck
 from yolov7_jax.nn.pooling import max_pool
-
-FeatureMap = Float[Array, "b _h _w _c"]
 
 
 class TinyBackbone(nnx.Module):
@@ -38,19 +37,8 @@ class TinyBackbone(nnx.Module):
         return c3, c4, c5
 
 
-class TinyNeck(nnx.Module):
-    """Mixes the levels, down to stride 8 and up again.
-
-    Attributes:
-      spp: pools the coarsest level.
-      reduce5, reduce4: 1x1 convolutions before the doublings on the way to finer levels.
-      lateral4, lateral3: 1x1 convolutions on the backbone's features.
-      fine4, fine3: aggregation on the way to finer levels.
-      down3, down4: 3x3 convolutions of stride 2.
-      coarse4, coarse5: aggregation on the way back.
-      out3, out4, out5: 3x3 convolutions before the head.
-      widths, auxiliary_widths: numbers of channels of p3, p4 and p5, and of no auxiliary maps.
-    """
+class TinyNeck(P5Neck):
+    """The neck of yolov7 from smaller blocks: `down3` and `down4` are convolutions of stride 2."""
 
     def __init__(self, build: Build):
         conv, w = functools.partial(ConvBnAct, build), build.scaled
@@ -71,12 +59,3 @@ class TinyNeck(nnx.Module):
         self.out5 = conv(w(256), w(512), 3)
         self.widths = (w(128), w(256), w(512))
         self.auxiliary_widths = ()
-
-    def __call__(self, c3: FeatureMap, c4: FeatureMap, c5: FeatureMap) -> Features:
-        """Returns p3, p4, p5."""
-        n5 = self.spp(c5)
-        n4 = self.fine4(join(self.lateral4(c4), upsample(self.reduce5(n5))))
-        n3 = self.fine3(join(self.lateral3(c3), upsample(self.reduce4(n4))))
-        n4 = self.coarse4(join(self.down3(n3), n4))
-        n5 = self.coarse5(join(self.down4(n4), n5))
-        return Features((self.out3(n3), self.out4(n4), self.out5(n5)))

@@ -28,13 +28,7 @@ IMAGES: Metadata = {"layout": "NCHW", "dtype": "float32", "range": [0, 1]}
 
 
 def write(model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path) -> None:
-    """Writes a model as ONNX.
-
-    Args:
-      model: deployed.
-      settings: what to write.
-      facts: about the model, to be kept in the file.
-      path: of the file.
+    """Writes a deployed model as ONNX, facts included; a `Write`.
 
     Raises:
       ValueError: the model has a part that cannot be written.
@@ -72,12 +66,7 @@ def write(model: Yolov7, settings: ExportConfig, facts: Metadata, path: Path) ->
 
 
 def load(path: Path, settings: ExportConfig) -> Run:
-    """Returns what a file computes, after it was checked against ONNX's rules.
-
-    Args:
-      path: of the file.
-      settings: what it was written with.
-    """
+    """Returns what a file computes, after it was checked against ONNX's rules; a `Load`."""
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=PROVIDERS)
 
@@ -104,19 +93,16 @@ def _results(model: Yolov7, settings: ExportConfig) -> list[tuple[int, list[int]
     """Returns type and shape of every result, the batch left out."""
     head = model.head
     sizes = [[side // stride for side in settings.image_size] for stride in head.strides]
-    if settings.contents == "raw":
-        return [(TensorProto.FLOAT, [*size, head.num_anchors, head.num_fields]) for size in sizes]
-    rows = settings.max_detections
-    if settings.contents == "detections":
-        return [
-            (TensorProto.FLOAT, [rows, 4]),
-            (TensorProto.FLOAT, [rows]),
-            (TensorProto.INT32, [rows]),
-            (TensorProto.BOOL, [rows]),
-        ]
     num = sum(height * width for height, width in sizes) * head.num_anchors
-    return [
-        (TensorProto.FLOAT, [num, 4]),
-        (TensorProto.FLOAT, [num]),
-        (TensorProto.FLOAT, [num, head.num_classes]),
-    ]
+    rows = settings.max_detections
+    match settings.contents:
+        case "raw":
+            shapes = [[*size, head.num_anchors, head.num_fields] for size in sizes]
+        case "decoded":
+            shapes = [[num, 4], [num], [num, head.num_classes]]
+        case "detections":
+            shapes = [[rows, 4], [rows], [rows], [rows]]
+    kinds = [TensorProto.FLOAT] * len(shapes)
+    if settings.contents == "detections":
+        kinds[2:] = TensorProto.INT32, TensorProto.BOOL
+    return list(zip(kinds, shapes, strict=True))

@@ -29,15 +29,12 @@ class Graph:
         *,
         name: str | None = None,
     ) -> str:
-        """Adds a node with one result and returns the result's name.
-
-        Args:
-          operator: of ONNX.
-          inputs: names of values.
-          attributes: of the operator.
-          name: of node and result; made up if not given.
-        """
-        return self.add_split(operator, inputs, 1, attributes, name=name)[0]
+        """Adds a node with one result and returns the result's name, made up if not given."""
+        name = f"{operator}_{len(self.nodes)}" if name is None else name
+        self.nodes.append(
+            helper.make_node(operator, list(inputs), [name], name=name, **(attributes or {}))
+        )
+        return name
 
     def add_split(
         self,
@@ -45,15 +42,11 @@ class Graph:
         inputs: Sequence[str],
         num_outputs: int,
         attributes: Mapping[str, Any] | None = None,
-        *,
-        name: str | None = None,
     ) -> list[str]:
         """Adds a node with several results and returns their names."""
-        name = f"{operator}_{len(self.nodes)}" if name is None else name
-        names = [name] if num_outputs == 1 else [f"{name}.{i}" for i in range(num_outputs)]
-        self.nodes.append(
-            helper.make_node(operator, list(inputs), names, name=name, **(attributes or {}))
-        )
+        name = self.add(operator, inputs, attributes)
+        names = [f"{name}.{i}" for i in range(num_outputs)]
+        self.nodes[-1].output[:] = names
         return names
 
     def constant(self, value: Any, dtype: Any, *, name: str | None = None) -> str:

@@ -25,7 +25,7 @@ from yolov7_jax.nn.blocks import (
 from yolov7_jax.nn.head import DetectLevel
 from yolov7_jax.nn.p5 import P5Backbone, P5Neck
 from yolov7_jax.nn.p6 import P6Backbone, P6Neck
-from yolov7_jax.nn.tiny import TinyBackbone, TinyNeck
+from yolov7_jax.nn.tiny import TinyBackbone
 from yolov7_jax.weights.convert import to_official
 from yolov7_jax.weights.official_keys import entries
 
@@ -49,10 +49,8 @@ def add_network(graph: Graph, model: Yolov7, images: str) -> list[str]:
       UserError: a block or activation is of no known kind.
     """
     walk = _Walk(graph, model)
-    return [
-        walk.conv(level, x)
-        for level, x in zip(model.detect.levels, walk.features(model, images), strict=True)
-    ]
+    features = walk.features(model, images)
+    return [walk.conv(level, x) for level, x in zip(model.detect.levels, features, strict=True)]
 
 
 class _Walk:
@@ -97,7 +95,7 @@ class _Walk:
         del maps[2]  # no neck uses it
         return maps
 
-    def neck(self, neck: TinyNeck | P5Neck | P6Neck, maps: dict[int, str]) -> list[str]:
+    def neck(self, neck: P5Neck | P6Neck, maps: dict[int, str]) -> list[str]:
         """Mixes the maps c3, c4 ...; all necks do it alike."""
 
         def part(kind: str, level: int) -> nnx.Module:
@@ -152,15 +150,9 @@ class _Walk:
     def conv(self, conv: ConvAct | DetectLevel, x: str) -> str:
         weight, bias = self.keys[id(conv.kernel)], self.keys[id(conv.bias)]
         size = conv.kernel.shape[0]
-        stride = conv.stride if isinstance(conv, ConvAct) else 1
-        attributes = {
-            "kernel_shape": [size, size],
-            "strides": [stride, stride],
-            "pads": [size // 2] * 4,
-        }
-        return self.graph.add(
-            "Conv", [x, weight, bias], attributes, name=weight.removesuffix(".weight")
-        )
+        window = _window(size, conv.stride if isinstance(conv, ConvAct) else 1, size // 2)
+        name = weight.removesuffix(".weight")
+        return self.graph.add("Conv", [x, weight, bias], window, name=name)
 
     def activation(self, activation: Activation, x: str) -> str:
         if activation is silu:
@@ -170,13 +162,8 @@ class _Walk:
         raise UserError(f"the activation {activation!r} cannot be written as ONNX")
 
     def pool(self, x: str, size: int, stride: int) -> str:
-        pad = size // 2 if stride == 1 else 0
-        attributes = {
-            "kernel_shape": [size, size],
-            "strides": [stride, stride],
-            "pads": [pad] * 4,
-        }
-        return self.graph.add("MaxPool", [x], attributes)
+        window = _window(size, stride, size // 2 if stride == 1 else 0)
+        return self.graph.add("MaxPool", [x], window)
 
     def join(self, *maps: str) -> str:
         return self.graph.add("Concat", maps, {"axis": 1})
@@ -203,6 +190,10 @@ class _Walk:
             for start in ([0, 0], [1, 0], [0, 1], [1, 1])
         ]
         return self.join(*parts)
+
+
+def _window(size: int, stride: int, pad: int) -> dict[str, list[int]]:
+    return {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
 
 
 def _unknown(module: nnx.Module) -> ValueError:
