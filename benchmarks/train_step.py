@@ -52,13 +52,9 @@ def plain_loss(outputs, targets, head, config, *, assigner, axis_name):
 def make_step(model: networks.Yolov7, batch_size: int) -> Callable[..., Any]:
     """Returns the jitted training step."""
     graphdef, _, _ = networks.split(model)
+    settings = (LossConfig(), OptimConfig())
     step = steps.make_train_step(
-        graphdef,
-        model.head,
-        LossConfig(),
-        OptimConfig(),
-        batch_size=batch_size,
-        assigner=assign_ota,
+        graphdef, model.head, *settings, batch_size=batch_size, assigner=assign_ota
     )
     return jax.jit(step, donate_argnums=0)
 
@@ -107,13 +103,7 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
     """Prints the row of a model."""
     size = arguments.size or networks.ARCHITECTURES[name].image_size
     batch_size = arguments.batch or (2 if jax.default_backend() == "cpu" else 8)
-    model = networks.create(
-        name,
-        CLASSES,
-        key=jax.random.key(0),
-        dtype=jnp.dtype(arguments.dtype),
-        remat=arguments.remat,
-    )
+    model = networks.create(name, CLASSES, dtype=jnp.dtype(arguments.dtype), remat=arguments.remat)
     batch = random_batch(batch_size, size)
     whole = make_step(model, batch_size)
     state = seconds(whole, fresh_state(model), batch, 2)[0]

@@ -1,13 +1,21 @@
-"""Matches, loss and gradients against stored measurements."""
+"""Matches, loss and gradients against stored measurements, in every form; the oracle too."""
 
 import contextlib
 
+import cases
 import golden_loss
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from golden_loss import assert_is_the_measured, described, evaluate, load, measured_matches
 from hasty import hastily
+
+from yolov7_jax import pad_targets, update_balance
+
+# Compiled again for another number of objects: the ones whose padding could matter most.
+PADDED = ("ota_no_targets", "ota_edges", "aux_ota_crowd", "anchor_edges", "anchor_one_class")
+EAGER = ("ota_edges", "anchor_wide")  # one by one, operations take long to compile
 
 
 @pytest.mark.parametrize("name", golden_loss.NAMES)
@@ -40,3 +48,29 @@ def test_rounding_below_the_margin_changes_no_match_of_the_oracle():
     rng = np.random.default_rng(0)
     moved = [level + margin / 100 * rng.uniform(-1, 1, level.shape) for level in case.outputs.lead]
     assert oracle.assign_ota(case.outputs.lead, *given) == oracle.assign_ota(moved, *given)
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_64_rows_of_padding_leave_the_measured_results(name):
+    case = load(name)
+    with hastily():
+        assert_is_the_measured(case, evaluate(case, more_objects=64))
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_results_without_jit_are_the_measured_ones(name):
+    case = load(name)
+    with hastily():
+        assert_is_the_measured(case, evaluate(case, jitted=False))
+
+
+def test_autobalance_takes_the_measured_steps():
+    case = load("ota_autobalance")
+    targets = pad_targets(case.rows, case.batch, case.fewest_objects)
+    run = cases.evaluator(case.head, case.config)
+    balance = jnp.array(oracle.BALANCE[3])
+    for loss, after in zip(case.file["loss_steps"], case.file["balance_steps"], strict=True):
+        found = run(case.outputs, targets, balance)
+        np.testing.assert_allclose([found.total, *found.terms[:3]], loss, rtol=1e-5)
+        balance = update_balance(balance, found.terms.obj_per_level, case.head)
+        np.testing.assert_allclose(balance, after, rtol=1e-6)

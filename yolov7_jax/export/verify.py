@@ -67,6 +67,7 @@ def compare_outputs(found: Results, wanted: Results) -> Comparison:
     """
     if found.keys() != wanted.keys():
         raise ExportError(f"gives {', '.join(found)}; wanted {', '.join(wanted)}")
+    _check_finite(wanted)
     differences: dict[str, float] = {}
     for name, array in wanted.items():
         if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
@@ -74,11 +75,17 @@ def compare_outputs(found: Results, wanted: Results) -> Comparison:
                 f"{name} is {found[name].dtype}{list(found[name].shape)}; "
                 f"wanted {array.dtype}{list(array.shape)}"
             )
-        if not np.isfinite(array).all():
-            raise ExportError(f"the model gives {name} that are not finite; are its weights sound?")
         largest = float(np.abs(array).max())
         differences[name] = float(_relative(np.abs(found[name] - array), largest).max())
     return Comparison(_within_tolerance(differences), 0)
+
+
+def _check_finite(wanted: Results) -> None:
+    broken = [name for name, array in wanted.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ExportError(
+            f"the model gives {', '.join(broken)} that are not finite; are its weights sound?"
+        )
 
 
 def _within_tolerance(differences: Mapping[str, float]) -> float:
@@ -142,8 +149,7 @@ def compare_detections(
     kinds = {name: (array.shape, array.dtype) for name, array in found.items()}
     if kinds != shapes:
         raise ExportError(f"gives {kinds}; wanted {shapes}")
-    if not all(np.isfinite(field).all() for field in wanted.values()):
-        raise ExportError("the model gives numbers that are not finite; are its weights sound?")
+    _check_finite(wanted)
     scale = _Scale(max(float(wanted["boxes_xyxy"].max()), 1.0), float(wanted["scores"].max()))
     differences, count = [0.0], 0
     for i in range(batch):

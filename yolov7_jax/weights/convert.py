@@ -145,11 +145,11 @@ def to_official(model: Yolov7) -> dict[str, np.ndarray]:
         count = np.array(norm.batches_tracked.value, np.int64)
         result[f"{prefix}.num_batches_tracked"] = count
     pixels = np.asarray(model.head.anchors, np.float32)
-    strides = np.asarray(model.head.strides, np.float32)
-    shapes = _anchor_shapes(model)
-    cells, grid = shapes
-    result[cells] = pixels / strides[:, None, None]
-    result[grid] = pixels.reshape(shapes[grid])
+    strides = np.asarray(model.head.strides, np.float32)[:, None, None]
+    for (key, shape), anchors in zip(
+        _anchor_shapes(model).items(), (pixels / strides, pixels), strict=True
+    ):
+        result[key] = anchors.reshape(shape)
     return result
 
 
@@ -167,12 +167,11 @@ def _head_with_anchors(
     head: HeadConfig, cells: np.ndarray | None, grid: np.ndarray | None
 ) -> HeadConfig:
     """Returns the head with a checkpoint's anchors, where it has them and they agree."""
-    shape = (head.num_levels, head.num_anchors, 2)
-    strides = np.asarray(head.strides, np.float32)[:, None, None]
     found = []
     if grid is not None:
-        found += [np.asarray(grid, np.float32).reshape(shape)]
+        found += [np.asarray(grid, np.float32).reshape(head.num_levels, head.num_anchors, 2)]
     if cells is not None:
+        strides = np.asarray(head.strides, np.float32)[:, None, None]
         found += [np.asarray(cells, np.float32) * strides]
     if not found:
         return head

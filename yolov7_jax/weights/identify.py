@@ -39,14 +39,8 @@ class Identity:
     def abstract(self, *, dtype: Dtype = jnp.float32, remat: bool = False) -> Yolov7:
         """Returns such a model, of shapes only, to be filled."""
         activation = None if self.activation is None else ACTIVATIONS[self.activation]
-        model = create_abstract(
-            self.name,
-            self.num_classes,
-            width=self.width,
-            activation=activation,
-            dtype=dtype,
-            remat=remat,
-        )
+        options = {"width": self.width, "activation": activation, "dtype": dtype, "remat": remat}
+        model = create_abstract(self.name, self.num_classes, **options)
         if self.form == "training":
             return model
         return deploy(model) if self.form == "deployed" else fold_head(model)

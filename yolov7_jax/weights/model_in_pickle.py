@@ -47,19 +47,17 @@ def find_model(value: Any) -> PickledModel:
     Raises:
       FormatError: it is none of these, or not a sound one.
     """
-    if _is_module(value):
-        model, ema, top = value, None, {}
-    elif not isinstance(value, dict):
+    model, ema, top = value, None, {}
+    if isinstance(value, dict):
+        if _holds_weights(value.get("model")) or _holds_weights(value.get("ema")):
+            model, ema, top = value.get("model"), value.get("ema"), value
+            model = ema if model is None else model
+        elif _holds_weights(value.get("state_dict")):
+            model, top = value["state_dict"], value
+    elif not _is_module(value):
         raise FormatError(
             f"holds {_described(value)}; wanted an official checkpoint, a module or a state_dict"
         )
-    elif _holds_weights(value.get("model")) or _holds_weights(value.get("ema")):
-        model, ema, top = value.get("model"), value.get("ema"), value
-        model = ema if model is None else model
-    elif _holds_weights(value.get("state_dict")):
-        model, ema, top = value["state_dict"], None, value
-    else:
-        model, ema, top = value, None, {}
     modules = [_unwrapped(module) for module in (model, ema) if _is_module(module)]
     states = [module.state for module in modules]
     named = (_names(state.get("names")) for state in (*states, top))
@@ -182,24 +180,17 @@ def _epoch(value: Any) -> int | None:
 
 
 def _activation(modules: list[Instance]) -> str | None:
-    """Returns the class of all activations, or None where the modules don't tell.
-
-    Raises:
-      FormatError: they have several, which the models here can't.
-    """
-    parts = (found for module in modules for found in _walk(module))
-    found = {_activation_name(part) for prefix, part in parts if _is_activation(prefix, part)}
+    """Returns the class of all layers' activations, or None where the modules don't tell."""
+    found = set()
+    for prefix, part in (pair for module in modules for pair in _walk(module)):
+        in_place = prefix == "act." or prefix.endswith(".act.")
+        by_class = part.cls.module == ACTIVATION_HOME
+        if in_place or (by_class and part.cls.name not in NO_LAYER_ACTIVATIONS):
+            found.add(_activation_name(part))
     if len(found) > 1:
         listed = ", ".join(map(quoted, sorted(found)[:3]))
         raise FormatError(f"has {len(found)} activations ({listed}); wanted the same in all layers")
     return found.pop() if found else None
-
-
-def _is_activation(prefix: str, part: Instance) -> bool:
-    """Says whether a module is a layer's activation: by where it is, or by its class."""
-    if prefix == "act." or prefix.endswith(".act."):
-        return True
-    return part.cls.module == ACTIVATION_HOME and part.cls.name not in NO_LAYER_ACTIVATIONS
 
 
 def _activation_name(part: Instance) -> str:

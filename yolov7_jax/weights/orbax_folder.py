@@ -99,7 +99,7 @@ def _checkpoint_folder(path: pathlib.Path, ocp: Any) -> pathlib.Path:
         ap: Any = metrics.get("ap") if isinstance(metrics, dict) else None
         if type(ap) in (int, float) and math.isfinite(ap):
             evaluated[checkpoint.step] = ap
-    best = max(evaluated, key=lambda step: evaluated[step]) if evaluated else found[-1].step
+    best = max(evaluated, key=evaluated.__getitem__) if evaluated else found[-1].step
     return path / str(best)
 
 
@@ -119,15 +119,7 @@ def _like(abstract: Any, saved: Any) -> Any:
 
 
 def _refuse_misshapen(model: Yolov7, saved: Any) -> None:
-    """Checks arrays before they are read: those of zeros can be tiny on disk and huge in memory.
-
-    Args:
-      model: what the arrays are to fill, with shapes only.
-      saved: what orbax knows of each array, as a tree.
-
-    Raises:
-      FormatError: names the arrays that do not fit.
-    """
+    """Refuses arrays that do not fit, unread: zeros can be tiny on disk and huge in memory."""
     state = saved.get("state") if isinstance(saved, dict) else None
     _, params, batch_stats = split(model)
     faults = []
