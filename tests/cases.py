@@ -49,11 +49,6 @@ class Case(NamedTuple):
     def batch(self) -> int:
         return self.outputs.lead[0].shape[0]
 
-    @property
-    def fewest_objects(self) -> int:
-        """The smallest M that holds every image's objects."""
-        return int(np.bincount(self.rows[:, 0].astype(int), minlength=1).max())
-
 
 class Evaluation(NamedTuple):
     total: jax.Array

@@ -140,63 +140,6 @@ def assign_anchor(lead, rows, head, config, *, center_radius=0.5, top_k=10) -> l
 def assign_ota(lead, rows, head, config, *, center_radius=0.5, top_k=10) -> list[Match]:
     """SimOTA. In candidate order, image by image."""
     matches = []
-    for choice in _choices(lead, rows, head, config, center_radius, top_k):
-        claims = [set(order[:k]) for order, k in zip(choice.orders, choice.counts, strict=True)]
-        for n, column in enumerate(choice.columns):
-            claimants = [m for m, claimed in enumerate(claims) if n in claimed]
-            if len(claimants) > 1:  # the cheapest of ALL objects, the lower row of equals
-                claimants = [int(np.argmin(choice.cost[:, n]))]
-            if claimants:
-                matches.append(column._replace(object=claimants[0]))
-    return matches
-
-
-def ota_margin(lead, rows, head, config, *, center_radius=0.5, top_k=10) -> float:
-    """How far the fine choice is from another one, in IoU or cost; infinite without a choice.
-
-    Rounding in float32 can't change the assignment of a case with a margin of 1e-4. The same cell
-    twice and the same object twice are true ties, which the order decides whatever the rounding;
-    they don't count.
-    """
-    gaps = [math.inf]
-    for choice in _choices(lead, rows, head, config, center_radius, top_k):
-        claimed = [0] * len(choice.columns)
-        for m, (order, k) in enumerate(zip(choice.orders, choice.counts, strict=True)):
-            total = choice.best_iou[m]
-            gaps.append(abs(total - max(2, round(total))))
-            for n in order[:k]:
-                claimed[n] += 1
-            inside = {choice.columns[n][:5]: choice.cost[m, n] for n in order[:k]}
-            outside = {choice.columns[n][:5]: choice.cost[m, n] for n in order[k:]}
-            gaps += [
-                outside[other] - inside[cell]
-                for cell in list(inside)[-2:]
-                for other in list(outside)[:2]
-                if cell != other
-            ]
-        for n in [n for n, number in enumerate(claimed) if number > 1]:
-            first, *others = np.argsort(choice.cost[:, n], kind="stable")
-            gaps += [
-                choice.cost[m, n] - choice.cost[first, n]
-                for m in others
-                if not np.array_equal(choice.objects[m], choice.objects[first])
-            ]
-    return float(min(gaps))
-
-
-class _Choice(NamedTuple):
-    """What decides the assignment of one image: m objects, n candidates."""
-
-    objects: np.ndarray  # [m, 6]
-    columns: list[Match]
-    cost: np.ndarray  # [m, n]
-    best_iou: list[float]  # per object the sum of its largest IoUs
-    counts: list[int]  # how many candidates each object claims
-    orders: list[list[int]]  # the candidates that each object may claim, cheapest first
-
-
-def _choices(lead, rows, head, config, center_radius, top_k) -> Iterator[_Choice]:
-    """The images that have objects and candidates."""
     shapes = [level.shape for level in lead]
     found = candidates(rows, head, shapes, config.anchor_threshold, center_radius)
     for image, columns in enumerate(found):
@@ -204,15 +147,20 @@ def _choices(lead, rows, head, config, center_radius, top_k) -> Iterator[_Choice
         if len(objects) == 0 or not columns:
             continue
         iou, cost = _iou_and_cost(lead, objects, columns, head)
-        best = [float(sum(sorted(row, reverse=True)[:top_k])) for row in iou]
-        counts = [max(1, math.trunc(total)) for total in best]
-        orders = []
+        claims = []
         for m in range(len(objects)):
+            k = max(1, math.trunc(sum(sorted(iou[m], reverse=True)[:top_k])))
             order = [int(n) for n in np.argsort(cost[m], kind="stable")]  # tie: lower column
             if config.restrict_to_own_candidates:
                 order = [n for n in order if columns[n].object == m]
-            orders.append(order)
-        yield _Choice(objects, columns, cost, best, counts, orders)
+            claims.append(set(order[:k]))
+        for n, column in enumerate(columns):
+            claimants = [m for m, claimed in enumerate(claims) if n in claimed]
+            if len(claimants) > 1:  # the cheapest of ALL objects, the lower row of equals
+                claimants = [int(np.argmin(cost[:, n]))]
+            if claimants:
+                matches.append(column._replace(object=claimants[0]))
+    return matches
 
 
 def _iou_and_cost(lead, objects, columns, head) -> tuple[np.ndarray, np.ndarray]:

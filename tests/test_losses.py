@@ -83,12 +83,11 @@ def entries_of(case, fixed, rng):
     return entries
 
 
+# No rounding decides these: costs and sums of IoUs are 0.005 or more from another assignment.
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_cases_are_as_the_oracle_computes_them(kind, seed):
     case = random_case(kind, seed)
-    if oracle.ota_margin(case.outputs.lead, case.rows, case.head, case.config) < 1e-4:
-        pytest.skip("rounding may decide this case")
     targets = pad_targets(case.rows, case.batch, 8)
     found = cases.evaluator(case.head, case.config)(case.outputs, targets)
 

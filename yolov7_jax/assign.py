@@ -80,15 +80,9 @@ def assign_anchor(
 ) -> Assignment:
     """Matches every candidate to the object that proposed it; predictions do not matter.
 
-    The older and cheaper of the two assigners; validation losses use it.
-
-    Args:
-      lead: the lead head's logits, one array per level; only the grids' shapes are read.
-      targets: the objects.
-      head: strides and anchors.
-      config: `anchor_threshold` is used.
-      center_radius: see `candidates.propose`.
-      top_k: not used; it is there so that all assigners are called alike.
+    The older and cheaper of the two assigners; validation losses use it. It takes what every
+    `Assigner` does, and of that only the grids' shapes, the objects, the anchors,
+    `anchor_threshold` and `center_radius` (see `candidates.propose`) matter.
 
     Returns:
       `Assignment` with n = levels * 5 * anchors * m.

@@ -77,23 +77,13 @@ class P5Neck(nnx.Module):
     """
 
     def __init__(
-        self,
-        build: Build,
-        *,
-        channels: int,
-        depth: int,
-        keep_every: int,
-        reparameterised: bool,
+        self, build: Build, *, channels: int, depth: int, keep_every: int, reparameterised: bool
     ):
-        """Makes a neck.
+        """Makes a neck of what the backbone is made of, and of two things more.
 
-        Args:
-          build: as for the blocks.
-          channels: those of the backbone's first convolution.
-          depth: number of 3x3 convolutions in each aggregation.
-          keep_every: 1 joins all of them, each half as wide as the branches; 2 every second one,
-            each as wide.
-          reparameterised: make p3, p4 and p5 by `RepConv` instead of a plain 3x3.
+        `keep_every`: 1 joins all convolutions of an aggregation, each half as wide as the branches;
+        2 every second one, each as wide. `reparameterised`: p3, p4 and p5 come from a `RepConv`
+        instead of a plain 3x3.
         """
         conv, w, c = functools.partial(ConvBnAct, build), build.scaled, channels
         down = functools.partial(Down, build)

@@ -79,13 +79,7 @@ class P6Neck(nnx.Module):
     """Mixes the levels, down to stride 8 and up again.
 
     Attributes:
-      spp: pools the coarsest level.
-      reduce6, reduce5, reduce4: 1x1 convolutions before the doublings on the way to finer levels.
-      lateral5, lateral4, lateral3: 1x1 convolutions on the backbone's features.
-      fine5, fine4, fine3: aggregation on the way to finer levels.
-      down3, down4, down5: halve height and width.
-      coarse4, coarse5, coarse6: aggregation on the way back.
-      out3, out4, out5, out6: 3x3 convolutions before the head.
+      spp, reduce6 ... out6: as in `P5Neck`, with a level more.
       auxiliary: 3x3 convolutions before the auxiliary heads, on the maps of the way to finer
         levels, finest first; none in a deployed model.
       deterministic: whether to leave the auxiliary maps out; `train()` and `eval()` of a model
@@ -103,15 +97,9 @@ class P6Neck(nnx.Module):
         paired: bool,
         auxiliary_channels: int,
     ):
-        """Makes a neck.
+        """Makes a neck of what the backbone is made of.
 
-        Args:
-          build: as for the blocks.
-          channels: those of the backbone's first convolution.
-          depth: number of 3x3 convolutions in each aggregation.
-          pooled: halve maps by `DownC` instead of a 3x3 convolution.
-          paired: two aggregations side by side.
-          auxiliary_channels: a quarter of the channels of the finest auxiliary map.
+        `auxiliary_channels` are a quarter of the channels of the finest auxiliary map.
         """
         conv, w, c = functools.partial(ConvBnAct, build), build.scaled, channels
         down = functools.partial(_down, build, pooled)
