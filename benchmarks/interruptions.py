@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -101,44 +100,48 @@ class Workshop:
             "JAX_COMPILATION_CACHE_DIR": str(self.programs),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        process = subprocess.Popen(
-            [*self.command, *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        return Run(run, process)
+        before = frozenset(saved_steps(run))
+        log = self.data.parent.with_name(f"{run.name}.log")  # not on the run's disk
+        printed, end = os.pipe()
+        with open(printed) as source, open(end, "w") as sink, log.open("w") as output:
+            process = subprocess.Popen(
+                [*self.command, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+            # Files of the run itself may be forbidden to grow.
+            writer = subprocess.Popen(["cat"], stdin=source, stdout=output)
+        return Run(run, process, log, writer, before)
 
 
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A run that goes on.
 
     Attributes:
       folder: where it keeps everything.
-      process: of the command line, whose output is a pipe of text.
+      process: of the command line.
+      log: what that prints.
+      writer: the process that writes the log.
+      before: steps of the checkpoints that it started with.
     """
 
-    def __init__(self, folder: pathlib.Path, process: subprocess.Popen):
-        self.folder = folder
-        self.process = process
-        self._saved_before = set(saved_steps(folder))
-        self._lines: list[str] = []
-        # In memory: files of the run may be forbidden to grow.
-        self._reader = threading.Thread(target=lambda: self._lines.extend(process.stdout or ()))
-        self._reader.start()
+    folder: pathlib.Path
+    process: subprocess.Popen
+    log: pathlib.Path
+    writer: subprocess.Popen
+    before: frozenset[int] = frozenset()
 
-    def wait(self) -> tuple[int, str]:
-        """Returns the exit code, and all that was printed."""
-        code = self.process.wait(timeout=PATIENCE)
-        self._reader.join(timeout=PATIENCE)
-        return code, "".join(self._lines)
+    def wait(self) -> int:
+        """Returns the exit code, when all is in the log."""
+        self.writer.wait(timeout=PATIENCE)
+        return self.process.wait(timeout=PATIENCE)
 
     def saved(self) -> set[int]:
         """Returns the steps of the checkpoints that it has written by itself, and that are left."""
-        return set(saved_steps(self.folder)) - self._saved_before
+        return set(saved_steps(self.folder)) - self.before
 
     def expect(self, codes: tuple[int, ...]) -> None:
         """Waits for the end.
@@ -146,14 +149,14 @@ class Run:
         Raises:
           UnexpectedEndError: it ended with another exit code, or with a traceback.
         """
-        code, printed = self.wait()
+        code, printed = self.wait(), self.log.read_text(errors="replace")
         if code not in codes or "Traceback" in printed:
             raise UnexpectedEndError(f"code {code}, wanted {codes} without a traceback:\n{printed}")
 
     def is_finished(self) -> bool:
         """Says of an ended process whether its run has come to its end too."""
-        code, printed = self.wait()
-        return code == 0 and "yolov7-jax resume" not in printed
+        continues = "yolov7-jax resume" in self.log.read_text(errors="replace")
+        return self.process.returncode == 0 and not continues
 
 
 def saved_steps(run: pathlib.Path) -> list[int]:

@@ -67,8 +67,12 @@ def test_whatever_interrupts_a_run_it_ends_bit_for_bit_as_if_nothing_had(worksho
 def test_a_training_run_that_sigterm_ends_at_once_is_noticed(tmp_path):
     # It proves nothing that such a run can be continued: SIGTERM is asked to save first.
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
-    with subprocess.Popen(["sleep", "100"], stdout=subprocess.PIPE, text=True) as process:
-        run = Run(tmp_path / "run", process)
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(["sleep", "100"], stdout=log) as process,
+        subprocess.Popen(["true"]) as writer,
+    ):
+        run = Run(tmp_path / "run", process, tmp_path / "log", writer)
         with pytest.raises(UnexpectedEndError, match="code -15"):
             Interruption("terminate").happen(run, random.Random(0), on_own_disk=False)
 
