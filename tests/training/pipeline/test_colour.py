@@ -16,9 +16,14 @@ def sample_of(image):
     return Sample(image, np.ones((1, 4), np.float32), np.zeros(1, np.int32), Polygons.none(1))
 
 
-def test_without_limits_the_sample_is_the_same_object():
-    sample = sample_of(np.zeros((2, 2, 3), np.uint8))
+def test_without_limits_the_sample_is_the_same_object_and_with_them_the_image_is_new():
+    image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
+    sample = sample_of(image.copy())
     assert random_hsv(sample, STILL, np.random.default_rng(0)) is sample
+    assert not np.array_equal(
+        random_hsv(sample, AugmentConfig(), np.random.default_rng(0)).image, image
+    )
+    np.testing.assert_array_equal(sample.image, image)
 
 
 def test_the_same_numbers_are_drawn_whatever_the_limits():
@@ -39,14 +44,6 @@ def test_grey_stays_grey_and_nothing_else_changes():
     np.testing.assert_array_equal(sample.image, grey)
     assert result.boxes_xyxy is sample.boxes_xyxy
     assert result.polygons is sample.polygons
-
-
-def test_a_new_image_is_made():
-    image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
-    sample = sample_of(image.copy())
-    result = random_hsv(sample, AugmentConfig(), np.random.default_rng(0))
-    np.testing.assert_array_equal(sample.image, image)
-    assert not np.array_equal(result.image, image)
 
 
 @pytest.mark.parametrize("field", ["hsv_s", "hsv_v"])

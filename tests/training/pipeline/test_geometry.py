@@ -23,40 +23,27 @@ def one(*parts):
     return Polygons.pack([[np.asarray(part, np.float64) for part in parts]])
 
 
-def test_an_object_inside_the_region_has_the_hull_of_its_corners():
-    triangle = [(10, 20), (70, 30), (40, 90)]
-    assert visible_hulls(one(triangle), SQUARE).tolist() == [[10, 20, 70, 90]]
+BENT = [(-40, -40), (60, -40), (60, -20), (-20, -20), (-20, 50), (60, 50), (60, 70), (-40, 70)]
+NEAR, FAR = [(10, 10), (20, 10), (20, 20)], [(200, 50), (300, 50), (250, 80)]
 
 
-def test_an_outline_is_cut_where_it_crosses_the_region():
-    # The left corner is cut off at x = 0, where the edges are at y = 40 and y = 60.
-    diamond = [(-10, 50), (40, 0), (90, 50), (40, 100)]
-    assert visible_hulls(one(diamond), SQUARE).tolist() == [[0, 0, 90, 100]]
-    only_tip = [(-50, 50), (-50, 10), (20, 30)]
-    hull = visible_hulls(one(only_tip), SQUARE)[0]
-    np.testing.assert_allclose(hull, [0, 30 - 20 * 2 / 7, 20, 30 + 20 * 2 / 7], atol=1e-4)
-
-
-def test_an_object_around_the_whole_region_fills_it():
-    around = [(-10, -20), (130, -10), (120, 140), (-15, 130)]
-    assert visible_hulls(one(around), SQUARE).tolist() == [[0, 0, 100, 100]]
-
-
-def test_an_object_with_only_its_lower_edge_inside_reaches_up_to_the_border():
-    band = [(-20, -50), (120, -50), (120, 30), (-20, 30)]
-    assert visible_hulls(one(band), SQUARE).tolist() == [[0, 0, 100, 30]]
-
-
-def test_a_corner_of_the_region_that_an_outline_only_bends_around_is_not_inside():
-    # One arm of the C is in the region, its spine and its other arm are not.
-    c = [(-40, -40), (60, -40), (60, -20), (-20, -20), (-20, 50), (60, 50), (60, 70), (-40, 70)]
-    assert visible_hulls(one(c), SQUARE).tolist() == [[0, 50, 60, 70]]
-
-
-def test_parts_are_joined_and_those_outside_do_not_count():
-    near, far = [(10, 10), (20, 10), (20, 20)], [(200, 50), (300, 50), (250, 80)]
-    assert visible_hulls(one(near, far), SQUARE).tolist() == [[10, 10, 20, 20]]
-    assert visible_hulls(one(far), SQUARE).tolist() == [[0, 0, 0, 0]]
+@pytest.mark.parametrize(
+    ("parts", "hull"),
+    [
+        ([[(10, 20), (70, 30), (40, 90)]], [10, 20, 70, 90]),  # inside the region
+        # The left corner is cut off at x = 0, where the edges are at y = 40 and y = 60.
+        ([[(-10, 50), (40, 0), (90, 50), (40, 100)]], [0, 0, 90, 100]),
+        ([[(-50, 50), (-50, 10), (20, 30)]], [0, 30 - 20 * 2 / 7, 20, 30 + 20 * 2 / 7]),  # its tip
+        ([[(-10, -20), (130, -10), (120, 140), (-15, 130)]], [0, 0, 100, 100]),  # around it
+        ([[(-20, -50), (120, -50), (120, 30), (-20, 30)]], [0, 0, 100, 30]),  # its lower edge
+        # One arm of a C is in the region, whose corner its spine only bends around.
+        ([BENT], [0, 50, 60, 70]),
+        ([NEAR, FAR], [10, 10, 20, 20]),  # a part outside does not count
+        ([FAR], [0, 0, 0, 0]),
+    ],
+)
+def test_the_hull_is_that_of_what_lies_in_the_region(parts, hull):
+    np.testing.assert_allclose(visible_hulls(one(*parts), SQUARE), [hull], atol=1e-4)
 
 
 def test_objects_without_corners_have_no_hull_and_disturb_no_other():
