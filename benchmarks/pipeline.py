@@ -15,9 +15,9 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import cv2
@@ -46,43 +46,29 @@ def make(source: Images, config: AugmentConfig, position: int) -> None:
     train_sample(source, position % len(source), IMAGE_SIZE, config, rng)
 
 
-def consume(each: Callable[..., Iterable[None]], function: Callable[[int], None], of: range):
-    """Calls a function of every number of a range, by `map` or what is like it."""
-    collections.deque(each(function, of), maxlen=0)
+class Rate(NamedTuple):
+    """What so many samples of one configuration have taken, in seconds."""
 
-
-@dataclasses.dataclass
-class Rate:
-    """What one configuration has taken so far."""
-
-    samples: int = 0
-    wall: float = 0.0
-    processor: float = 0.0
-
-    def add(self, job: Callable[[], object]) -> None:
-        """Runs a job of `TURN` samples."""
-        wall, processor = time.perf_counter(), time.process_time()
-        job()
-        self.wall += time.perf_counter() - wall
-        self.processor += time.process_time() - processor
-        self.samples += TURN
+    samples: int
+    wall: float
+    processor: float
 
 
 def measure(
     jobs: dict[tuple[str, int], tuple[Images, AugmentConfig]], seconds: float
 ) -> dict[tuple[str, int], Rate]:
     """Runs jobs, named by configuration and number of threads, in turns."""
-    rates = {name: Rate() for name in jobs}
+    spent = {name: np.zeros(2) for name in jobs}
     start, first = time.perf_counter(), 0
     with ThreadPoolExecutor(2) as pool:
         while time.perf_counter() - start < seconds * len(jobs):
-            positions = range(first, first + TURN)
             for (name, threads), (source, config) in jobs.items():
                 each = map if threads == 1 else pool.map
-                one = functools.partial(make, source, config)
-                rates[name, threads].add(functools.partial(consume, each, one, positions))
+                before = np.asarray((time.perf_counter(), time.process_time()))
+                list(each(functools.partial(make, source, config), range(first, first + TURN)))
+                spent[name, threads] += (time.perf_counter(), time.process_time()) - before
             first += TURN
-    return rates
+    return {name: Rate(first, *times.tolist()) for name, times in spent.items()}
 
 
 @contextlib.contextmanager
