@@ -1,7 +1,9 @@
 """Eight simulated CPU devices, repeatable property tests, and Ctrl-C for the whole suite."""
 
 import os
+import shutil
 import signal
+import tempfile
 
 import hypothesis
 
@@ -14,6 +16,18 @@ if DEVICES_FLAG not in os.environ.get("XLA_FLAGS", ""):
 # Shells start what runs in the background with SIGINT ignored, which tests of Ctrl-C would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# All workers, and the programs that tests start, share what one of them has compiled.
+COMPILED = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def pytest_unconfigure():
+    if COMPILED is not None:
+        shutil.rmtree(COMPILED, ignore_errors=True)
+
 
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=20
