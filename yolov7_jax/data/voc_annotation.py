@@ -1,11 +1,16 @@
 """The XML file of one image, as Pascal VOC has them."""
 
-import dataclasses
 import math
-from typing import NamedTuple
-from xml.parsers import expat
+from typing import Any, NamedTuple
 
 from yolov7_jax.data.faults import Fault, Kind, shown
+
+try:
+    from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - it has no types
+except ImportError as error:
+    raise ImportError("reading Pascal VOC needs lxml: pip install 'yolov7-jax[images]'") from error
+
+Element = Any  # of lxml
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 OUTERMOST = "annotation"
@@ -18,26 +23,6 @@ READ = {
 }
 # What `difficult` may say, in lower case; VOC's first years have "Unspecified".
 DIFFICULT, NOT_DIFFICULT = ("1", "true"), ("", "0", "false", "unspecified")
-DEEPEST = 50  # elements within elements; VOC's own have 4
-
-
-@dataclasses.dataclass
-class Element:
-    """An element of an XML file: its tag, the line where it starts, its text and children."""
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list["Element"] = dataclasses.field(default_factory=list)
-
-    def child(self, tag: str) -> "Element | None":
-        """Returns the first child of this tag."""
-        return next((child for child in self.children if child.tag == tag), None)
-
-    def text_of(self, tag: str) -> str | None:
-        """Returns the text of the first child of this tag."""
-        found = self.child(tag)
-        return None if found is None else found.text.strip()
 
 
 class VocObject(NamedTuple):
@@ -75,33 +60,41 @@ def read_annotation(file: str) -> VocLabels:
     content, problem = annotation_bytes(file)
     if problem:
         return _unreadable(file, None, f"cannot be read: {problem}")
+    # No entities, which can make a small file grow without end; nothing from elsewhere.
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
     try:
-        root = _parse(content)
-    except expat.ExpatError as error:
-        return _unreadable(file, error.lineno, f"is not XML: {error}")
-    except (ValueError, LookupError) as error:
-        return _unreadable(file, None, str(error))
+        root = etree.fromstring(content, parser)
+    except (etree.XMLSyntaxError, LookupError) as error:
+        line = getattr(error, "lineno", None)
+        return _unreadable(file, line, f"is not XML: {shown(getattr(error, 'msg', error))}")
+    dtd = root.getroottree().docinfo.internalDTD
+    if dtd is not None and dtd.entities():
+        return _unreadable(file, None, "declares entities, which are not allowed")
     if root.tag != OUTERMOST:
-        reason = f"has <{shown(root.tag)}> outermost, wanted <{OUTERMOST}>"
+        reason = f"has <{shown(_tag(root))}> outermost, wanted <{OUTERMOST}>"
         return _unreadable(file, None, reason)
     strange = _other_spelling(root)
     if strange is not None:
-        reason = f"has <{shown(strange.tag)}>, wanted <{_plain(strange.tag)}>"
-        return _unreadable(file, strange.line, reason)
+        reason = f"has <{shown(_tag(strange))}>, wanted <{_plain(strange.tag)}>"
+        return _unreadable(file, strange.sourceline, reason)
     faults: list[Fault] = []
     objects = []
-    for element in root.children:
-        if element.tag != "object":
-            continue
+    for element in root.iterchildren("object"):
         try:
             objects.append(_object(element))
         except ValueError as error:
-            faults.append(Fault(Kind.MALFORMED, file, element.line, str(error)))
+            faults.append(Fault(Kind.MALFORMED, file, element.sourceline, str(error)))
             continue
-        difficult = element.text_of("difficult") or ""
+        difficult = _text(element, "difficult")
         if difficult.lower() not in (*DIFFICULT, *NOT_DIFFICULT):
             reason = f"difficult must be 0 or 1, got {shown(difficult)}; it is taken for 0"
-            faults.append(Fault(Kind.UNKNOWN_DIFFICULT, file, element.line, reason))
+            faults.append(Fault(Kind.UNKNOWN_DIFFICULT, file, element.sourceline, reason))
     return VocLabels(_size(root), objects, faults)
 
 
@@ -119,34 +112,10 @@ def annotation_bytes(file: str) -> tuple[bytes, str]:
         return b"", getattr(error, "strerror", None) or str(error)
 
 
-def _parse(content: bytes) -> Element:
-    """Parses XML; a ValueError, LookupError (encoding) or ExpatError says what is wrong with it."""
-    parser = expat.ParserCreate()
-    outermost = Element("", 0)
-    path = [outermost]
-
-    def start(tag: str, _attributes: dict[str, str]) -> None:
-        if len(path) > DEEPEST:
-            raise ValueError(f"has elements more than {DEEPEST} deep")
-        element = Element(tag, parser.CurrentLineNumber)
-        path[-1].children.append(element)
-        path.append(element)
-
-    def end(_tag: str) -> None:
-        path.pop()
-
-    def text(data: str) -> None:
-        path[-1].text += data
-
-    def entity(*_declaration: object) -> None:
-        # Entities can make a small file grow without end, and labels have no use for them.
-        raise ValueError("declares entities, which are not allowed")
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.EntityDeclHandler = text, entity
-    parser.buffer_text = True
-    parser.Parse(content, True)
-    return outermost.children[0]
+def _text(element: Element, path: str) -> str:
+    """Returns the text of the first element at a path; empty where there is none."""
+    found = element.find(path)
+    return "" if found is None else "".join(found.itertext(with_tail=False)).strip()
 
 
 def _other_spelling(element: Element) -> Element | None:
@@ -155,7 +124,7 @@ def _other_spelling(element: Element) -> Element | None:
     To pass over it could take the image for one without objects.
     """
     wanted = READ.get(element.tag, ())
-    for child in element.children:
+    for child in element.iterchildren(etree.Element):
         if child.tag in wanted:
             deeper = _other_spelling(child)
             if deeper is not None:
@@ -166,31 +135,36 @@ def _other_spelling(element: Element) -> Element | None:
 
 
 def _plain(tag: str) -> str:
-    return tag.rpartition(":")[2].lower()
+    return tag.rpartition("}")[2].rpartition(":")[2].lower()
+
+
+def _tag(element: Element) -> str:
+    """Returns the tag as the file has it."""
+    name = etree.QName(element).localname
+    return f"{element.prefix}:{name}" if element.prefix else name
 
 
 def _object(element: Element) -> VocObject:
-    name = element.text_of("name")
+    name = _text(element, "name")
     if not name:
         raise ValueError("the object has no name")
-    box = element.child("bndbox")
+    box = element.find("bndbox")
     if box is None:
         raise ValueError(f"{shown(name)}: the object has no bndbox")
-    texts = [box.text_of(corner) or "" for corner in CORNERS]
+    texts = [_text(box, corner) for corner in CORNERS]
     try:
         left, top, right, bottom = map(float, texts)
     except ValueError:
         reason = f"{shown(name)}: {' '.join(CORNERS)} must be numbers, got {shown(texts)}"
         raise ValueError(reason) from None
-    difficult = (element.text_of("difficult") or "").lower() in DIFFICULT
-    return VocObject(name, (left - 1, top - 1, right, bottom), difficult, element.line)
+    difficult = _text(element, "difficult").lower() in DIFFICULT
+    return VocObject(name, (left - 1, top - 1, right, bottom), difficult, element.sourceline)
 
 
 def _size(root: Element) -> tuple[int, int]:
     """Returns width and height, zeros where the file gives none that could be right."""
-    size = root.child("size")
     try:
-        sides = [float((size and size.text_of(side)) or 0) for side in ("width", "height")]
+        sides = [float(_text(root, f"size/{side}") or 0) for side in ("width", "height")]
     except ValueError:
         return 0, 0
     if not all(math.isfinite(side) and side > 0 for side in sides):
