@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.detect.sources import find_sources, read_still, read_video
 from yolov7_jax.errors import UserError
 
@@ -32,8 +31,7 @@ def write_video(path, count=5, rate=10.0):
 
 def read_one(path):
     (still,) = find_sources([str(path)]).stills
-    with DecoderMessages():
-        return read_still(still)
+    return read_still(still)
 
 
 def test_files_folders_and_patterns_are_found_in_the_order_they_are_named(tmp_path):

@@ -98,7 +98,7 @@ def test_processes_make_their_slices_of_each_batch_and_nothing_else(dataset, str
     monkeypatch.setattr("yolov7_jax.evaluate.batches.COMPILATION_IMAGES", 0)
     opened = []
 
-    def read(path, size):
+    def read(path, size, **options):
         opened.append(path)
         return read_whole(path, size)
 

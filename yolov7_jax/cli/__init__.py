@@ -33,6 +33,13 @@ VERBS = {
 # What a package that is missing comes with; the library alone has all else.
 EXTRAS = {"predict": "images", "val": "images", "export": "export,images"}
 EXAMPLES = ("train --recipe demo", "predict images/ --weights runs/demo")
+# Read when libraries are loaded: no lines of their own, no images that fill the memory.
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "OPENCV_LOG_LEVEL": "SILENT",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(2**28),
+}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAKE_ROOM = "make room, then resume the run, or start it again where it has no config.yaml yet"
 NO_MEMORY = (
@@ -52,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       `check --strict` found, too little memory, or a fault of the program, with its traceback; 2
       for what the user can fix; or 128 + n for signal n.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show

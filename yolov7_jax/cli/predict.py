@@ -1,7 +1,6 @@
 """`yolov7-jax predict`: what is in images and videos."""
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from yolov7_jax.cli.parser import Parser
@@ -94,10 +93,6 @@ def make_parser(arguments: Sequence[str]) -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Looks at the sources; returns the exit code."""
     check_exists(options.weights, "--weights")
-    # Read by OpenCV when it is loaded: no images that fill the memory, no lines of its own.
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from yolov7_jax.detect import predict_files  # needs the extra `images`
 
     return predict_files.run(options)

@@ -6,7 +6,6 @@ import signal
 
 import jax
 
-from yolov7_jax.data.decoder_messages import quiet_decoders
 from yolov7_jax.errors import is_out_of_memory
 from yolov7_jax.training.checkpoint import CHECKPOINT_FOLDER
 from yolov7_jax.training.distributed import (
@@ -35,8 +34,7 @@ def train_to_end(config: TrainConfig, run: pathlib.Path) -> int:
       OtherProcessError: several processes train, and what they compute together has failed.
     """
     try:
-        with quiet_decoders():
-            result = train(config, run)
+        result = train(config, run)
     except jax.errors.JaxRuntimeError as error:
         if is_out_of_memory(error) or jax.process_count() == 1:
             raise

@@ -4,9 +4,8 @@ import os
 import struct
 import zlib
 
-from yolov7_jax.data.decoder_messages import is_damage, is_doubt, watch_decoder
 from yolov7_jax.data.faults import Fault, Kind
-from yolov7_jax.data.images import UnreadableImageError, read_image
+from yolov7_jax.data.images import UnreadableImageError, is_damage, is_doubt, read_strictly
 
 # Start-of-frame markers hold the size; C4, C8 and CC are tables and extensions instead.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -34,7 +33,7 @@ def read_size(path: str | os.PathLike[str], *, decode: bool = False) -> tuple[in
 
 
 def _look(name: str, decode: bool) -> tuple[tuple[int, int], str]:
-    """Returns what `image_size` does, and what the decoder says of the image, if anything."""
+    """Returns what `read_size` does, and what the decoder complains of, if anything."""
     try:
         descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
@@ -50,31 +49,25 @@ def _look(name: str, decode: bool) -> tuple[tuple[int, int], str]:
         os.close(descriptor)
     if size is not None and sound and not decode:
         return size, ""
-    decoded, message = watch_decoder(lambda: _decoded_size(name))
-    told = f" ({message})" if message else ""
+    if size is None and os.path.getsize(name) == 0:
+        raise UnreadableImageError(f"{name}: is empty, 0 bytes")
+    try:
+        image, complaint = read_strictly(name)
+    except UnreadableImageError:
+        if size is None:
+            raise
+        raise UnreadableImageError(f"{name}: is truncated or damaged") from None
     # libpng passes over damage in what is beside the pixels; the walk over the chunks does not.
     cut = size is not None and not sound and _is_png(name)
-    if isinstance(decoded, tuple) and not is_damage(message) and not cut:
-        return decoded, message
-    if isinstance(decoded, tuple) or size is not None:
+    if is_damage(complaint) or cut:
+        told = f" ({complaint})" if complaint else ""
         raise UnreadableImageError(f"{name}: is truncated or damaged{told}")
-    if os.path.getsize(name) == 0:
-        raise UnreadableImageError(f"{name}: is empty, 0 bytes")
-    raise UnreadableImageError(f"{decoded}{told}")
+    return (image.shape[1], image.shape[0]), complaint
 
 
 def _is_png(name: str) -> bool:
     with open(name, "rb") as file:
         return file.read(len(_PNG_START)) == _PNG_START
-
-
-def _decoded_size(name: str) -> tuple[int, int] | UnreadableImageError:
-    """Returns an image's (width, height) as it is decoded, or why it cannot be."""
-    try:
-        height, width = read_image(name).shape[:2]
-    except UnreadableImageError as error:
-        return error
-    return width, height
 
 
 def _from_header(descriptor: int, thorough: bool) -> tuple[tuple[int, int] | None, bool]:

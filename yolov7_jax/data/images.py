@@ -1,5 +1,6 @@
 """Images on the host: reading and resizing."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -9,10 +10,20 @@ from yolov7_jax.errors import UserError
 
 try:
     import cv2
+    import simplejpeg
 except ImportError as error:
     raise ImportError(
-        "yolov7_jax.data.images needs OpenCV: pip install 'yolov7-jax[images]'"
+        f"yolov7_jax.data.images needs {error.name}: pip install 'yolov7-jax[images]'"
     ) from error
+
+# After these a JPEG image is decoded to the end, but some of it is grey or displaced.
+DAMAGE = ("Corrupt JPEG data:", "Premature end of JPEG file")
+# What lies between the image and its end: nothing that matters, or what was left over when the
+# decoder lost its place in damaged data.
+DOUBT = "extraneous bytes before marker 0xd"
+MOST_PIXELS = 2**28  # of a JPEG image; a small file can claim 2**32
+_JPEG = b"\xff\xd8"
+_MOST_HEADER = 1 << 18  # bytes of segments in front of the pixels
 
 
 class UnreadableImageError(UserError):
@@ -32,18 +43,76 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       UnreadableImageError: the file is missing or is no such image; the message names it.
     """
+    return _decode(_content(path), path)
+
+
+def read_strictly(path: str | os.PathLike[str]) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """Reads an image as `read_image` does, and says what its decoder complains of.
+
+    A damaged JPEG image is decoded to its end, with a part that is grey or displaced.
+
+    Returns:
+      The image, and the complaint, of which `is_damage` and `is_doubt` tell what it means; empty
+      where there is none.
+
+    Raises:
+      UnreadableImageError: as `read_image` does, with the complaint.
+    """
+    content = _content(path)
+    if not content.startswith(_JPEG) or _is_too_large(content):
+        return _decode(content, path), ""
     try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        reason = error.strerror or str(error)
+        image = simplejpeg.decode_jpeg(content, strict=True)
+    except ValueError as error:
+        try:
+            return _decode(content, path), str(error)
+        except UnreadableImageError as unreadable:
+            raise UnreadableImageError(f"{unreadable} ({error})") from error
+    return (_decode(content, path) if _has_exif(content) else image), ""
+
+
+def is_damage(complaint: str) -> bool:
+    """Says whether a decoder's complaint means that an image is not as it was made."""
+    return complaint.startswith(DAMAGE) and "extraneous bytes" not in complaint
+
+
+def is_doubt(complaint: str) -> bool:
+    """Says whether a decoder's complaint may mean so."""
+    return DOUBT in complaint
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise UnreadableImageError(f"{os.fspath(path)}: cannot be read: {reason}") from error
-    try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
-    except cv2.error:
-        image = None
+
+
+def _decode(content: bytes, path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+    # A third faster than OpenCV, with the same pixels; but it does not turn images upright.
+    if content.startswith(_JPEG) and not _has_exif(content) and not _is_too_large(content):
+        with contextlib.suppress(ValueError):  # CMYK, which OpenCV reads
+            return simplejpeg.decode_jpeg(content, strict=False)
+    image = None
+    with contextlib.suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise UnreadableImageError(f"{os.fspath(path)}: is not an image that OpenCV can decode")
     return np.asarray(image, np.uint8)
+
+
+def _has_exif(content: bytes) -> bool:
+    return b"Exif\0\0" in content[:_MOST_HEADER]
+
+
+def _is_too_large(content: bytes) -> bool:
+    """Says whether a JPEG image has more pixels than are decoded; OpenCV then says so."""
+    with contextlib.suppress(ValueError):
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        return int(height) * int(width) > MOST_PIXELS
+    return False
 
 
 def resize(

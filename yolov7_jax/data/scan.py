@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 
 from yolov7_jax.data.assemble import Found, Scan, assemble
-from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.data.image_size import examine_image
 from yolov7_jax.data.parallel import default_workers, map_files
 from yolov7_jax.data.scan_cache import damaged_images, read_scan, write_scan
@@ -72,11 +71,10 @@ def scan_source(
     start = time.perf_counter()
     if decode and workers is None:
         readers = default_workers(decode=True)
-    with DecoderMessages():
-        found = source.read(decode=decode, workers=readers)
-        if not decode:
-            found = _leave_out_damaged(found, damaged_images(data, split), readers)
-        scan = assemble(found, decoded=decode)
+    found = source.read(decode=decode, workers=readers)
+    if not decode:
+        found = _leave_out_damaged(found, damaged_images(data, split), readers)
+    scan = assemble(found, decoded=decode)
     _log.info("%s: %s: scanned in %.1f s", data, split, time.perf_counter() - start)
     write_scan(data, split, digest, scan)
     return scan

@@ -14,7 +14,6 @@ from typing import Self
 
 from yolov7_jax.compiled_programs import keep_compiled
 from yolov7_jax.data.ahead import map_ahead
-from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.data.faults import plural
 from yolov7_jax.detect.detector import Detector, DetectorConfig, Letterboxed
 from yolov7_jax.detect.outputs import Found, SaveConfig, Saver, found_in
@@ -69,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"ignored, no images or videos by their suffix: {shown}{more}", file=sys.stderr)
     with folder_if_filled(options.output, OUTPUT) as folder:
         _print(f"{options.weights}: {described(model)}, at {detector.config.image_size} pixels")
-        with DecoderMessages(), Saver(folder, names, saved) as saver:
+        with Saver(folder, names, saved) as saver:
             run = _Run(detector, saver)
             for folder_that_is_shut in sources.unreadable:
                 run.unreadable(folder_that_is_shut)

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from yolov7_jax.data.decoder_messages import is_damage, watch_decoder
 from yolov7_jax.data.image_size import read_size
-from yolov7_jax.data.images import UnreadableImageError, read_image
+from yolov7_jax.data.images import UnreadableImageError, is_damage, read_strictly
 from yolov7_jax.errors import UserError
 
 try:
@@ -248,7 +247,7 @@ def _read(frame: Frame, path: pathlib.Path) -> Frame:
         return frame._replace(fault=f"has {status.st_size} bytes; at most {MOST_BYTES} are read")
     try:
         read_size(path)  # finds what decoders pass over in silence
-        image, message = watch_decoder(lambda: read_image(path))
+        image, message = read_strictly(path)
     except UnreadableImageError as error:
         fault = str(error).removeprefix(f"{path}: ")
         return frame._replace(fault=fault + (NO_LISTS if path.suffix.lower() == ".txt" else ""))

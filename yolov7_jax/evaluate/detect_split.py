@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.dataset_images import fitted_image
-from yolov7_jax.data.decoder_messages import is_damage, watch_decoder
 from yolov7_jax.data.images import UnreadableImageError
 from yolov7_jax.data.letterbox import fitted_size, unletterbox
 from yolov7_jax.deploy import deploy
@@ -193,10 +192,7 @@ def _image_or_grey(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image as the network sees it; of one that cannot be read notes why."""
     try:
-        image, message = watch_decoder(lambda: fitted_image(dataset, image_size, row))
-        if is_damage(message):
-            raise UnreadableImageError(f"{dataset.paths[row]}: is truncated or damaged ({message})")
-        return image
+        return fitted_image(dataset, image_size, row, strict=True)
     except UnreadableImageError as error:
         unreadable[row] = str(error)
         width, height = fitted_size(

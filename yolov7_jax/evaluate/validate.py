@@ -11,7 +11,6 @@ from yolov7_jax.compiled_programs import keep_compiled
 from yolov7_jax.config import LONGEST_SIDE
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.dataset import as_one_class
-from yolov7_jax.data.decoder_messages import DecoderMessages
 from yolov7_jax.data.faults import Effect, counted
 from yolov7_jax.data.layouts import load_split
 from yolov7_jax.errors import INCOMPLETE, UserError, printable
@@ -76,14 +75,13 @@ def run(options: argparse.Namespace) -> int:
         stop_if_wanted()
         return found
 
-    with DecoderMessages():
-        detections, unreadable = detect_split(
-            detect_or_stop,
-            dataset,
-            image_size=image_size,
-            batch_size=batch_size,
-            stride=None if options.square else max(model.head.strides),
-        )
+    detections, unreadable = detect_split(
+        detect_or_stop,
+        dataset,
+        image_size=image_size,
+        batch_size=batch_size,
+        stride=None if options.square else max(model.head.strides),
+    )
     settings = {
         "weights": str(options.weights),
         "model": model.name,
