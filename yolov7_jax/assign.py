@@ -5,12 +5,14 @@ them, and a cost says how badly each prediction fits each object. YOLOX (arXiv 2
 the solver by a simple rule, SimOTA, which YOLOv7 uses with candidates of its own. Its steps, for
 each image, are those of `assign_ota`:
 
-1. Candidates, `candidates.propose`: cells near an object's centre, with anchors of like shape.
-   They take the place of the papers' centre prior.
+1. Candidates, `candidates.propose`: the cell of an object's centre and those neighbours to whose
+   side the centre lies within `center_radius`, with anchors of like shape. They take the place of
+   the papers' centre prior. A prediction that several objects propose is several candidates.
 2. Cost matrix, `cost_matrix.scan_candidates`: of every object with every candidate, whichever
    object proposed it: class cost - 3 log IoU. It is scanned in chunks and never built whole, since
    a crowd has hundreds of objects and thousands of candidates.
-3. Dynamic k, `dynamic_k`: an object gets as many candidates as its 10 largest IoUs add up to.
+3. Dynamic k, `dynamic_k`: an object gets as many candidates as its `top_k` largest IoUs, 10 or
+   with auxiliary heads 20, add up to.
 4. Matching, `claim_cheapest`: an object claims its k candidates of least cost.
 5. Conflict resolution, `resolve_conflicts`: a candidate that several objects claim goes to the one
    that it costs least.
@@ -20,8 +22,8 @@ a candidate, which has a slot among `n`. The cost is c_ij = L_cls + alpha L_reg 
 L_cls + lambda L_reg in YOLOX: `cost`, with L_cls from `cost_matrix._class_cost` (the binary
 cross-entropy with sqrt(class x objectness)), L_reg = -log IoU, and alpha or lambda `IOU_WEIGHT`. A
 supply s_i is `k`, estimated from the q largest IoUs, `top_k`. Every demand d_j is 1: a candidate is
-matched at most once, and the background supplies those that nobody claims (`matched` is False).
-The radius r of the centre prior is `center_radius`, in cells, around an object's centre.
+matched at most once, and the background supplies those that nobody claims (`matched` is False), for
+which there is no cost. The radius r of the centre prior is `center_radius`, in cells.
 """
 
 from typing import Protocol, runtime_checkable
@@ -218,6 +220,8 @@ def resolve_conflicts(
     sizes = [level.row.shape[1] for level in levels]
     level_of_slot = jnp.asarray(np.repeat(np.arange(len(levels), dtype=np.int32), sizes))
     cheapest = take(best.cheapest_object)
+    # Claims on a slot lie side by side, and the first stands for all. It keeps the slot where
+    # rounding has left that without a cheapest object.
     contested = (slot == after) & (cheapest < num_objects)
     return Assignment(
         matched=(slot < num_slots) & (slot != before),
