@@ -1,7 +1,9 @@
 """Damaged images are told with what their decoder complains of, and intact ones are read."""
 
+import functools
 import os
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -70,7 +72,7 @@ def test_the_scan_of_headers_prints_nothing_either(damaged, capfd):
     ("message", "damage", "doubt"),
     [
         (MESSAGE, True, False),
-        ("Premature end of JPEG file", True, False),
+        ("Unsupported marker type 0x67", True, False),
         ("Corrupt JPEG data: 3 extraneous bytes before marker 0xd9", False, True),
         ("Corrupt JPEG data: 3 extraneous bytes before marker 0xc4", False, False),
         ("libpng warning: iCCP: known incorrect sRGB profile", False, False),
@@ -81,7 +83,7 @@ def test_what_is_harmless_is_no_damage(message, damage, doubt):
     assert (is_damage(message), is_doubt(message)) == (damage, doubt)
 
 
-def test_a_image_that_may_be_damaged_is_kept_and_named(damaged):
+def test_an_image_that_may_be_damaged_is_kept_and_named(damaged):
     whole = jpeg(1)
     (damaged.parent / "images/01.jpg").write_bytes(whole[:-2] + bytes(9) + whole[-2:])
     source = open_source(damaged, "train")
@@ -93,9 +95,29 @@ def test_a_image_that_may_be_damaged_is_kept_and_named(damaged):
 
 
 def test_an_image_that_is_cut_off_is_truncated(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(jpeg()[:500])
-    with pytest.raises(UnreadableImageError, match=r"is truncated or damaged"):
-        read_size(tmp_path / "a.jpg", decode=True)
+    (tmp_path / "a.jpg").write_bytes(jpeg()[: len(jpeg()) // 2])
+    for read in (read_image, read_strictly, functools.partial(read_size, decode=True)):
+        with pytest.raises(UnreadableImageError, match=r"is truncated or damaged"):
+            read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("damage", ["", "pixels", "end"])
+def test_png_profiles_print_nothing_and_damaged_pixels_are_refused(tmp_path, damage, capfd):
+    image = np.random.default_rng(1).integers(0, 255, (24, 40, 3), np.uint8)
+    content = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    profile = b"iCCP" + b"no profile\0\0"  # libpng prints what it thinks of it
+    chunk = struct.pack(">I", len(profile) - 4) + profile + struct.pack(">I", zlib.crc32(profile))
+    content = content[:33] + chunk + content[33:]
+    if damage:
+        content = content[:-12] if damage == "end" else content[:-40] + bytes(9) + content[-31:]
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    if damage:
+        with pytest.raises(UnreadableImageError, match="is not an image"):
+            read_image(path)
+    else:
+        np.testing.assert_array_equal(read_image(path), image)
+    assert capfd.readouterr() == ("", "")
 
 
 def exif(orientation):
@@ -106,7 +128,9 @@ def exif(orientation):
 
 @pytest.mark.parametrize("orientation", [None, *range(1, 9)])
 @pytest.mark.parametrize("shape", [(24, 40), (24, 40, 3)], ids=["grey", "colour"])
-def test_jpeg_images_have_the_pixels_that_opencv_gives_turned_upright(tmp_path, shape, orientation):
+def test_jpeg_images_have_the_pixels_that_opencv_gives_turned_upright(
+    tmp_path, shape, orientation, capfd
+):
     image = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
     content = cv2.imencode(".jpg", image)[1].tobytes()
     if orientation is not None:
@@ -116,12 +140,32 @@ def test_jpeg_images_have_the_pixels_that_opencv_gives_turned_upright(tmp_path, 
     wanted = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     assert wanted.shape[:2] == ((40, 24) if (orientation or 1) > 4 else (24, 40))
     np.testing.assert_array_equal(read_image(path), wanted)
+    assert read_size(path) == (wanted.shape[1], wanted.shape[0])
     pixels, complaint = read_strictly(path)
     np.testing.assert_array_equal(pixels, wanted)
     assert complaint == ""
     path.write_bytes(cut_short(content))
     assert is_damage(read_strictly(path)[1])
     assert read_image(path).shape == wanted.shape
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("segments", "is_turned"),
+    [
+        ([exif(6), exif(1)], True),
+        ([exif(1), exif(6)], False),
+        ([exif(6).replace(b"\x01\x12", b"\x01\x13"), exif(6)], True),  # the first has none
+        ([b"\xff\xe2" + struct.pack(">H", 65000) + bytes(64998)] * 5 + [exif(6)], True),
+    ],
+)
+def test_the_first_orientation_counts_wherever_it_stands(tmp_path, segments, is_turned):
+    image = np.random.default_rng(1).integers(0, 255, (24, 40, 3), np.uint8)
+    content = cv2.imencode(".jpg", image)[1].tobytes()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content[:2] + b"".join(segments) + content[2:])
+    assert read_size(path) == ((24, 40) if is_turned else (40, 24))
+    np.testing.assert_array_equal(read_image(path), cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))
 
 
 def test_a_small_jpeg_that_claims_many_pixels_fills_no_memory(tmp_path):
@@ -131,3 +175,11 @@ def test_a_small_jpeg_that_claims_many_pixels_fills_no_memory(tmp_path):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(UnreadableImageError, match="is not an image that OpenCV can decode"):
         read_image(tmp_path / "a.jpg")
+
+
+def test_a_jpeg_whose_decoder_loses_its_place_is_damaged(tmp_path):
+    content = jpeg()
+    middle = len(content) // 2
+    (tmp_path / "a.jpg").write_bytes(content[:middle] + b"\xff\x67" + content[middle + 2 :])
+    with pytest.raises(UnreadableImageError, match="is truncated or damaged"):
+        read_size(tmp_path / "a.jpg", decode=True)

@@ -5,16 +5,8 @@ import struct
 import zlib
 
 from yolov7_jax.data.faults import Fault, Kind
+from yolov7_jax.data.image_header import JPEG_START, PNG_START, jpeg_header
 from yolov7_jax.data.images import UnreadableImageError, is_damage, is_doubt, read_strictly
-
-# Start-of-frame markers hold the size; C4, C8 and CC are tables and extensions instead.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_EXIF, _JPEG_SCAN, _JPEG_END = 0xE1, 0xDA, 0xD9
-_EXIF_ORIENTATION = 0x0112
-_LYING_DOWN = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_MOST_SEGMENTS = 1000  # in front of a JPEG image; profiles take 255 at most
-_HEAD = 4096  # bytes to start with; headers are seldom longer
 
 
 def read_size(path: str | os.PathLike[str], *, decode: bool = False) -> tuple[int, int]:
@@ -67,70 +59,27 @@ def _look(name: str, decode: bool) -> tuple[tuple[int, int], str]:
 
 def _is_png(name: str) -> bool:
     with open(name, "rb") as file:
-        return file.read(len(_PNG_START)) == _PNG_START
+        return file.read(len(PNG_START)) == PNG_START
 
 
 def _from_header(descriptor: int, thorough: bool) -> tuple[tuple[int, int] | None, bool]:
     """Returns the upright size or None where only decoding tells, and whether the end is there."""
-    head = os.pread(descriptor, _HEAD, 0)
-    if head.startswith(b"\xff\xd8"):
-        length = os.fstat(descriptor).st_size
-        size = _jpeg_size(descriptor, head)
-        tail = head[-2:] if length == len(head) else os.pread(descriptor, 2, length - 2)
-        return size, tail == b"\xff\xd9"
-    if head.startswith(_PNG_START):
+    head = os.pread(descriptor, len(PNG_START), 0)
+    if head.startswith(JPEG_START):
+        header = jpeg_header(lambda length, at: os.pread(descriptor, length, at))
+        if header is None:
+            return None, False
+        tail = os.pread(descriptor, 2, os.fstat(descriptor).st_size - 2)
+        width, height = header.width, header.height
+        return (height, width) if header.lies_down else (width, height), tail == b"\xff\xd9"
+    if head.startswith(PNG_START):
         return _png_size(descriptor, thorough)
     return None, False
 
 
-def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int] | None:
-    """Returns the upright size, or None where the header is not that of a JPEG image."""
-    lies_down = False
-    position = 2
-    for _ in range(_MOST_SEGMENTS):
-        if position + 9 > len(head):
-            # Segments of profiles and thumbnails are long: jump over them.
-            window, start = os.pread(descriptor, _HEAD, position), position
-        else:
-            window, start = head, 0
-        at = position - start
-        first, marker = struct.unpack_from(">BB", window, at)
-        if first == 0xFF and marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        if first != 0xFF or marker in (_JPEG_SCAN, _JPEG_END):
-            return None
-        (length,) = struct.unpack_from(">H", window, at + 2)
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">xHH", window, at + 4)
-            if not height or not width:
-                return None
-            return (height, width) if lies_down else (width, height)
-        if marker == _JPEG_EXIF:
-            segment = os.pread(descriptor, max(length - 2, 0), position + 4)
-            if segment.startswith(b"Exif\0\0"):
-                lies_down = _orientation(segment[6:]) in _LYING_DOWN
-        position += 2 + length
-    return None
-
-
-def _orientation(tiff: bytes) -> int:
-    """Returns the orientation in an EXIF block, 1 where it has none."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    (first,) = struct.unpack_from(order + "I", tiff, 4)
-    (count,) = struct.unpack_from(order + "H", tiff, first)
-    for entry in range(count):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, first + 2 + 12 * entry)
-        if tag == _EXIF_ORIENTATION:
-            return value
-    return 1
-
-
 def _png_size(descriptor: int, thorough: bool) -> tuple[tuple[int, int] | None, bool]:
     """Walks over the chunks; only decoding tells the size of an image with EXIF."""
-    size, position = None, len(_PNG_START)
+    size, position = None, len(PNG_START)
     file_size = os.fstat(descriptor).st_size
     while True:
         length, name = struct.unpack(">I4s", os.pread(descriptor, 8, position))

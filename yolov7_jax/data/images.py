@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import struct
 
 import numpy as np
 from jaxtyping import UInt8
 
+from yolov7_jax.data.image_header import JPEG_START, PNG_START, jpeg_header, png_pixels
 from yolov7_jax.errors import UserError
 
 try:
@@ -16,14 +18,17 @@ except ImportError as error:
         f"yolov7_jax.data.images needs {error.name}: pip install 'yolov7-jax[images]'"
     ) from error
 
-# After these a JPEG image is decoded to the end, but some of it is grey or displaced.
-DAMAGE = ("Corrupt JPEG data:", "Premature end of JPEG file")
+# Where a JPEG decoder loses its place; only OpenCV knows whether there is an image all the same.
+LOST = ("Unsupported marker type", "Bogus ", "Invalid JPEG file structure:")
+# A JPEG image with these is decoded to the end, but some of it is grey or displaced.
+DAMAGE = ("Corrupt JPEG data:", *LOST)
+TRUNCATED = "Premature end of JPEG file"
 # What lies between the image and its end: nothing that matters, or what was left over when the
 # decoder lost its place in damaged data.
 DOUBT = "extraneous bytes before marker 0xd"
+# By EXIF orientation, what OpenCV's flip is to do after the image was transposed from 5 on.
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 MOST_PIXELS = 2**28  # of a JPEG image; a small file can claim 2**32
-_JPEG = b"\xff\xd8"
-_MOST_HEADER = 1 << 18  # bytes of segments in front of the pixels
 
 
 class UnreadableImageError(UserError):
@@ -43,7 +48,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       UnreadableImageError: the file is missing or is no such image; the message names it.
     """
-    return _decode(_content(path), path)
+    return read_strictly(path)[0]
 
 
 def read_strictly(path: str | os.PathLike[str]) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
@@ -59,16 +64,53 @@ def read_strictly(path: str | os.PathLike[str]) -> tuple[UInt8[np.ndarray, "h w 
       UnreadableImageError: as `read_image` does, with the complaint.
     """
     content = _content(path)
-    if not content.startswith(_JPEG) or _is_too_large(content):
-        return _decode(content, path), ""
+    image, complaint = None, ""
+    if content.startswith(JPEG_START):
+        image, complaint = _decode_jpeg(content)
+        if complaint == TRUNCATED:
+            raise UnreadableImageError(f"{os.fspath(path)}: is truncated or damaged ({complaint})")
+    elif content.startswith(PNG_START):
+        content = png_pixels(content)
+    if image is None and content:
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        told = f" ({complaint})" if complaint else ""
+        raise UnreadableImageError(
+            f"{os.fspath(path)}: is not an image that OpenCV can decode{told}"
+        )
+    return np.asarray(image, np.uint8), complaint
+
+
+def _decode_jpeg(content: bytes) -> tuple[UInt8[np.ndarray, "h w 3"] | None, str]:
+    """Decodes a third faster than OpenCV, with the same pixels.
+
+    Returns:
+      The upright image, None where OpenCV is to try; and what the decoder complains of.
+    """
     try:
-        image = simplejpeg.decode_jpeg(content, strict=True)
+        header = jpeg_header(lambda length, at: content[at : at + length])
+    except struct.error:
+        header = None
+    if header is None or header.width * header.height > MOST_PIXELS:
+        return None, ""
+    complaint = ""
+    try:
+        image = simplejpeg.decode_jpeg(content, "CMYK" if header.is_cmyk else "RGB", strict=True)
+        if header.is_cmyk:  # whose conversion to RGB is OpenCV's
+            return None, ""
     except ValueError as error:
+        complaint = str(error)
+        if complaint.startswith(LOST):
+            return None, complaint
         try:
-            return _decode(content, path), str(error)
-        except UnreadableImageError as unreadable:
-            raise UnreadableImageError(f"{unreadable} ({error})") from error
-    return (_decode(content, path) if _has_exif(content) else image), ""
+            image = simplejpeg.decode_jpeg(content, strict=False)
+        except (ValueError, KeyError):  # KeyError: it knows no such subsampling
+            return None, complaint
+    if header.lies_down:
+        image = cv2.transpose(image)
+    flip = _FLIPS.get(header.orientation)
+    return np.asarray(image if flip is None else cv2.flip(image, flip), np.uint8), complaint
 
 
 def is_damage(complaint: str) -> bool:
@@ -88,31 +130,6 @@ def _content(path: str | os.PathLike[str]) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UnreadableImageError(f"{os.fspath(path)}: cannot be read: {reason}") from error
-
-
-def _decode(content: bytes, path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
-    # A third faster than OpenCV, with the same pixels; but it does not turn images upright.
-    if content.startswith(_JPEG) and not _has_exif(content) and not _is_too_large(content):
-        with contextlib.suppress(ValueError):  # CMYK, which OpenCV reads
-            return simplejpeg.decode_jpeg(content, strict=False)
-    image = None
-    with contextlib.suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise UnreadableImageError(f"{os.fspath(path)}: is not an image that OpenCV can decode")
-    return np.asarray(image, np.uint8)
-
-
-def _has_exif(content: bytes) -> bool:
-    return b"Exif\0\0" in content[:_MOST_HEADER]
-
-
-def _is_too_large(content: bytes) -> bool:
-    """Says whether a JPEG image has more pixels than are decoded; OpenCV then says so."""
-    with contextlib.suppress(ValueError):
-        height, width, *_ = simplejpeg.decode_jpeg_header(content)
-        return int(height) * int(width) > MOST_PIXELS
-    return False
 
 
 def resize(
