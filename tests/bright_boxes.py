@@ -1,7 +1,5 @@
 """A split of seven images of many sizes, with a bright rectangle in each."""
 
-import contextlib
-
 import cv2
 import jax
 import numpy as np
@@ -69,14 +67,6 @@ def narrow_model():
     for level in model.detect.levels:  # fresh heads are sure of nothing
         level.bias[...] += 4
     return model
-
-
-@contextlib.contextmanager
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def check_same_detections(found, other):

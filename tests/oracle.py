@@ -169,14 +169,14 @@ def _iou_and_cost(lead, objects, columns, head) -> tuple[np.ndarray, np.ndarray]
     image_width = lead[0].shape[2] * head.strides[0]
     scale = (image_width, image_height, image_width, image_height)
     boxes = [
-        _corners([float(v) * s for v, s in zip(row[2:], scale, strict=True)]) for row in objects
+        corners_of([float(v) * s for v, s in zip(row[2:], scale, strict=True)]) for row in objects
     ]
     labels = [int(row[1]) for row in objects]
     iou = np.zeros((len(objects), len(columns)))
     cost = np.zeros((len(objects), len(columns)))
     for n, candidate in enumerate(columns):
-        logits = _logits(lead, candidate)
-        predicted = _corners(_decode_one(logits, candidate, head))
+        logits = logits_of(lead, candidate)
+        predicted = corners_of(decode_one(logits, candidate, head))
         class_cost = {label: _class_cost(logits, label) for label in set(labels)}
         for m, (box, label) in enumerate(zip(boxes, labels, strict=True)):
             iou[m, n] = plain_iou(box, predicted)
@@ -194,20 +194,20 @@ def _class_cost(logits: np.ndarray, label: int) -> float:
 # ---------------------------------------------------------------------------- boxes
 
 
-def _logits(levels: Levels, match: Match) -> np.ndarray:
+def logits_of(levels: Levels, match: Match) -> np.ndarray:
     """The prediction of a match `[5 + c]` in float64."""
     place = (match.image, match.row, match.column, match.anchor)
     return levels[match.level][place].astype(np.float64)
 
 
-def _sigmoid(x):
+def sigmoid(x):
     return np.exp(-np.logaddexp(0, -x))
 
 
-def _decode_one(logits: np.ndarray, match: Match, head: HeadConfig) -> tuple[float, ...]:
+def decode_one(logits: np.ndarray, match: Match, head: HeadConfig) -> tuple[float, ...]:
     """Centre, width and height in input pixels."""
     stride = head.strides[match.level]
-    x, y, w, h = 2 * _sigmoid(logits[:4])
+    x, y, w, h = 2 * sigmoid(logits[:4])
     anchor_w, anchor_h = head.anchors[match.level][match.anchor]
     return (
         (x - 0.5 + match.column) * stride,
@@ -217,7 +217,7 @@ def _decode_one(logits: np.ndarray, match: Match, head: HeadConfig) -> tuple[flo
     )
 
 
-def _corners(box_cxcywh: Box) -> tuple[float, float, float, float]:
+def corners_of(box_cxcywh: Box) -> tuple[float, float, float, float]:
     cx, cy, w, h = (float(value) for value in box_cxcywh)
     return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
 
@@ -238,8 +238,8 @@ def plain_iou(a_xyxy: Box, b_xyxy: Box) -> float:
 
 def ciou(a_cxcywh: Box, b_cxcywh: Box, alpha: float | None = None) -> tuple[float, float]:
     """CIoU and its alpha; a given alpha is used as it is, so that no gradient flows through it."""
-    ax1, ay1, ax2, ay2 = a = _corners(a_cxcywh)
-    bx1, by1, bx2, by2 = b = _corners(b_cxcywh)
+    ax1, ay1, ax2, ay2 = a = corners_of(a_cxcywh)
+    bx1, by1, bx2, by2 = b = corners_of(b_cxcywh)
     w1, h1 = ax2 - ax1, ay2 - ay1 + CIOU_EPS
     w2, h2 = bx2 - bx1, by2 - by1 + CIOU_EPS
     shared = _intersection(a, b)
@@ -256,7 +256,7 @@ def ciou(a_cxcywh: Box, b_cxcywh: Box, alpha: float | None = None) -> tuple[floa
 
 
 def _ciou_of_match(levels, match, objects, head, alpha=None):
-    x, y, w, h = _decode_one(_logits(levels, match), match._replace(row=0, column=0), head)
+    x, y, w, h = decode_one(logits_of(levels, match), match._replace(row=0, column=0), head)
     stride = head.strides[match.level]
     predicted = (x / stride, y / stride, w / stride, h / stride)
     return ciou(predicted, relative_box(match, objects, levels[match.level].shape), alpha)
@@ -273,7 +273,7 @@ def bce(
     loss = pos_weight * targets * np.logaddexp(0, -logits)
     loss = loss + (1 - targets) * np.logaddexp(0, logits)
     if gamma > 0:
-        p = _sigmoid(logits)
+        p = sigmoid(logits)
         right = targets * p + (1 - targets) * (1 - p)
         weight = targets * FOCAL_ALPHA + (1 - targets) * (1 - FOCAL_ALPHA)
         loss = loss * weight * (1 - right) ** gamma
@@ -342,7 +342,7 @@ def _terms(levels, level, given, per_image, head, config) -> tuple[float, float,
         box += 1 - _ciou_of_match(levels, match, objects, head, alpha)[0]
         targets = np.full(head.num_classes, smooth)
         targets[int(objects[match.object, 1])] = 1 - smooth
-        class_logits = _logits(levels, match)[5:]
+        class_logits = logits_of(levels, match)[5:]
         cls += bce(class_logits, targets, config.cls_pos_weight, config.focal_gamma).sum()
     count = max(len(matches), 1)
     box, cls = box / count, cls / (count * head.num_classes)
@@ -374,65 +374,3 @@ def gradient(
         array[place] = start
         derivatives.append((totals[0] - totals[1]) / (2 * step))
     return derivatives
-
-
-# ---------------------------------------------------------------------------- inference
-
-
-def decode(lead: Levels, head: HeadConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes `[b, n, 4]` (corners, pixels), objectness `[b, n]` and scores `[b, n, c]`.
-
-    Predictions stand in (level, row, column, anchor) order.
-    """
-    boxes, objectness, scores = [], [], []
-    for image in range(len(lead[0])):
-        for level, logits in enumerate(lead):
-            for row, column, anchor in np.ndindex(*logits.shape[1:4]):
-                match = Match(image, level, anchor, row, column, 0)
-                one = _logits(lead, match)
-                boxes.append(_corners(_decode_one(one, match, head)))
-                objectness.append(_sigmoid(one[4]))
-                classes = _sigmoid(one[5:]) if head.num_classes > 1 else np.ones(1)
-                scores.append(objectness[-1] * classes)
-    batch = len(lead[0])
-    return (
-        np.array(boxes).reshape(batch, -1, 4),
-        np.array(objectness).reshape(batch, -1),
-        np.array(scores).reshape(batch, -1, head.num_classes),
-    )
-
-
-def nms(
-    boxes_xyxy,
-    objectness,
-    scores,
-    *,
-    score_threshold,
-    iou_threshold,
-    multi_label=False,
-    class_agnostic=False,
-    classes=None,
-    max_candidates=30000,
-    max_detections=300,
-) -> list[list[tuple[float, float, float, float, float, int]]]:
-    """Greedy NMS: per image (x1, y1, x2, y2, score, label), best first."""
-    detections = []
-    for boxes, objects, class_scores in zip(boxes_xyxy, objectness, scores, strict=True):
-        found = []
-        for n, score in enumerate(class_scores):
-            if not objects[n] > score_threshold:
-                continue
-            labels = range(len(score)) if multi_label else [int(np.argmax(score))]
-            for label in labels:
-                if score[label] > score_threshold and (classes is None or label in classes):
-                    found.append((*(float(v) for v in boxes[n]), float(score[label]), label))
-        found = sorted(found, key=lambda one: -one[4])[:max_candidates]  # stable: lower index first
-        kept = []
-        for one in found:
-            rivals = [other for other in kept if class_agnostic or other[5] == one[5]]
-            if all(plain_iou(one[:4], other[:4]) <= iou_threshold for other in rivals):
-                kept.append(one)
-            if len(kept) == max_detections:
-                break
-        detections.append(kept)
-    return detections

@@ -4,7 +4,7 @@ import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracle_detections as oracle
 import pytest
 
 from yolov7_jax import HeadConfig, decode

@@ -20,7 +20,6 @@ from yolov7_jax import (
     assign_anchor,
     detection_loss,
     pad_targets,
-    update_balance,
 )
 
 EVERY_OPTION = LossConfig(
@@ -361,15 +360,6 @@ def test_wrong_shapes_are_named_with_what_was_wanted():
     check(r"balance has shape \(2,\); one weight for each of 3 levels", balance=(1.0, 2.0))
 
 
-def test_heads_without_a_usual_balance_must_be_given_one_and_autobalance_needs_stride_16():
-    head = HeadConfig(2, (8,), (((20.0, 30.0),),))
-    lead = cases.random_levels(np.random.default_rng(0), head, (2, 2), 1)
-    with pytest.raises(ValueError, match=r"balance has no default for 1 levels"):
-        detection_loss(Outputs(lead), pad_targets(np.zeros((0, 6)), 1, 1), head, DEFAULTS)
-    with pytest.raises(ValueError, match=r"level of stride 16; got \(8,\)"):
-        update_balance((1.0,), np.ones(1), head)
-
-
 def test_many_identical_objects_in_bfloat16_add_up_like_in_float32():
     case = cases.random_case(0, cases.P5, LossConfig(), coarsest=(2, 3), counts=(1,))
     targets = pad_targets(np.repeat(case.rows, 300, axis=0), 1, 300)
@@ -398,9 +388,3 @@ def test_levels_may_be_given_as_lists():
     total, gradient = jax.eval_shape(jax.value_and_grad(loss), lead)
     assert total.shape == ()
     assert [level.shape for level in gradient] == [level.shape for level in lead]
-
-
-def test_balance_stays_finite_when_a_level_has_no_loss_left():
-    balance = update_balance((4.0, 1.0, 0.4), np.array([0.1, 0.0, 0.0], np.float32), cases.P5)
-    assert np.isfinite(balance).all()
-    assert balance[1] == 1

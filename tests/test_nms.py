@@ -4,7 +4,7 @@ import pathlib
 import chex
 import jax
 import numpy as np
-import oracle
+import oracle_detections as oracle
 import pytest
 
 from yolov7_jax import Predictions, nms

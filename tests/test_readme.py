@@ -11,6 +11,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from hasty import hastily
 
 from yolov7_jax import create, weights
 from yolov7_jax.cli import main
@@ -71,10 +72,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def quick_compiler():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with hastily():
+        yield
 
 
 def test_the_loops_of_the_readme_run_and_its_detector_finds_most_objects(capsys):

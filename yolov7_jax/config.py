@@ -11,7 +11,7 @@ P5_MODELS = ("yolov7-tiny", "yolov7", "yolov7x")  # three levels
 P6_MODELS = ("yolov7-w6", "yolov7-e6", "yolov7-d6", "yolov7-e6e")  # four
 MAX_CANDIDATES = 30000
 LONGEST_SIDE = 2**14  # of the network's input, in pixels: what is more is a slip of the finger
-EVAL_SCORE_THRESHOLD, EVAL_IOU_THRESHOLD = 0.001, 0.65  # of NMS where AP is measured
+EVAL_SCORE_THRESHOLD, EVAL_IOU_THRESHOLD = 0.001, 0.65  # of NMS for AP, which counts all scores
 
 
 @dataclasses.dataclass(frozen=True)

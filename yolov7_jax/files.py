@@ -124,21 +124,6 @@ def folder_if_filled(wanted: str | None, usual: pathlib.Path) -> Iterator[pathli
                 empty.rmdir()
 
 
-def check_not_source(target: pathlib.Path, source: pathlib.Path, flag: str) -> None:
-    """Refuses to replace weights by what is made of them.
-
-    Args:
-      target: the file that is to be written.
-      source: where the weights lie.
-      flag: what the user gives another target by.
-
-    Raises:
-      UserError: both are the same file.
-    """
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f"{target}: is the file of weights itself; give another {flag}")
-
-
 def check_target(
     target: pathlib.Path, suffix: str, source: pathlib.Path, flag: str, force: bool
 ) -> None:
@@ -161,6 +146,7 @@ def check_target(
         raise UserError(f"{target}: there is no folder {target.parent}")
     if target.is_dir():
         raise UserError(f"{target}: is a folder, wanted the name of a file")
-    check_not_source(target, source, flag)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UserError(f"{target}: is the file of weights itself; give another {flag}")
     if target.exists() and not force:
         raise UserError(f"{target} exists; --force replaces it")

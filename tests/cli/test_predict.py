@@ -9,6 +9,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from hasty import hastily
 
 from yolov7_jax import create, weights
 from yolov7_jax.cli import main
@@ -20,10 +21,8 @@ SIZE = 64
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with hastily():
+        yield
 
 
 def write_model(path):

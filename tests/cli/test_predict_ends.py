@@ -11,6 +11,7 @@ import cv2
 import jax
 import pytest
 from cli.test_predict import noise, write_images, write_model
+from hasty import hastily
 
 from yolov7_jax.cli import main
 from yolov7_jax.compiled_programs import keep_compiled
@@ -20,10 +21,8 @@ from yolov7_jax.signals import stopping_for_sure
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with hastily():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,7 @@ def assert_wrong_use(capsys, arguments: list[str], *parts: str):
         (["train", "--loss.box-gain", "-1"], ["box_gain (=-1.0)"]),
         (["train", "--recipe", "tny"], ["unknown recipe 'tny'", "did you mean tiny?"]),
         (["train", "--recipe"], ["--recipe: expected one argument"]),
+        (["train", "--recipe", ""], ["unknown recipe ''"]),
         (["train", "--recipe", "no.yaml"], ["no.yaml: cannot be read"]),
         (["train", "--data", "no/data.yaml"], ["no/data.yaml"]),
         (["resume"], ["required", "RUN"]),

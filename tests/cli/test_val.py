@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from data_sets import IMAGES, coco_content, write_coco, write_text, write_yolo
+from hasty import hastily
 
 from yolov7_jax import create
 from yolov7_jax.cli import main
@@ -34,13 +35,10 @@ FILES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with hastily(), pytest.MonkeyPatch.context() as monkeypatch:
         # Programs compiled with less care are not for the user's next start.
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def val(data, *more):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from data.test_images import write_jpeg
+from hasty import hastily
 
 from yolov7_jax import Predictions, create, weights
 from yolov7_jax.data.images import UnreadableImageError, read_image
@@ -22,10 +23,8 @@ NAMES = ("cat", "dog")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with hastily():
+        yield
 
 
 @pytest.fixture(scope="module")

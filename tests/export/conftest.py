@@ -1,9 +1,9 @@
 """A small model whose outputs depend on the image, and programs that are compiled quickly."""
 
-import jax
 import pytest
 from export.small import NAMES
 from golden_model import varied
+from hasty import hastily
 
 from yolov7_jax import create
 from yolov7_jax.weights import save_safetensors
@@ -11,10 +11,8 @@ from yolov7_jax.weights import save_safetensors
 
 @pytest.fixture(scope="package", autouse=True)
 def hasty_compilations():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with hastily():
+        yield
 
 
 @pytest.fixture(scope="package")

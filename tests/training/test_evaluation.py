@@ -12,9 +12,9 @@ from bright_boxes import (
     check_same_detections,
     find_bright,
     narrow_model,
-    quick_compilation,
     seven_images,
 )
+from hasty import hastily
 
 from yolov7_jax import LossConfig, assign_anchor, deploy, split
 from yolov7_jax.data import dataset_images as images
@@ -167,7 +167,7 @@ def test_taken_for_one_class_results_have_the_first_id_of_the_source(dataset, me
 
 def test_a_detector_finds_what_training_measures(dataset, mesh):
     truth, options = ground_truth(dataset), {"image_size": SIZE, "batch_size": 4}
-    with quick_compilation():
+    with hastily():
         # Folding rounds, and a fresh network has scores that are all but equal.
         model = deploy(narrow_model())
         graphdef, params, batch_stats = split(model)

@@ -30,7 +30,7 @@ VERBS = {
     "convert": "weights of any format to safetensors",
     "info": "what models cost, and what a file of weights holds",
 }
-# What a package that is missing comes with; the library alone has all else.
+# The extra with the packages that a verb needs; `train`, which has them all but ONNX, for others.
 EXTRAS = {"predict": "images", "val": "images", "export": "export,images"}
 EXAMPLES = ("train --recipe demo", "predict images/ --weights runs/demo")
 # Read when libraries are loaded: no lines of their own, no images that fill the memory.
@@ -154,6 +154,8 @@ def _message_to_user(error: Exception, verb: str) -> str | None:
 def _with_flags(message: str, options: argparse.Namespace) -> str:
     """Returns a message that names settings by the flags that they were given with."""
     given = [re.escape(name) for name, value in vars(options).items() if value is not None]
+    if not given:
+        return message
     return re.sub(
         rf"(?<![\w-])({'|'.join(given)})(?= \(=)",
         lambda match: f"--{match[1].replace('_', '-')}",

@@ -3,10 +3,14 @@
 import argparse
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from yolov7_jax.cli.parser import Parser, overridden
 from yolov7_jax.errors import UserError
 from yolov7_jax.files import check_exists
+
+if TYPE_CHECKING:
+    from yolov7_jax.training.train_config import TrainConfig
 
 RUNS = pathlib.Path("runs")
 DEMO = "demo"
@@ -47,14 +51,14 @@ def recipe_parser(
     first.add_argument("--recipe")
     first.add_argument("--model", default=TrainConfig.model)
     named, _ = first.parse_known_args([part for part in arguments if part not in ("-h", "--help")])
-    recipe = load_recipe(named.recipe or recipe_of(named.model))
+    recipe = load_recipe(recipe_of(named.model) if named.recipe is None else named.recipe)
     parser = Parser(verb, description, examples, abbreviations=False)
     parser.add_settings(recipe, only, {"data": DATA_HELP, **texts})
     parser.set_defaults(recipe_settings=recipe)
     return parser
 
 
-def run_settings(options: argparse.Namespace):
+def run_settings(options: argparse.Namespace) -> "TrainConfig":
     """Returns the settings of a run: its recipe's, with those of the flags in their place.
 
     Raises:

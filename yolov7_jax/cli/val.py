@@ -8,8 +8,6 @@ from yolov7_jax.config import EVAL_IOU_THRESHOLD, EVAL_SCORE_THRESHOLD
 from yolov7_jax.files import check_exists
 
 BATCH_SIZE = 16
-# COCO AP counts detections of every score, so nearly all of them are kept.
-
 EXAMPLES = (
     "val --weights runs/demo --data demo/data.yaml",
     "val --weights yolov7.pt --data coco/instances_val.json --report",
