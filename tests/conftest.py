@@ -6,6 +6,7 @@ import signal
 import tempfile
 
 import hypothesis
+import pytest
 
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
@@ -22,6 +23,14 @@ COMPILED = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+    """A folder for what would else be left in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_unconfigure():

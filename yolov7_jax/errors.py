@@ -1,7 +1,7 @@
 """What a user can fix: the one exception for it, and how it is put."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # Exit codes of the commands.
 INCOMPLETE = 1  # some images could not be read, all else was done
@@ -24,6 +24,19 @@ class UserError(ValueError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Says whether an error means that the host or a device has no memory left."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def below_least(limits: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Returns what to tell about numbers that are too small.
+
+    Args:
+      limits: by name, the number and the least that it may be.
+    """
+    return [
+        f"{name} (={value}) must be at least {least}"
+        for name, (value, least) in limits.items()
+        if value < least
+    ]
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from data_sets import write_text
 
-from yolov7_jax.data.faults import Kind
-from yolov7_jax.data.image_size import read_size
+from yolov7_jax.data.faults import FaultKind
 from yolov7_jax.data.images import (
     UnreadableImageError,
     is_damage,
     is_doubt,
     read_image,
-    read_strictly,
+    read_size,
 )
 from yolov7_jax.data.layouts import open_source
 from yolov7_jax.data.scan import scan_source
@@ -56,7 +55,7 @@ def test_a_decoders_message_is_the_reason_for_its_own_image_and_not_printed(
     told = [(os.path.basename(fault.file), fault.kind, fault.reason) for fault in found.faults]
     reason = f"is truncated or damaged ({MESSAGE})"
     wanted = [f"{number:02d}.jpg" for number in range(0, 40, 4)]
-    assert told == [(name, Kind.UNREADABLE_IMAGE, reason) for name in wanted]
+    assert told == [(name, FaultKind.UNREADABLE_IMAGE, reason) for name in wanted]
     assert len(found.dataset) == 30
     assert capfd.readouterr() == ("", "")
 
@@ -89,14 +88,14 @@ def test_an_image_that_may_be_damaged_is_kept_and_named(damaged):
     source = open_source(damaged, "train")
     found = scan_source(source, damaged, "train", decode=True)
     (fault,) = [fault for fault in found.faults if fault.file.endswith("01.jpg")]
-    assert fault.kind is Kind.DOUBTFUL_IMAGE
+    assert fault.kind is FaultKind.DOUBTFUL_IMAGE
     assert fault.reason.startswith("is decoded, but: Corrupt JPEG data: ")
     assert fault.file in found.dataset.paths
 
 
 def test_an_image_that_is_cut_off_is_truncated(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg()[: len(jpeg()) // 2])
-    for read in (read_image, read_strictly, functools.partial(read_size, decode=True)):
+    for read in (read_image, functools.partial(read_size, decode=True)):
         with pytest.raises(UnreadableImageError, match=r"is truncated or damaged"):
             read(tmp_path / "a.jpg")
 
@@ -141,12 +140,11 @@ def test_jpeg_images_have_the_pixels_that_opencv_gives_turned_upright(
     assert wanted.shape[:2] == ((40, 24) if (orientation or 1) > 4 else (24, 40))
     np.testing.assert_array_equal(read_image(path), wanted)
     assert read_size(path) == (wanted.shape[1], wanted.shape[0])
-    pixels, complaint = read_strictly(path)
-    np.testing.assert_array_equal(pixels, wanted)
-    assert complaint == ""
+    np.testing.assert_array_equal(read_image(path, strict=True), wanted)
     path.write_bytes(cut_short(content))
-    assert is_damage(read_strictly(path)[1])
     assert read_image(path).shape == wanted.shape
+    with pytest.raises(UnreadableImageError, match=r"is truncated or damaged \(Corrupt JPEG"):
+        read_image(path, strict=True)
     assert capfd.readouterr() == ("", "")
 
 

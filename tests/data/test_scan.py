@@ -12,7 +12,7 @@ import pytest
 from data_sets import write_coco, write_image, write_text, write_voc, write_yolo
 
 from yolov7_jax.data import scan_cache
-from yolov7_jax.data.faults import Effect, Fault, Kind, summarize
+from yolov7_jax.data.faults import Effect, Fault, FaultKind, summarize
 from yolov7_jax.data.layouts import YoloTxt, load_dataset, open_source
 from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.scan_cache import cache_files, image_stamps
@@ -75,7 +75,10 @@ def test_an_unchanged_split_is_not_read_again(faulty, monkeypatch):
     forbid_reading(monkeypatch)
     second = scan(faulty)
     assert_same(second, first)
-    assert [fault.kind for fault in second.faults] == [Kind.UNREADABLE_IMAGE, Kind.UNKNOWN_CLASS]
+    assert [fault.kind for fault in second.faults] == [
+        FaultKind.UNREADABLE_IMAGE,
+        FaultKind.UNKNOWN_CLASS,
+    ]
     assert second.dataset.fingerprint() == first.dataset.fingerprint()
 
 
@@ -288,11 +291,17 @@ def test_stamps_tell_missing_files_from_empty_ones(tmp_path):
 
 
 def test_effects_are_counted_by_what_is_left_out():
-    kinds = (Kind.DUPLICATE, Kind.ZERO_AREA, Kind.MISSING_IMAGE, Kind.STICKS_OUT, Kind.STICKS_OUT)
+    kinds = (
+        FaultKind.DUPLICATE,
+        FaultKind.ZERO_AREA,
+        FaultKind.MISSING_IMAGE,
+        FaultKind.STICKS_OUT,
+        FaultKind.STICKS_OUT,
+    )
     faults = [Fault(kind, "file", None, "") for kind in kinds]
     text = "1 image left out, 2 objects left out, 2 boxes clipped to the image"
     assert summarize(faults) == text
-    assert {kind.effect for kind in Kind} == set(Effect)
+    assert {kind.effect for kind in FaultKind} == set(Effect)
 
 
 # ------------------------------------------------------------------ hostile files

@@ -6,8 +6,7 @@ import pytest
 from data_sets import write_image
 
 from yolov7_jax.data.faults import summarize
-from yolov7_jax.data.image_size import read_size
-from yolov7_jax.data.images import UnreadableImageError, read_image
+from yolov7_jax.data.images import UnreadableImageError, read_image, read_size
 from yolov7_jax.data.layouts import load_dataset, open_source
 from yolov7_jax.data.scan import scan_source
 from yolov7_jax.errors import UserError

@@ -8,9 +8,8 @@ import pytest
 from bright_boxes import SIZE, SIZES, STRIDE, seven_images
 
 from yolov7_jax.config import PAD_VALUE
-from yolov7_jax.data import dataset_images as images
-from yolov7_jax.data.dataset_images import read_whole
-from yolov7_jax.data.images import UnreadableImageError, read_image
+from yolov7_jax.data import images
+from yolov7_jax.data.images import UnreadableImageError, read_image, read_whole
 from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, letterbox_boxes
 from yolov7_jax.evaluate.batches import eval_batches
 

@@ -17,7 +17,7 @@ from bright_boxes import (
 from hasty import hastily
 
 from yolov7_jax import LossConfig, assign_anchor, deploy, split
-from yolov7_jax.data import dataset_images as images
+from yolov7_jax.data import images
 from yolov7_jax.data.dataset import as_one_class
 from yolov7_jax.evaluate.batches import eval_batches
 from yolov7_jax.evaluate.coco_results import write_coco_results

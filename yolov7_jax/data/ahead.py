@@ -1,13 +1,19 @@
 """Work done in threads ahead of the one who asks for it, in order."""
 
 import collections
+import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterable
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from tqdm import tqdm
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_FILES_AT_ONCE = 64  # a task per file would cost more than a small file
 
 
 def map_ahead(
@@ -36,3 +42,37 @@ def map_ahead(
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def default_workers(*, decode: bool) -> int:
+    """Returns how many threads look at files.
+
+    Decoding runs on every core. Headers and label files are too little work to share: of 40,000
+    images on a local disk they took 1.8 s in one thread, 2.6 s in two and 4.9 s in four, which
+    wait for each other at every file. Two hide some of a network disk's delay.
+    """
+    return min(os.cpu_count() or 1, 16) if decode else 2
+
+
+def map_files(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, title: str
+) -> Iterator[Result]:
+    """Does what `map_ahead` does with many files, with a progress bar on a terminal.
+
+    Args:
+      function: must be safe to run in threads.
+      items: what to run it on.
+      workers: threads; 0 runs in the caller's.
+      title: what the progress bar is called.
+    """
+    chunks = (items[at : at + _FILES_AT_ONCE] for at in range(0, len(items), _FILES_AT_ONCE))
+    results = map_ahead(
+        lambda chunk: [function(item) for item in chunk], chunks, workers=workers, ahead=4 * workers
+    )
+    with (
+        tqdm(total=len(items), desc=title, unit=" files", disable=None, leave=False) as bar,
+        contextlib.closing(results),
+    ):
+        for of_chunk in results:
+            yield from of_chunk
+            bar.update(len(of_chunk))

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from yolov7_jax.data.dataset import Dataset, Polygons, offsets_of
-from yolov7_jax.data.faults import Fault, Kind
+from yolov7_jax.data.faults import Fault, FaultKind
 
 # Boxes are rounded and counted from 0 or from 1, so a side may lie this far outside its image.
 SLACK_PIXELS = 1.0
@@ -29,7 +29,7 @@ class Place(NamedTuple):
     line: int | None
     subject: str = ""
 
-    def fault(self, kind: Kind, reason: str) -> Fault:
+    def fault(self, kind: FaultKind, reason: str) -> Fault:
         """Returns a fault at this place."""
         return Fault(kind, self.file, self.line, self.subject + ": " * bool(self.subject) + reason)
 
@@ -121,10 +121,10 @@ def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarr
     boxes, size = found.boxes, found.sizes[found.image].astype(np.float64)  # [objects, 4 and 2]
     kept = size.min(axis=1, initial=np.inf) > 0  # of images that are kept
 
-    def refuse(wrong: np.ndarray, kind: Kind, reason: Callable[[int], str]) -> None:
+    def refuse(wrong: np.ndarray, kind: FaultKind, reason: Callable[[int], str]) -> None:
         for row in np.flatnonzero(wrong & kept):
             faults.append(found.place_of(int(row)).fault(kind, reason(int(row))))
-        if kind is not Kind.STICKS_OUT:
+        if kind is not FaultKind.STICKS_OUT:
             np.logical_and(kept, ~wrong, out=kept)
 
     def in_pixels(row: int) -> str:
@@ -132,17 +132,19 @@ def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarr
 
     with np.errstate(all="ignore"):
         infinite = ~_every(np.isfinite(boxes))
-        refuse(infinite, Kind.NOT_FINITE, lambda row: f"wanted a finite box, got {boxes[row]}")
+        refuse(infinite, FaultKind.NOT_FINITE, lambda row: f"wanted a finite box, got {boxes[row]}")
         low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
         flat = ~_every(boxes[:, 2:].astype(np.float32) >= np.finfo(np.float32).tiny)
-        refuse(flat, Kind.ZERO_AREA, lambda row: f"{in_pixels(row)}; wanted a box with an area")
+        refuse(
+            flat, FaultKind.ZERO_AREA, lambda row: f"{in_pixels(row)}; wanted a box with an area"
+        )
         clipped_low, clipped_high = np.clip(low, 0, 1), np.clip(high, 0, 1)
         inside = (clipped_high - clipped_low) / (high - low)  # [objects, 2]
         outside = ~(inside.prod(axis=1) > LEAST_INSIDE)
-        refuse(outside, Kind.OUTSIDE, lambda row: f"{in_pixels(row)}; it lies outside")
+        refuse(outside, FaultKind.OUTSIDE, lambda row: f"{in_pixels(row)}; it lies outside")
         slack = np.maximum(SLACK_PIXELS / size, SLACK) + 1e-9  # for the division's own error
         sticks_out = ~_every((low >= -slack) & (high <= 1 + slack))
-        refuse(sticks_out, Kind.STICKS_OUT, lambda row: f"{in_pixels(row)}; it is clipped")
+        refuse(sticks_out, FaultKind.STICKS_OUT, lambda row: f"{in_pixels(row)}; it is clipped")
         refuse(*_duplicates(found, kept))
         whole = _every((low >= 0) & (high <= 1))
         clipped = np.concatenate(
@@ -186,7 +188,7 @@ def _sift_outlines(
             f"the outline is {w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g}, cut off at the "
             f"image's border; it does not fit the box of {_in_pixels(found, boxes, row)}"
         )
-        faults.append(found.place_of(row).fault(Kind.BAD_OUTLINE, reason))
+        faults.append(found.place_of(row).fault(FaultKind.BAD_OUTLINE, reason))
     parts[rows[foreign]] = 0
     return polygons.take(parts > 0)._replace(part_offsets=offsets_of(parts))
 
@@ -202,7 +204,9 @@ def _every(table: np.ndarray) -> np.ndarray:
     return np.logical_and.reduce(table, axis=1)
 
 
-def _duplicates(found: Found, kept: np.ndarray) -> tuple[np.ndarray, Kind, Callable[[int], str]]:
+def _duplicates(
+    found: Found, kept: np.ndarray
+) -> tuple[np.ndarray, FaultKind, Callable[[int], str]]:
     """Finds objects whose image, class and box another object has that stands before them."""
     rows = np.flatnonzero(kept)
     table = np.concatenate(
@@ -225,4 +229,4 @@ def _duplicates(found: Found, kept: np.ndarray) -> tuple[np.ndarray, Kind, Calla
         place = found.place_of(int(first[row]))
         return f"the same class and box as {place.subject or f'line {place.line}'}"
 
-    return repeats, Kind.DUPLICATE, reason
+    return repeats, FaultKind.DUPLICATE, reason

@@ -8,7 +8,7 @@ import numpy as np
 
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, Kind, plural, quoted
+from yolov7_jax.data.faults import Fault, FaultKind, plural, quoted
 from yolov7_jax.data.mask_outline import trace_mask
 
 LEAST_CORNERS = 3
@@ -35,7 +35,7 @@ class Annotations:
         """Takes an element of the list of annotations."""
         if not isinstance(annotation, dict):
             reason = f"wanted an object, got {quoted(annotation)}"
-            self.faults.append(_place(self.file, line, -1).fault(Kind.MALFORMED, reason))
+            self.faults.append(_place(self.file, line, -1).fault(FaultKind.MALFORMED, reason))
             return
         identity = whole_number(annotation.get("id"))
         if identity is None:
@@ -44,7 +44,7 @@ class Annotations:
         image_id = whole_number(annotation.get("image_id"))
         category = whole_number(annotation.get("category_id"))
         if image_id is None or category is None or not _is_box(annotation.get("bbox")):
-            self.faults.append(place.fault(Kind.MALFORMED, _problem(annotation)))
+            self.faults.append(place.fault(FaultKind.MALFORMED, _problem(annotation)))
             return
         self.ids.append(identity)
         self.images.append(image_id)
@@ -89,7 +89,7 @@ class Annotations:
             self.corners.append(len(part) // 2)
             count += 1
         if problem:
-            self.faults.append(place.fault(Kind.BAD_OUTLINE, problem))
+            self.faults.append(place.fault(FaultKind.BAD_OUTLINE, problem))
             del self.points[before:]
             del self.corners[len(self.corners) - count :]
             count = 0
@@ -113,11 +113,11 @@ class Annotations:
         for row in np.flatnonzero(image < 0):
             reason = f"there is no image with the id {self.images[row]}"
             place = _place(file, lines[row], ids[row])
-            self.faults.append(place.fault(Kind.UNKNOWN_IMAGE, reason))
+            self.faults.append(place.fault(FaultKind.UNKNOWN_IMAGE, reason))
         for row in np.flatnonzero((labels < 0) & (image >= 0)):
             reason = f"there is no category with the id {self.categories[row]}"
             place = _place(file, lines[row], ids[row])
-            self.faults.append(place.fault(Kind.UNKNOWN_CLASS, reason))
+            self.faults.append(place.fault(FaultKind.UNKNOWN_CLASS, reason))
         known = np.flatnonzero((image >= 0) & (labels >= 0))
         polygons = self._polygons(image, sizes)
         if len(known) < len(ids):
@@ -200,7 +200,7 @@ class Annotations:
             )
         for row, reason in reasons.items():
             place = _place(self.file, self.lines[row], self.ids[row])
-            self.faults.append(place.fault(Kind.BAD_OUTLINE, reason))
+            self.faults.append(place.fault(FaultKind.BAD_OUTLINE, reason))
         return np.array(list(reasons), np.int64)
 
 

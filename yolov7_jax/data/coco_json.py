@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from yolov7_jax.data.ahead import map_files
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.coco_annotations import Annotations, whole_number
-from yolov7_jax.data.faults import Fault, Kind, quoted, shown
-from yolov7_jax.data.image_size import examine_image
+from yolov7_jax.data.faults import Fault, FaultKind, quoted, shown
+from yolov7_jax.data.images import examine_image
 from yolov7_jax.data.json_stream import NO_ELEMENT, iterate_lists
-from yolov7_jax.data.parallel import map_files
 from yolov7_jax.errors import UserError
 
 LISTS = ("images", "annotations", "categories")
@@ -149,14 +149,14 @@ class CocoJson:
                 identity, file = whole_number(image.get("id")), image.get("file_name")
             if identity is None or not isinstance(file, str) or not file or "\0" in file:
                 reason = f"wanted an integer as id and a file_name, got {quoted(image)}"
-                faults.append(place.fault(Kind.MISSING_IMAGE, reason))
+                faults.append(place.fault(FaultKind.MISSING_IMAGE, reason))
                 continue
             place = place._replace(subject=f"image {identity}")
             if identity in ids or file in files:
                 reason = f"another image has the id {identity}"
                 if identity not in ids:
                     reason = f"image {files[file]} has the same file_name {shown(file)}"
-                faults.append(place.fault(Kind.REPEATED_IMAGE, reason))
+                faults.append(place.fault(FaultKind.REPEATED_IMAGE, reason))
                 continue
             ids[identity] = files[file] = identity
             width, height = whole_number(image.get("width")), whole_number(image.get("height"))
@@ -186,4 +186,4 @@ def _other_size(path: str, size: tuple[int, int], annotated: tuple[int, int]) ->
     reason = (
         f"is {size[0]} x {size[1]} pixels, but annotated as {annotated[0]} x {annotated[1]}{hint}"
     )
-    return Fault(Kind.OTHER_SIZE, path, None, reason)
+    return Fault(FaultKind.OTHER_SIZE, path, None, reason)

@@ -4,6 +4,8 @@ import enum
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from yolov7_jax.errors import printable
+
 
 class Effect(enum.Enum):
     """What a fault does to the data set that is trained on; the value is how reports put it."""
@@ -19,7 +21,7 @@ class Effect(enum.Enum):
     NOTHING = "file not used"
 
 
-class Kind(enum.Enum):
+class FaultKind(enum.Enum):
     """Kinds of faults: what reports call them, and their effect."""
 
     UNREADABLE_SPLIT = ("split that cannot be read", Effect.SPLIT)
@@ -62,7 +64,7 @@ class Fault(NamedTuple):
       reason: what came and what was wanted.
     """
 
-    kind: Kind
+    kind: FaultKind
     file: str
     line: int | None
     reason: str
@@ -77,7 +79,7 @@ def of_image(image: Fault | None, labels: list[Fault]) -> list[Fault]:
 
     An image is left out once, so where neither can be read both are one fault.
     """
-    unreadable = [fault for fault in labels if fault.kind is Kind.UNREADABLE_LABELS]
+    unreadable = [fault for fault in labels if fault.kind is FaultKind.UNREADABLE_LABELS]
     if image is None:
         return labels
     if unreadable and image.kind.effect is Effect.IMAGE:
@@ -114,11 +116,8 @@ def plural(noun: str, count: int) -> str:
 
 def shown(text: object, most: int = 60) -> str:
     """Returns text of a file as a message can show it: short, and without control characters."""
-    letters = str(text)[: 2 * most]
-    printable = "".join(
-        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in letters
-    )
-    return printable if len(printable) <= most else printable[: most - 3] + "..."
+    letters = printable(str(text)[: 2 * most])
+    return letters if len(letters) <= most else letters[: most - 3] + "..."
 
 
 def quoted(value: object) -> str:

@@ -1,22 +1,27 @@
-"""Images on the host: reading and resizing."""
+"""Images on the host: reading them whole or their sizes alone, and resizing."""
 
 import contextlib
+import io
 import os
 import struct
+from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 
-from yolov7_jax.data.image_header import JPEG_START, PNG_START, jpeg_header, png_pixels
+from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.data.faults import Fault, FaultKind
+from yolov7_jax.data.image_header import (
+    JPEG_END,
+    JPEG_START,
+    PNG_START,
+    jpeg_header,
+    png_pixels,
+    png_size,
+)
 from yolov7_jax.errors import UserError
-
-try:
-    import cv2
-    import simplejpeg
-except ImportError as error:
-    raise ImportError(
-        f"yolov7_jax.data.images needs {error.name}: pip install 'yolov7-jax[images]'"
-    ) from error
 
 # Where a JPEG decoder loses its place; only OpenCV knows whether there is an image all the same.
 LOST = ("Unsupported marker type", "Bogus ", "Invalid JPEG file structure:")
@@ -30,6 +35,8 @@ DOUBT = "extraneous bytes before marker 0xd"
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 MOST_PIXELS = 2**28  # of a JPEG image; a small file can claim 2**32
 
+Path = str | os.PathLike[str]
+
 
 class UnreadableImageError(UserError):
     """A file is missing, or is no image that can be decoded; the message names it."""
@@ -37,38 +44,143 @@ class UnreadableImageError(UserError):
     advice = "; `yolov7-jax check` finds all such images of a data set and leaves them out"
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+class ChangedImageError(UnreadableImageError):
+    """An image is not what it was when its data set was scanned."""
+
+    advice = ""
+
+
+def read_image(path: Path, *, strict: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image as 8-bit RGB, turned upright as its EXIF orientation says.
 
     Grey becomes three equal channels, 16 bits become 8 and transparency is dropped.
 
     Args:
       path: an image in a format that OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, ...
+      strict: refuses a JPEG image that is decoded to its end, but with a part that is grey or
+        displaced.
 
     Raises:
       UnreadableImageError: the file is missing or is no such image; the message names it.
     """
-    return read_strictly(path)[0]
+    image, complaint = _decode(path)
+    if strict and is_damage(complaint):
+        raise _damaged(path, complaint)
+    return image
 
 
-def read_strictly(path: str | os.PathLike[str]) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """Reads an image as `read_image` does, and says what its decoder complains of.
+def read_whole(
+    path: str, size: tuple[int, int], *, strict: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image that the scan of its data set found sound.
 
-    A damaged JPEG image is decoded to its end, with a part that is grey or displaced.
-
-    Returns:
-      The image, and the complaint, of which `is_damage` and `is_doubt` tell what it means; empty
-      where there is none.
+    Args:
+      path: the file.
+      size: its width and height in pixels when it was scanned, upright.
+      strict: as `read_image` has it.
 
     Raises:
-      UnreadableImageError: as `read_image` does, with the complaint.
+      UnreadableImageError: as `read_image` does.
+      ChangedImageError: it has another size.
     """
-    content = _content(path)
+    image = read_image(path, strict=strict)
+    height, width = image.shape[:2]
+    if (width, height) != size:
+        raise ChangedImageError(
+            f"{path}: has {width} x {height} pixels, not {size[0]} x {size[1]} as when the data "
+            "set was scanned"
+        )
+    return image
+
+
+def fitted_image(
+    dataset: Dataset, image_size: int, row: int, *, strict: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image of a data set, and shrinks it if its longer side is over `image_size`.
+
+    Raises:
+      UnreadableImageError: as `read_whole` does.
+    """
+    width, height = dataset.sizes[row].tolist()
+    # The scale is that of the square whatever the shape of the batch, so the pixels are the same.
+    fitted = fitted_size((width, height), (image_size, image_size), enlarge=False)
+    image = read_whole(dataset.paths[row], (width, height), strict=strict)
+    return resize(image, *fitted)
+
+
+def read_size(path: Path, *, decode: bool = False) -> tuple[int, int]:
+    """Returns an image's (width, height), upright as `read_image` decodes it.
+
+    JPEG and PNG files that start and end as they should are not decoded, others are.
+
+    Args:
+      path: the image.
+      decode: decodes the image in any case, which finds all that is wrong with it.
+
+    Raises:
+      UnreadableImageError: the file is missing, empty, truncated or no image; names it.
+    """
+    return _examine(os.fspath(path), decode)[0]
+
+
+def examine_image(path: str, *, decode: bool) -> tuple[tuple[int, int], Fault | None]:
+    """Returns an image's upright (width, height), zeros if it is unusable, and what is wrong."""
+    try:
+        size, complaint = _examine(path, decode)
+    except UnreadableImageError as error:
+        kind = FaultKind.UNREADABLE_IMAGE if os.path.exists(path) else FaultKind.MISSING_IMAGE
+        return (0, 0), Fault(kind, path, None, str(error).removeprefix(f"{path}: "))
+    doubtful = Fault(FaultKind.DOUBTFUL_IMAGE, path, None, f"is decoded, but: {complaint}")
+    return size, doubtful if is_doubt(complaint) else None
+
+
+def _examine(path: str, decode: bool) -> tuple[tuple[int, int], str]:
+    """Returns what `read_size` does, and what the decoder complains of, if anything."""
+    with _opened(path) as file:
+        size, is_whole, is_png = _size_from_header(file, decode)
+        is_empty = os.fstat(file.fileno()).st_size == 0
+    if is_empty:
+        raise UnreadableImageError(f"{path}: is empty, 0 bytes")
+    if size is not None and is_whole and not decode:
+        return size, ""
+    if size is not None and is_png and not is_whole:
+        raise _damaged(path)  # libpng passes over damage in what is beside the pixels
+    try:
+        image, complaint = _decode(path)
+    except UnreadableImageError:
+        if size is None:
+            raise
+        raise _damaged(path) from None
+    if is_damage(complaint):
+        raise _damaged(path, complaint)
+    return (image.shape[1], image.shape[0]), complaint
+
+
+def _size_from_header(file: io.FileIO, thorough: bool) -> tuple[tuple[int, int] | None, bool, bool]:
+    """Returns the upright size, None where only decoding tells; whether the end is there; PNG."""
+
+    def read(length: int, at: int) -> bytes:
+        return os.pread(file.fileno(), length, at)
+
+    file_size, start = os.fstat(file.fileno()).st_size, read(len(PNG_START), 0)
+    with contextlib.suppress(struct.error):  # it ends too early
+        if start == PNG_START:
+            return *png_size(read, file_size, thorough=thorough), True
+        header = jpeg_header(read) if start.startswith(JPEG_START) else None
+        if header is not None:
+            return header.upright_size, read(2, file_size - 2) == JPEG_END, False
+    return None, False, False
+
+
+def _decode(path: Path) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """Reads an image, and says what its decoder complains of; `is_damage` tells what it means."""
+    with _opened(path) as file:
+        content = file.readall()
     image, complaint = None, ""
     if content.startswith(JPEG_START):
         image, complaint = _decode_jpeg(content)
         if complaint == TRUNCATED:
-            raise UnreadableImageError(f"{os.fspath(path)}: is truncated or damaged ({complaint})")
+            raise _damaged(path, complaint)
     elif content.startswith(PNG_START):
         content = png_pixels(content)
     if image is None and content:
@@ -123,13 +235,31 @@ def is_doubt(complaint: str) -> bool:
     return DOUBT in complaint
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
+def _damaged(path: Path, complaint: str = "") -> UnreadableImageError:
+    told = f" ({complaint})" if complaint else ""
+    return UnreadableImageError(f"{os.fspath(path)}: is truncated or damaged{told}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.FileIO]:
+    """Opens a file; errors of the operating system name it."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb", buffering=0) as file:
+            yield file
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UnreadableImageError(f"{os.fspath(path)}: cannot be read: {reason}") from error
+
+
+def fitted_size(
+    size_wh: Sequence[int], limit_wh: tuple[int, int], *, enlarge: bool
+) -> tuple[int, int]:
+    """Returns width and height of an image scaled to fit, at least a pixel each."""
+    scale = min(limit / side for limit, side in zip(limit_wh, size_wh, strict=True))
+    if not enlarge:
+        scale = min(scale, 1.0)
+    width, height = (max(1, round(side * scale)) for side in size_wh)
+    return width, height
 
 
 def resize(

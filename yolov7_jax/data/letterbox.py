@@ -3,14 +3,13 @@
 Pixel coordinates are continuous: the first pixel of a row covers x from 0 to 1.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from yolov7_jax.config import PAD_VALUE
-from yolov7_jax.data.images import resize
+from yolov7_jax.data.images import fitted_size, resize
 
 
 class LetterboxInfo(NamedTuple):
@@ -26,17 +25,6 @@ class LetterboxInfo(NamedTuple):
     scale_xy: Float32[np.ndarray, "*b 2"]
     pad_xy: Float32[np.ndarray, "*b 2"]
     size_wh: Int32[np.ndarray, "*b 2"]
-
-
-def fitted_size(
-    size_wh: Sequence[int], limit_wh: tuple[int, int], *, enlarge: bool
-) -> tuple[int, int]:
-    """Returns width and height of an image scaled to fit, at least a pixel each."""
-    scale = min(limit / side for limit, side in zip(limit_wh, size_wh, strict=True))
-    if not enlarge:
-        scale = min(scale, 1.0)
-    width, height = (max(1, round(side * scale)) for side in size_wh)
-    return width, height
 
 
 def letterbox(

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from yolov7_jax.data.ahead import default_workers, map_files
 from yolov7_jax.data.assemble import Found, Scan, assemble
-from yolov7_jax.data.image_size import examine_image
-from yolov7_jax.data.parallel import default_workers, map_files
+from yolov7_jax.data.images import examine_image
 from yolov7_jax.data.scan_cache import damaged_images, read_scan, write_scan
 
 _log = logging.getLogger(__name__)

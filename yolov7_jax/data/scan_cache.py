@@ -18,14 +18,14 @@ import numpy as np
 
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.dataset import Dataset, Polygons
-from yolov7_jax.data.faults import Fault, Kind
+from yolov7_jax.data.faults import Fault, FaultKind
 
 CACHE_FOLDER = ".yolov7_jax_cache"
 # The last figure is to change with the format, and with what a scan finds.
 MAGIC = b"yolov7_jax scan 4\n"
 _ARRAYS = ("sizes", "offsets", "labels", "boxes", "crowd", "image_ids", "category_ids", "areas")
 _ALIGNMENT = 64
-_DAMAGED = (Kind.UNREADABLE_IMAGE.name, Kind.DOUBTFUL_IMAGE.name)
+_DAMAGED = (FaultKind.UNREADABLE_IMAGE.name, FaultKind.DOUBTFUL_IMAGE.name)
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +175,6 @@ def _decode(content: np.ndarray, digest: str) -> Scan:
         polygons=Polygons(*(arrays[f"polygons.{name}"] for name in Polygons._fields)),
         **{name: arrays[name] for name in _ARRAYS},
     )
-    faults = tuple(Fault(Kind[kind], *rest) for kind, *rest in header["faults"])
+    faults = tuple(Fault(FaultKind[kind], *rest) for kind, *rest in header["faults"])
     notes = tuple(header["notes"])
     return Scan(dataset, faults, notes, looked_at, header["decoded"], from_cache=True)

@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from yolov7_jax.data.faults import Fault, Kind, shown
+from yolov7_jax.data.faults import Fault, FaultKind, shown
 
 try:
     from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - it has no types
@@ -89,18 +89,18 @@ def read_annotation(file: str) -> VocLabels:
         try:
             objects.append(_object(element))
         except ValueError as error:
-            faults.append(Fault(Kind.MALFORMED, file, element.sourceline, str(error)))
+            faults.append(Fault(FaultKind.MALFORMED, file, element.sourceline, str(error)))
             continue
         difficult = _text(element, "difficult")
         if difficult.lower() not in (*DIFFICULT, *NOT_DIFFICULT):
             reason = f"difficult must be 0 or 1, got {shown(difficult)}; it is taken for 0"
-            faults.append(Fault(Kind.UNKNOWN_DIFFICULT, file, element.sourceline, reason))
+            faults.append(Fault(FaultKind.UNKNOWN_DIFFICULT, file, element.sourceline, reason))
     return VocLabels(_size(root), objects, faults)
 
 
 def _unreadable(file: str, line: int | None, reason: str) -> VocLabels:
     reason += "; its image is left out"
-    return VocLabels((0, 0), [], [Fault(Kind.UNREADABLE_LABELS, file, line, reason)])
+    return VocLabels((0, 0), [], [Fault(FaultKind.UNREADABLE_LABELS, file, line, reason)])
 
 
 def annotation_bytes(file: str) -> tuple[bytes, str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from yolov7_jax.data.ahead import map_files
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, Kind, of_image, plural, shown
-from yolov7_jax.data.image_size import examine_image
-from yolov7_jax.data.parallel import map_files
+from yolov7_jax.data.faults import Fault, FaultKind, of_image, plural, shown
+from yolov7_jax.data.images import examine_image
 from yolov7_jax.data.voc_annotation import VocLabels, annotation_bytes, read_annotation
 from yolov7_jax.errors import UserError
 
@@ -88,7 +88,7 @@ class VocXml:
                 if item.name not in label_of:
                     place = Place(self.annotations[row], item.line)
                     reason = f"class {shown(item.name)!r} is not one of {shown(', '.join(names))}"
-                    faults.append(place.fault(Kind.UNKNOWN_CLASS, reason))
+                    faults.append(place.fault(FaultKind.UNKNOWN_CLASS, reason))
                     continue
                 image.append(row)
                 labels.append(label_of[item.name])
@@ -166,7 +166,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
             twins |= dict.fromkeys(unused)
             if image in images:
                 reason = f"{shown(identity)} is listed more than once"
-                faults.append(Fault(Kind.REPEATED_IMAGE, str(source), line, reason))
+                faults.append(Fault(FaultKind.REPEATED_IMAGE, str(source), line, reason))
             images[image] = str(root / ANNOTATIONS / (identity + ".xml"))
     if not images:
         raise UserError(f"{', '.join(map(str, lists))}: lists no images")
@@ -249,7 +249,7 @@ def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], VocL
     if 0 not in (*size, *labels.size) and labels.size != size:
         annotated = f"{labels.size[0]} x {labels.size[1]}"
         reason = f"is {size[0]} x {size[1]} pixels, but its XML file says {annotated}"
-        size, fault = (0, 0), Fault(Kind.OTHER_SIZE, image, None, reason)
-    if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
+        size, fault = (0, 0), Fault(FaultKind.OTHER_SIZE, image, None, reason)
+    if any(fault.kind is FaultKind.UNREADABLE_LABELS for fault in labels.faults):
         size = (0, 0)
     return size, labels._replace(faults=of_image(fault, labels.faults))

@@ -4,7 +4,7 @@ import math
 import os
 from typing import NamedTuple
 
-from yolov7_jax.data.faults import Fault, Kind, plural, shown
+from yolov7_jax.data.faults import Fault, FaultKind, plural, shown
 
 LABEL_SUFFIXES = (".txt", ".TXT")  # the first choice first
 ROUNDING = 1e-3  # label files carry few digits, so a side may lie this far outside [0, 1]
@@ -46,7 +46,7 @@ class ImageLabels(NamedTuple):
 class _RowError(ValueError):
     """A row is wrong."""
 
-    def __init__(self, kind: Kind, reason: str):
+    def __init__(self, kind: FaultKind, reason: str):
         super().__init__(reason)
         self.kind = kind
 
@@ -94,7 +94,7 @@ def read_labels(file: str, content: bytes, problem: str, num_classes: int) -> Im
         text, reason = "", "cannot be read as text in UTF-8"
     if reason:
         reason += "; its image is left out"
-        faults.append(Fault(Kind.UNREADABLE_LABELS, file, None, reason))
+        faults.append(Fault(FaultKind.UNREADABLE_LABELS, file, None, reason))
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         words = line.split()
         if not words:
@@ -112,22 +112,26 @@ def _parse(words: list[str], num_classes: int) -> LabelRow:
     is_box = len(words) == BOX_COLUMNS
     if not is_box and (len(words) < LEAST_POLYGON_COLUMNS or len(words) % 2 == 0):
         count = len(words)
-        raise _RowError(Kind.COLUMNS, f"wanted {WANTED}, got {count} {plural('column', count)}")
+        raise _RowError(
+            FaultKind.COLUMNS, f"wanted {WANTED}, got {count} {plural('column', count)}"
+        )
     try:
         label, *values = map(float, words)
     except ValueError:
         reason = f"wanted numbers, got {shown(' '.join(words))}"
-        raise _RowError(Kind.NO_NUMBER, reason) from None
+        raise _RowError(FaultKind.NO_NUMBER, reason) from None
     if not all(map(math.isfinite, (label, *values))):
-        raise _RowError(Kind.NOT_FINITE, f"wanted finite numbers, got {shown(' '.join(words))}")
+        raise _RowError(
+            FaultKind.NOT_FINITE, f"wanted finite numbers, got {shown(' '.join(words))}"
+        )
     if label != int(label) or not 0 <= label < num_classes:
         reason = f"class {shown(words[0])} is not one of 0 to {num_classes - 1}"
-        raise _RowError(Kind.UNKNOWN_CLASS, reason)
+        raise _RowError(FaultKind.UNKNOWN_CLASS, reason)
     if min(values) < -ROUNDING or max(values) > 1 + ROUNDING:
         at = next(at for at, v in enumerate(values) if not -ROUNDING <= v <= 1 + ROUNDING)
         name = ("cx", "cy", "w", "h")[at] if is_box else f"{'xy'[at % 2]}{at // 2 + 1}"
         reason = f"{name} is {shown(words[at + 1])}, wanted between 0 and 1 (normalised)"
-        raise _RowError(Kind.OUT_OF_RANGE, reason)
+        raise _RowError(FaultKind.OUT_OF_RANGE, reason)
     if is_box:
         cx, cy, w, h = values
         outline = []
@@ -138,5 +142,5 @@ def _parse(words: list[str], num_classes: int) -> LabelRow:
         cx, cy, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
     if w <= 0 or h <= 0:
         what = "w and h are" if is_box else "the outline's width and height are"
-        raise _RowError(Kind.ZERO_AREA, f"{what} {w:g} and {h:g}, wanted more than 0")
+        raise _RowError(FaultKind.ZERO_AREA, f"{what} {w:g} and {h:g}, wanted more than 0")
     return LabelRow(int(label), (cx, cy, w, h), outline)

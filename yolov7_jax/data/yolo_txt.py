@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from yolov7_jax.data.ahead import map_files
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, Kind, of_image, plural, shown
-from yolov7_jax.data.image_size import examine_image
-from yolov7_jax.data.parallel import map_files
+from yolov7_jax.data.faults import Fault, FaultKind, of_image, plural, shown
+from yolov7_jax.data.images import examine_image
 from yolov7_jax.data.yolo_labels import (
     LABEL_SUFFIXES,
     ImageLabels,
@@ -103,7 +103,7 @@ class YoloTxt:
             reason = "there is no image with these labels"
             if not file.endswith(LABEL_SUFFIXES[0]):
                 reason = "no image takes its labels from here; wanted a name that ends in .txt"
-            faults.append(Fault(Kind.NO_IMAGE, file, None, reason))
+            faults.append(Fault(FaultKind.NO_IMAGE, file, None, reason))
         sizes, files, counts, image_of = [], [], [], {}
         labels, lines = array.array("i"), array.array("i")
         boxes, points = array.array("d"), array.array("f")
@@ -112,7 +112,7 @@ class YoloTxt:
             other = image_of.setdefault(read.file, name)
             if other != name and read.file:
                 reason = f"{shown(read.file, 300)} holds the labels of {shown(other, 300)} too"
-                faults.append(Fault(Kind.SHARED_LABELS, name, None, reason))
+                faults.append(Fault(FaultKind.SHARED_LABELS, name, None, reason))
             sizes.append(size)
             files.append(read.file)
             counts.append(len(read.rows))
@@ -195,7 +195,7 @@ def open_yolo_txt(
                     images.append(path)
                 else:
                     reason = f"{suffix} is not read; wanted {' '.join(sorted(IMAGE_SUFFIXES))}"
-                    faults.append(Fault(Kind.UNSUPPORTED_IMAGE, path, None, reason))
+                    faults.append(Fault(FaultKind.UNSUPPORTED_IMAGE, path, None, reason))
         elif entry.suffix == ".txt" and entry.is_file():
             images += _listed(entry, missing, faults)
         elif not entry.exists():
@@ -211,7 +211,7 @@ def open_yolo_txt(
         for image in images:
             if image in seen:
                 reason = f"is named more than once by '{split}'"
-                faults.append(Fault(Kind.REPEATED_IMAGE, image, None, reason))
+                faults.append(Fault(FaultKind.REPEATED_IMAGE, image, None, reason))
             seen.add(image)
     if not once:
         where = ", ".join(map(str, entries))
@@ -263,7 +263,7 @@ def _listed(source: Path, missing: set[str], faults: list[Fault]) -> list[str]:
         if os.path.isfile(path):
             paths.append(path)
         else:
-            kind = Kind.REPEATED_IMAGE if path in missing else Kind.MISSING_IMAGE
+            kind = FaultKind.REPEATED_IMAGE if path in missing else FaultKind.MISSING_IMAGE
             reason = f"there is no image {shown(path, 300)}"
             faults.append(Fault(kind, str(source), number, reason))
             missing.add(path)
@@ -340,6 +340,6 @@ def _is_text(name: str) -> bool:
 def _examine(num_classes: int, decode: bool, image: str) -> tuple[tuple[int, int], ImageLabels]:
     size, fault = examine_image(image, decode=decode)
     labels = read_labels(*label_bytes(image), num_classes)
-    if any(fault.kind is Kind.UNREADABLE_LABELS for fault in labels.faults):
+    if any(fault.kind is FaultKind.UNREADABLE_LABELS for fault in labels.faults):
         size = (0, 0)  # an unlabelled image would teach that there is nothing in it
     return size, labels._replace(faults=of_image(fault, labels.faults))

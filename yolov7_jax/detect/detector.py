@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from yolov7_jax.config import LONGEST_SIDE, MAX_CANDIDATES, HeadConfig
-from yolov7_jax.data.image_size import read_size
-from yolov7_jax.data.images import read_image
+from yolov7_jax.data.images import read_image, read_size
 from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, unletterbox
 from yolov7_jax.deploy import deploy
 from yolov7_jax.detect.forward import predict

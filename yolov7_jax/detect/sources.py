@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from yolov7_jax.data.image_size import read_size
-from yolov7_jax.data.images import UnreadableImageError, is_damage, read_strictly
+from yolov7_jax.data.images import UnreadableImageError, read_image, read_size
 from yolov7_jax.errors import UserError
 
 try:
@@ -247,12 +246,10 @@ def _read(frame: Frame, path: pathlib.Path) -> Frame:
         return frame._replace(fault=f"has {status.st_size} bytes; at most {MOST_BYTES} are read")
     try:
         read_size(path)  # finds what decoders pass over in silence
-        image, message = read_strictly(path)
+        image = read_image(path, strict=True)
     except UnreadableImageError as error:
         fault = str(error).removeprefix(f"{path}: ")
         return frame._replace(fault=fault + (NO_LISTS if path.suffix.lower() == ".txt" else ""))
-    if is_damage(message):
-        return frame._replace(fault=f"is truncated or damaged ({message})")
     count = _count(path)
     note = f"has {count} images, of which the first is looked at" if count > 1 else ""
     return frame._replace(image=image, note=note)

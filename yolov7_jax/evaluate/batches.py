@@ -12,11 +12,10 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.ahead import map_ahead
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.dataset_images import fitted_image
-from yolov7_jax.data.letterbox import LetterboxInfo, fitted_size, letterbox
-from yolov7_jax.data.limits import below_least
+from yolov7_jax.data.images import fitted_image, fitted_size
+from yolov7_jax.data.letterbox import LetterboxInfo, letterbox
 from yolov7_jax.data.padding import stack_targets
-from yolov7_jax.errors import UserError
+from yolov7_jax.errors import UserError, below_least
 from yolov7_jax.types import Targets
 
 # Returns the image of a row, shrunk so that its longer side is at most the image size.

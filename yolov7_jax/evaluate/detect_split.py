@@ -12,9 +12,8 @@ from jaxtyping import UInt8
 
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.dataset_images import fitted_image
-from yolov7_jax.data.images import UnreadableImageError
-from yolov7_jax.data.letterbox import fitted_size, unletterbox
+from yolov7_jax.data.images import UnreadableImageError, fitted_image, fitted_size
+from yolov7_jax.data.letterbox import unletterbox
 from yolov7_jax.deploy import deploy
 from yolov7_jax.detect.forward import predict
 from yolov7_jax.evaluate.batches import EvalBatch, eval_batches

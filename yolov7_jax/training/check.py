@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.faults import Fault, Kind, plural, summarize
+from yolov7_jax.data.faults import Fault, FaultKind, plural, summarize
 from yolov7_jax.data.layouts import Source, data_notes, expected_splits, missing_labels, open_source
 from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.scan_cache import kept_scan
@@ -96,7 +96,7 @@ def check(
             _print_lines(_broken_lines(split, broken[split]))
             continue
         missing = missing_labels(source, scan)
-        faults = [Fault(Kind.NO_LABELS, data, None, missing)] if missing else []
+        faults = [Fault(FaultKind.NO_LABELS, data, None, missing)] if missing else []
         results[split] = SplitResult(
             scan.dataset,
             len(scan.looked_at),
@@ -140,7 +140,7 @@ def _check_writable(report: Path) -> None:
 
 
 def _unreadable(data: str, error: UserError) -> Fault:
-    return Fault(Kind.UNREADABLE_SPLIT, data, None, str(error))
+    return Fault(FaultKind.UNREADABLE_SPLIT, data, None, str(error))
 
 
 def _refuse_if_none(data: str, usable: Sized, broken: dict[str, Fault]) -> None:
@@ -159,7 +159,7 @@ def _split_lines(
     else:
         title = f"looked at {images} in {seconds:.1f} s"
     lines = ["", f"{split}: {title}"]
-    absent = [fault for fault in result.faults if fault.kind is Kind.NO_LABELS]
+    absent = [fault for fault in result.faults if fault.kind is FaultKind.NO_LABELS]
     lines += [f"  NOT USABLE: {fault.reason.replace(folder, '')}" for fault in absent]
     lines += [f"  note: {note.replace(folder, '')}" for note in result.notes]
     return lines + _dataset_lines(result.dataset) + _fault_lines(result.faults, folder, most)
@@ -239,7 +239,7 @@ def _fault_lines(faults: Sequence[Fault], folder: str, most: int) -> list[str]:
     """Returns the faults by kind, with files relative to the folder of the data set."""
     if not faults:
         return ["", "  no faults"]
-    by_kind: dict[Kind, list[Fault]] = {kind: [] for kind in Kind}
+    by_kind: dict[FaultKind, list[Fault]] = {kind: [] for kind in FaultKind}
     for fault in faults:
         by_kind[fault.kind].append(fault)
     lines = ["", f"  {len(faults)} {plural('fault', len(faults))}: {summarize(faults)}"]
@@ -247,7 +247,7 @@ def _fault_lines(faults: Sequence[Fault], folder: str, most: int) -> list[str]:
         if not found:
             continue
         lines.append(f"    {kind.title}: {len(found)} ({kind.effect.value})")
-        if kind is Kind.NO_LABELS:
+        if kind is FaultKind.NO_LABELS:
             continue  # stands above
         for fault in found[:most]:
             lines.append(f"      {str(fault).replace(folder, '')}")

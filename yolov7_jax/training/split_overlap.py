@@ -6,9 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from yolov7_jax.data.ahead import default_workers, map_files
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.faults import plural, shown
-from yolov7_jax.data.parallel import default_workers, map_files
 
 _CHUNK = 1 << 20  # bytes
 

@@ -11,8 +11,7 @@ from drawn import (
     stars,
 )
 
-from yolov7_jax.data.images import resize
-from yolov7_jax.data.letterbox import fitted_size
+from yolov7_jax.data.images import fitted_size, resize
 from yolov7_jax.training.augment_config import AugmentConfig
 from yolov7_jax.training.pipeline.geometry import warp_points
 from yolov7_jax.training.pipeline.mosaic import (

@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from yolov7_jax.data.dataset import Dataset, Objects
-from yolov7_jax.data.dataset_images import read_whole
-from yolov7_jax.data.images import resize
+from yolov7_jax.data.images import read_whole, resize
 from yolov7_jax.training.pipeline.plan import Pixels
 
 _JPEG_START = b"\xff\xd8"

@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.dataset_images import fitted_image
+from yolov7_jax.data.images import fitted_image
 from yolov7_jax.data.scan_cache import cache_files
 from yolov7_jax.errors import UserError
 from yolov7_jax.evaluate.batches import Reader

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yolov7_jax.data.letterbox import fitted_size
+from yolov7_jax.data.images import fitted_size
 from yolov7_jax.training.pipeline.geometry import concatenate_polygons, scale_and_shift
 from yolov7_jax.training.pipeline.plan import Images, Scene, Tile
 

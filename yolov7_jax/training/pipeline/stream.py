@@ -21,9 +21,8 @@ from jaxtyping import Float64, Int32, Int64
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.images import UnreadableImageError
-from yolov7_jax.data.limits import below_least
 from yolov7_jax.data.padding import padded_length, stack_targets
-from yolov7_jax.errors import UserError
+from yolov7_jax.errors import UserError, below_least
 from yolov7_jax.training.batch import Batch
 from yolov7_jax.training.pipeline.augment import AugmentConfig, Sample, train_sample, undrawn
 from yolov7_jax.training.pipeline.file_images import FileImages
