@@ -207,7 +207,8 @@ def test_a_damaged_cache_is_rebuilt_whichever_byte_is_wrong(faulty):
     path = cache_of(faulty)
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
-    places = [*range(64), *rng.integers(64, len(whole), 100).tolist()]
+    ends = [*range(16), *range(len(whole) - 96, len(whole))]
+    places = [*ends, *rng.integers(16, len(whole) - 96, 50).tolist()]
     for place in places:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << int(rng.integers(8))
@@ -221,7 +222,7 @@ def test_a_truncated_or_foreign_cache_is_rebuilt(faulty):
     first = scan(faulty)
     path = cache_of(faulty)
     whole = path.read_bytes()
-    foreign = [b"", b"\x80\x04.", whole + b"more", whole.replace(b"scan 2", b"scan 1")]
+    foreign = [b"", b"\x80\x04.", whole + b"more", whole.replace(b" scan ", b" scam ")]
     foreign += [whole[:length] for length in range(0, len(whole), 97)]
     for content in foreign:
         path.write_bytes(content)
@@ -236,8 +237,8 @@ def test_a_cache_of_the_right_hash_and_the_wrong_content_is_rebuilt(faulty):
     first = scan(faulty)
     for header in (b"{}", b"[]", b"nonsense", b'{"digest": 3}', b"\xff"):
         payload = struct.pack("<Q", len(header)) + header
-        checksum = hashlib.blake2b(payload, digest_size=32).digest()
-        cache_of(faulty).write_bytes(scan_cache.MAGIC + checksum + payload)
+        checksum = hashlib.blake2b(payload).digest()
+        cache_of(faulty).write_bytes(payload + scan_cache.MAGIC + checksum)
         assert_same(scan(faulty), first)
 
 

@@ -1,30 +1,32 @@
 """Keeps what a scan found in a file, and trusts the file only when all of it is as written.
 
-The file is a magic word with the format's version, a hash of all that follows, the length of a
-JSON header, the header, and raw arrays. Nothing in it is executed, and it is parsed only where
-the hash is right.
+The file is arrays as safetensors, one of them JSON with all that is no array; a magic word with the
+format's version; and a hash of the arrays, which are parsed only where it is right.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
-import secrets
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.dataset import Dataset, Polygons
 from yolov7_jax.data.faults import Fault, FaultKind
+from yolov7_jax.files import replacing
 
 CACHE_FOLDER = ".yolov7_jax_cache"
 # The last figure is to change with the format, and with what a scan finds.
-MAGIC = b"yolov7_jax scan 4\n"
+MAGIC = b"yolov7_jax scan 5\n"
+_JSON = "json"  # the array with all that is no array
 _ARRAYS = ("sizes", "offsets", "labels", "boxes", "crowd", "image_ids", "category_ids", "areas")
-_ALIGNMENT = 64
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 _DAMAGED = (FaultKind.UNREADABLE_IMAGE.name, FaultKind.DOUBTFUL_IMAGE.name)
 
 _log = logging.getLogger(__name__)
@@ -55,38 +57,38 @@ def read_scan(data: str | Path, split: str, digest: str) -> Scan | None:
     """
     for path in cache_files(data, split):
         try:
-            content = np.fromfile(path, np.uint8)
-            scan = _decode(content, digest)
+            return _decode(*_load(path), digest)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        except _UNUSABLE as error:
             _log.info("%s: is not used: %s", path, error)
-            continue
-        return scan
     return None
 
 
 def damaged_images(data: str | Path, split: str) -> frozenset[str]:
     """Returns the images that the last scan found damaged, whatever has changed since."""
     for path in cache_files(data, split):
-        try:
-            header, _ = _header(np.fromfile(path, np.uint8))
-            return frozenset(file for kind, file, *_ in header["faults"] if kind in _DAMAGED)
-        except (OSError, ValueError, KeyError, TypeError, struct.error):
-            continue
+        with contextlib.suppress(*_UNUSABLE):
+            kept, _ = _load(path)
+            return frozenset(file for kind, file, *_ in kept["faults"] if kind in _DAMAGED)
     return frozenset()
 
 
 def write_scan(data: str | Path, split: str, digest: str, scan: Scan) -> None:
     """Keeps a scan in the first place that can be written; it's no fault if there is none."""
+    arrays = _encode(digest, scan)
     for path in cache_files(data, split):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, digest, scan)
-        except OSError as error:
+            with replacing(path) as unfinished:
+                save_file(arrays, unfinished)
+                with unfinished.open("r+b") as file:
+                    checksum = hashlib.file_digest(file, "blake2b").digest()
+                    file.write(MAGIC + checksum)
+        except (OSError, SafetensorError) as error:
             _log.info("%s: cannot be written: %s", path, error)
-            continue
-        return
+        else:
+            return
 
 
 def image_stamps(paths: tuple[str, ...]) -> str:
@@ -103,12 +105,10 @@ def image_stamps(paths: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, digest: str, scan: Scan) -> None:
+def _encode(digest: str, scan: Scan) -> dict[str, np.ndarray]:
     dataset = scan.dataset
-    arrays = {name: getattr(dataset, name) for name in _ARRAYS}
-    arrays |= {f"polygons.{name}": getattr(dataset.polygons, name) for name in Polygons._fields}
     kept = set(dataset.paths)
-    header = {
+    others = {
         "digest": digest,
         "stamps": image_stamps(scan.looked_at),
         "decoded": scan.decoded,
@@ -117,64 +117,38 @@ def _write(path: Path, digest: str, scan: Scan) -> None:
         "looked_at": scan.looked_at,
         "left_out": [row for row, path in enumerate(scan.looked_at) if path not in kept],
         "faults": [(fault.kind.name, *fault[1:]) for fault in scan.faults],
-        "arrays": [(name, a.dtype.str, a.shape) for name, a in arrays.items()],
     }
-    encoded = json.dumps(header).encode("ascii")
-    parts: list[bytes | memoryview] = [struct.pack("<Q", len(encoded)), encoded]
-    length = len(MAGIC) + 32 + 8 + len(encoded)
-    for array in arrays.values():
-        parts.append(bytes(-length % _ALIGNMENT))
-        parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        length += -length % _ALIGNMENT + array.nbytes
-    checksum = hashlib.blake2b(digest_size=32)
-    for part in parts:
-        checksum.update(part)
-    # Renamed when complete, so that no reader meets half a file.
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(MAGIC + checksum.digest())
-            file.writelines(parts)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    arrays = {name: getattr(dataset, name) for name in _ARRAYS} | dataset.polygons._asdict()
+    arrays[_JSON] = np.frombuffer(json.dumps(others).encode("ascii"), np.uint8)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _header(content: np.ndarray) -> tuple[dict[str, Any], int]:
-    """Returns the header and where the arrays begin; a ValueError says why it cannot be used."""
-    start = len(MAGIC) + 32
-    if content[: len(MAGIC)].tobytes() != MAGIC:
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns what is no array, and the arrays; a ValueError says why they cannot be used."""
+    length = path.stat().st_size - len(MAGIC) - hashlib.blake2b().digest_size
+    with path.open("rb") as file:
+        content, magic, checksum = file.read(max(length, 0)), file.read(len(MAGIC)), file.read()
+    if magic != MAGIC:
         raise ValueError("it is of another version or no such file")
-    checksum = hashlib.blake2b(content[start:].data, digest_size=32).digest()
-    if content[len(MAGIC) : start].tobytes() != checksum:
+    if hashlib.blake2b(content).digest() != checksum:
         raise ValueError("it is damaged")
-    (length,) = struct.unpack("<Q", content[start : start + 8].tobytes())
-    end = start + 8 + length
-    return json.loads(content[start + 8 : end].tobytes()), end
+    arrays = load(content)
+    return json.loads(arrays.pop(_JSON).tobytes()), arrays
 
 
-def _decode(content: np.ndarray, digest: str) -> Scan:
+def _decode(kept: dict[str, Any], arrays: dict[str, np.ndarray], digest: str) -> Scan:
     """Rebuilds a scan; a ValueError says why it cannot be used."""
-    header, position = _header(content)
-    if header["digest"] != digest:
+    if kept["digest"] != digest:
         raise ValueError("annotations have changed")
-    looked_at = tuple(header["looked_at"])
-    if header["stamps"] != image_stamps(looked_at):
+    looked_at = tuple(kept["looked_at"])
+    if kept["stamps"] != image_stamps(looked_at):
         raise ValueError("images have changed")
-    arrays: dict[str, Any] = {}
-    for name, dtype, shape in header["arrays"]:
-        position += -position % _ALIGNMENT
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        arrays[name] = content[position : position + size].view(dtype).reshape(shape)
-        position += size
-    left_out = set(header["left_out"])
+    left_out = set(kept["left_out"])
     dataset = Dataset(
-        names=tuple(header["names"]),
+        names=tuple(kept["names"]),
         paths=tuple(path for row, path in enumerate(looked_at) if row not in left_out),
-        polygons=Polygons(*(arrays[f"polygons.{name}"] for name in Polygons._fields)),
+        polygons=Polygons(**{name: arrays[name] for name in Polygons._fields}),
         **{name: arrays[name] for name in _ARRAYS},
     )
-    faults = tuple(Fault(FaultKind[kind], *rest) for kind, *rest in header["faults"])
-    notes = tuple(header["notes"])
-    return Scan(dataset, faults, notes, looked_at, header["decoded"], from_cache=True)
+    faults = tuple(Fault(FaultKind[kind], *rest) for kind, *rest in kept["faults"])
+    return Scan(dataset, faults, tuple(kept["notes"]), looked_at, kept["decoded"], from_cache=True)
