@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
+from numpy.typing import ArrayLike
 
 ONE_CLASS = "object"
 _PARTS_AT_ONCE = 50_000
@@ -203,11 +204,9 @@ class Dataset:
         )
 
 
-def offsets_of(counts: np.ndarray) -> Int64[np.ndarray, " n+1"]:
+def offsets_of(counts: ArrayLike) -> Int64[np.ndarray, " n+1"]:
     """Returns where groups of these sizes start, one after the other, and where the last ends."""
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

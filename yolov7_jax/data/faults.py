@@ -74,21 +74,6 @@ class Fault(NamedTuple):
         return f"{place}: {self.reason}"
 
 
-def of_image(image: Fault | None, labels: list[Fault]) -> list[Fault]:
-    """Joins what is wrong with an image and with its labels.
-
-    An image is left out once, so where neither can be read both are one fault.
-    """
-    unreadable = [fault for fault in labels if fault.kind is FaultKind.UNREADABLE_LABELS]
-    if image is None:
-        return labels
-    if unreadable and image.kind.effect is Effect.IMAGE:
-        also = "; ".join(str(fault) for fault in unreadable)
-        image = image._replace(reason=f"{image.reason}; nor can its labels be read: {also}")
-        labels = [fault for fault in labels if fault not in unreadable]
-    return [*labels, image]
-
-
 def summarize(faults: Iterable[Fault]) -> str:
     """Returns how much each effect happened, as in `2 images left out, 5 objects left out`."""
     counts = dict.fromkeys(Effect, 0)

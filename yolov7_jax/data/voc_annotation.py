@@ -1,14 +1,12 @@
 """The XML file of one image, as Pascal VOC has them."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
+
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - it has no types
 
 from yolov7_jax.data.faults import Fault, FaultKind, shown
-
-try:
-    from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - it has no types
-except ImportError as error:
-    raise ImportError("reading Pascal VOC needs lxml: pip install 'yolov7-jax[images]'") from error
+from yolov7_jax.data.image_labels import ImageLabels, LabelRow, Size, label_file, unreadable
 
 Element = Any  # of lxml
 
@@ -25,41 +23,11 @@ READ = {
 DIFFICULT, NOT_DIFFICULT = ("1", "true"), ("", "0", "false", "unspecified")
 
 
-class VocObject(NamedTuple):
-    """An object.
-
-    Attributes:
-      name: of its class.
-      box: corners in pixels, 0 the border of the first.
-      difficult: whether it is marked so.
-      line: where it starts, counted from 1.
-    """
-
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool
-    line: int
-
-
-class VocLabels(NamedTuple):
-    """What the XML file of an image says.
-
-    Attributes:
-      size: width and height in pixels; zeros where it doesn't say.
-      objects: those that are sound.
-      faults: what is wrong.
-    """
-
-    size: tuple[int, int]
-    objects: list[VocObject]
-    faults: list[Fault]
-
-
-def read_annotation(file: str) -> VocLabels:
-    """Reads the XML file of one image."""
-    content, problem = annotation_bytes(file)
+def read_annotation(file: str, size: Size) -> ImageLabels:
+    """Reads the XML file of an image of that width and height; classes are names."""
+    _, content, problem = label_file([file])
     if problem:
-        return _unreadable(file, None, f"cannot be read: {problem}")
+        return unreadable(file, None, f"cannot be read: {problem}")
     # No entities, which can make a small file grow without end; nothing from elsewhere.
     parser = etree.XMLParser(
         resolve_entities=False,
@@ -72,22 +40,22 @@ def read_annotation(file: str) -> VocLabels:
         root = etree.fromstring(content, parser)
     except (etree.XMLSyntaxError, LookupError) as error:
         line = getattr(error, "lineno", None)
-        return _unreadable(file, line, f"is not XML: {shown(getattr(error, 'msg', error))}")
+        return unreadable(file, line, f"is not XML: {shown(getattr(error, 'msg', error))}")
     dtd = root.getroottree().docinfo.internalDTD
     if dtd is not None and dtd.entities():
-        return _unreadable(file, None, "declares entities, which are not allowed")
+        return unreadable(file, None, "declares entities, which are not allowed")
     if root.tag != OUTERMOST:
         reason = f"has <{shown(_tag(root))}> outermost, wanted <{OUTERMOST}>"
-        return _unreadable(file, None, reason)
+        return unreadable(file, None, reason)
     strange = _other_spelling(root)
     if strange is not None:
         reason = f"has <{shown(_tag(strange))}>, wanted <{_plain(strange.tag)}>"
-        return _unreadable(file, strange.sourceline, reason)
+        return unreadable(file, strange.sourceline, reason)
     faults: list[Fault] = []
     objects = []
     for element in root.iterchildren("object"):
         try:
-            objects.append(_object(element))
+            objects.append(_object(element, size))
         except ValueError as error:
             faults.append(Fault(FaultKind.MALFORMED, file, element.sourceline, str(error)))
             continue
@@ -95,21 +63,7 @@ def read_annotation(file: str) -> VocLabels:
         if difficult.lower() not in (*DIFFICULT, *NOT_DIFFICULT):
             reason = f"difficult must be 0 or 1, got {shown(difficult)}; it is taken for 0"
             faults.append(Fault(FaultKind.UNKNOWN_DIFFICULT, file, element.sourceline, reason))
-    return VocLabels(_size(root), objects, faults)
-
-
-def _unreadable(file: str, line: int | None, reason: str) -> VocLabels:
-    reason += "; its image is left out"
-    return VocLabels((0, 0), [], [Fault(FaultKind.UNREADABLE_LABELS, file, line, reason)])
-
-
-def annotation_bytes(file: str) -> tuple[bytes, str]:
-    """Returns what is in a file, and why it cannot be read; one of them is empty."""
-    try:
-        with open(file, "rb", buffering=0) as opened:
-            return opened.read(), ""
-    except (OSError, ValueError) as error:
-        return b"", getattr(error, "strerror", None) or str(error)
+    return ImageLabels(file, objects, faults, _size(root))
 
 
 def _text(element: Element, path: str) -> str:
@@ -144,7 +98,7 @@ def _tag(element: Element) -> str:
     return f"{element.prefix}:{name}" if element.prefix else name
 
 
-def _object(element: Element) -> VocObject:
+def _object(element: Element, size: Size) -> LabelRow:
     name = _text(element, "name")
     if not name:
         raise ValueError("the object has no name")
@@ -158,7 +112,12 @@ def _object(element: Element) -> VocObject:
         reason = f"{shown(name)}: {' '.join(CORNERS)} must be numbers, got {shown(texts)}"
         raise ValueError(reason) from None
     difficult = _text(element, "difficult").lower() in DIFFICULT
-    return VocObject(name, (left - 1, top - 1, right, bottom), difficult, element.sourceline)
+    # Corners count pixels from 1, and both belong to the box.
+    left, top = left - 1, top - 1
+    width, height = (max(side, 1) for side in size)
+    cx, cy = (left + right) / 2 / width, (top + bottom) / 2 / height
+    box = (cx, cy, (right - left) / width, (bottom - top) / height)
+    return LabelRow(name, box, element.sourceline, crowd=difficult)
 
 
 def _size(root: Element) -> tuple[int, int]:

@@ -2,20 +2,24 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from yolov7_jax.data.ahead import map_files
-from yolov7_jax.data.assemble import Found, Place
-from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, FaultKind, of_image, plural, shown
+from yolov7_jax.data.assemble import Found
+from yolov7_jax.data.faults import Fault, FaultKind, plural, shown
+from yolov7_jax.data.image_labels import (
+    ImageLabels,
+    Size,
+    digest_of,
+    gather,
+    joined,
+    label_file,
+)
 from yolov7_jax.data.images import examine_image
-from yolov7_jax.data.voc_annotation import VocLabels, annotation_bytes, read_annotation
+from yolov7_jax.data.voc_annotation import read_annotation
 from yolov7_jax.errors import UserError
 
 ANNOTATIONS, IMAGES, SETS = "Annotations", "JPEGImages", "ImageSets/Main"
@@ -52,17 +56,10 @@ class VocXml:
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the images' contents."""
-        digest = hashlib.blake2b(digest_size=32)
-        fields = ("voc_xml", self.names, self.images, self.twins)
-        digest.update(repr(fields).encode("utf-8", "replace"))
-        digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
-        files = (*self.annotations, *self.others)
-        contents = map_files(annotation_bytes, files, workers=workers, title="labels")
-        for file, (content, problem) in zip(files, contents, strict=True):
-            head = f"{file}\0{problem}\0{len(content)}\0"
-            digest.update(head.encode("utf-8", "surrogatepass"))
-            digest.update(content)
-        return digest.hexdigest()
+        split = ("voc_xml", self.names, self.images, self.twins)
+        paths = [[file] for file in (*self.annotations, *self.others)]
+        files = map_files(label_file, paths, workers=workers, title="labels")
+        return digest_of(split, self.faults, files)
 
     def without_labels(self) -> str:
         """Says where labels were looked for, where there are none."""
@@ -78,44 +75,8 @@ class VocXml:
         pairs = list(zip(self.images, self.annotations, strict=True))
         results = list(map_files(examine, pairs, workers=workers, title="images"))
         names = self.names or self._all_names([labels for _, labels in results], workers)
-        label_of = {name: label for label, name in enumerate(names)}
-        faults, sizes = list(self.faults), []
-        image, labels, boxes, crowd, lines = [], [], [], [], []
-        for row, (size, read) in enumerate(results):
-            sizes.append(size)
-            faults += read.faults
-            for item in read.objects:
-                if item.name not in label_of:
-                    place = Place(self.annotations[row], item.line)
-                    reason = f"class {shown(item.name)!r} is not one of {shown(', '.join(names))}"
-                    faults.append(place.fault(FaultKind.UNKNOWN_CLASS, reason))
-                    continue
-                image.append(row)
-                labels.append(label_of[item.name])
-                boxes.append(item.box)
-                crowd.append(item.difficult)
-                lines.append(item.line)
-        table = np.array(sizes, np.int32).reshape(-1, 2)
-        rows = np.array(image, np.int64)
-        corners = np.array(boxes, np.float64).reshape(-1, 4)
-        scale = np.tile(np.maximum(table[rows], 1), 2)  # [objects, 4]
-        centre, side = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-        return Found(
-            names=names,
-            category_ids=np.arange(len(names), dtype=np.int64),
-            paths=self.images,
-            sizes=table,
-            image_ids=np.arange(len(table), dtype=np.int64),
-            image=rows,
-            labels=np.array(labels, np.int32),
-            boxes=np.concatenate([centre, side], axis=1) / scale,
-            crowd=np.array(crowd, bool),
-            areas=None,
-            polygons=Polygons.none(len(rows)),
-            place_of=lambda row: Place(self.annotations[image[row]], lines[row]),
-            faults=faults,
-            notes=self._notes(),
-        )
+        indexed = ((size, _with_indices(labels, names)) for size, labels in results)
+        return gather(names, self.images, indexed, self.faults, self._notes())
 
     def _notes(self) -> tuple[str, ...]:
         if not self.twins:
@@ -126,9 +87,10 @@ class VocXml:
             f"another type is: {shown(self.twins[0], 300)}" + ", the first" * (count > 1),
         )
 
-    def _all_names(self, read: list[VocLabels], workers: int) -> tuple[str, ...]:
-        others = map_files(read_annotation, self.others, workers=workers, title="classes")
-        names = {item.name for labels in (*read, *others) for item in labels.objects}
+    def _all_names(self, read: list[ImageLabels], workers: int) -> tuple[str, ...]:
+        read_other = functools.partial(read_annotation, size=(0, 0))
+        others = map_files(read_other, self.others, workers=workers, title="classes")
+        names = {row.label for labels in (*read, *others) for row in labels.rows}
         if not names:
             raise UserError(
                 f"{os.path.dirname(self.annotations[0])}: no XML file has an object with a name; "
@@ -242,14 +204,24 @@ def _names_in(folder: Path) -> frozenset[str]:
     return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
 
 
-def _examine(decode: bool, pair: tuple[str, str]) -> tuple[tuple[int, int], VocLabels]:
+def _examine(decode: bool, pair: tuple[str, str]) -> tuple[Size, ImageLabels]:
     image, annotation = pair
     size, fault = examine_image(image, decode=decode)
-    labels = read_annotation(annotation)
-    if 0 not in (*size, *labels.size) and labels.size != size:
-        annotated = f"{labels.size[0]} x {labels.size[1]}"
+    labels = read_annotation(annotation, size)
+    if 0 not in (*size, *labels.image_size) and labels.image_size != size:
+        annotated = f"{labels.image_size[0]} x {labels.image_size[1]}"
         reason = f"is {size[0]} x {size[1]} pixels, but its XML file says {annotated}"
         size, fault = (0, 0), Fault(FaultKind.OTHER_SIZE, image, None, reason)
-    if any(fault.kind is FaultKind.UNREADABLE_LABELS for fault in labels.faults):
-        size = (0, 0)
-    return size, labels._replace(faults=of_image(fault, labels.faults))
+    return joined(size, fault, labels)
+
+
+def _with_indices(labels: ImageLabels, names: tuple[str, ...]) -> ImageLabels:
+    """Returns labels with indices of classes for names; objects of other names are faults."""
+    rows, faults = [], list(labels.faults)
+    for row in labels.rows:
+        if row.label in names:
+            rows.append(row._replace(label=names.index(row.label)))
+        else:
+            reason = f"class {shown(row.label)!r} is not one of {shown(', '.join(names))}"
+            faults.append(Fault(FaultKind.UNKNOWN_CLASS, labels.file, row.line, reason))
+    return labels._replace(rows=rows, faults=faults)

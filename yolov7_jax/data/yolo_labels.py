@@ -2,45 +2,20 @@
 
 import math
 import os
-from typing import NamedTuple
 
 from yolov7_jax.data.faults import Fault, FaultKind, plural, shown
+from yolov7_jax.data.image_labels import (
+    ImageLabels,
+    LabelRow,
+    label_file,
+    unreadable,
+)
 
 LABEL_SUFFIXES = (".txt", ".TXT")  # the first choice first
 ROUNDING = 1e-3  # label files carry few digits, so a side may lie this far outside [0, 1]
 BOX_COLUMNS = 5
 LEAST_POLYGON_COLUMNS = 7
 WANTED = "5 columns (class cx cy w h) or a class and at least 3 corners (class x1 y1 x2 y2 x3 y3)"
-
-
-class LabelRow(NamedTuple):
-    """An object.
-
-    Attributes:
-      label: index of its class.
-      box: centre, width and height, normalised by the image's size.
-      outline: x1 y1 x2 y2 ..., normalised likewise; or empty.
-    """
-
-    label: int
-    box: tuple[float, float, float, float]
-    outline: list[float]
-
-
-class ImageLabels(NamedTuple):
-    """What the label file of one image says.
-
-    Attributes:
-      file: its path; empty where the image has none.
-      rows: those that are sound.
-      lines: where each stands, counted from 1.
-      faults: what is wrong.
-    """
-
-    file: str
-    rows: list[LabelRow]
-    lines: list[int]
-    faults: list[Fault]
 
 
 class _RowError(ValueError):
@@ -68,46 +43,30 @@ def label_paths(image: str) -> list[str]:
     return [stem + suffix for stem in stems for suffix in LABEL_SUFFIXES]
 
 
-def label_bytes(image: str) -> tuple[str, bytes, str]:
-    """Returns the label file of an image, its content and why it cannot be read.
-
-    All are empty where the image has none.
-    """
-    for path in label_paths(image):
-        try:
-            with open(path, "rb", buffering=0) as file:
-                return path, file.read(), ""
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            return path, b"", error.strerror or str(error)
-    return "", b"", ""
-
-
-def read_labels(file: str, content: bytes, problem: str, num_classes: int) -> ImageLabels:
-    """Parses what `label_bytes` has returned; classes are 0 to `num_classes - 1`."""
-    rows, lines, faults = [], [], []
-    reason = f"cannot be read: {problem}" if problem else ""
+def read_labels(image: str, num_classes: int) -> ImageLabels:
+    """Reads the label file of an image; classes are 0 to `num_classes - 1`."""
+    file, content, problem = label_file(label_paths(image))
+    if not file:
+        return ImageLabels("", [], [])
+    if problem:
+        return unreadable(file, None, f"cannot be read: {problem}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text, reason = "", "cannot be read as text in UTF-8"
-    if reason:
-        reason += "; its image is left out"
-        faults.append(Fault(FaultKind.UNREADABLE_LABELS, file, None, reason))
+        return unreadable(file, None, "cannot be read as text in UTF-8")
+    rows, faults = [], []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         words = line.split()
         if not words:
             continue
         try:
-            rows.append(_parse(words, num_classes))
-            lines.append(number)
+            rows.append(_parse(words, number, num_classes))
         except _RowError as error:
             faults.append(Fault(error.kind, file, number, str(error)))
-    return ImageLabels(file, rows, lines, faults)
+    return ImageLabels(file, rows, faults)
 
 
-def _parse(words: list[str], num_classes: int) -> LabelRow:
+def _parse(words: list[str], line: int, num_classes: int) -> LabelRow:
     """Parses the words of one line; a _RowError says what is wrong with them."""
     is_box = len(words) == BOX_COLUMNS
     if not is_box and (len(words) < LEAST_POLYGON_COLUMNS or len(words) % 2 == 0):
@@ -143,4 +102,4 @@ def _parse(words: list[str], num_classes: int) -> LabelRow:
     if w <= 0 or h <= 0:
         what = "w and h are" if is_box else "the outline's width and height are"
         raise _RowError(FaultKind.ZERO_AREA, f"{what} {w:g} and {h:g}, wanted more than 0")
-    return LabelRow(int(label), (cx, cy, w, h), outline)
+    return LabelRow(int(label), (cx, cy, w, h), line, outline)

@@ -1,28 +1,24 @@
 """Reads data sets in the YOLO txt layout: images, and one label file for each."""
 
-import array
 import dataclasses
 import functools
-import hashlib
 import os
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
-import numpy as np
-
 from yolov7_jax.data.ahead import map_files
-from yolov7_jax.data.assemble import Found, Place
-from yolov7_jax.data.dataset import Polygons
-from yolov7_jax.data.faults import Fault, FaultKind, of_image, plural, shown
-from yolov7_jax.data.images import examine_image
-from yolov7_jax.data.yolo_labels import (
-    LABEL_SUFFIXES,
+from yolov7_jax.data.assemble import Found
+from yolov7_jax.data.faults import Fault, FaultKind, plural, shown
+from yolov7_jax.data.image_labels import (
     ImageLabels,
-    label_bytes,
-    label_paths,
-    labels_path,
-    read_labels,
+    Size,
+    digest_of,
+    gather,
+    joined,
+    label_file,
 )
+from yolov7_jax.data.images import examine_image
+from yolov7_jax.data.yolo_labels import LABEL_SUFFIXES, label_paths, labels_path, read_labels
 from yolov7_jax.errors import UserError
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
@@ -71,16 +67,14 @@ class YoloTxt:
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the images' contents."""
-        digest = hashlib.blake2b(digest_size=32)
-        fields = ("yolo_txt", self.names, self.orphans, self.strays, self.doubled)
-        digest.update(repr(fields).encode())
-        digest.update(repr([tuple(map(str, fault)) for fault in self.faults]).encode())
-        texts = map_files(label_bytes, self.images, workers=workers, title="labels")
-        for image, (file, content, problem) in zip(self.images, texts, strict=True):
-            head = f"{image}\0{file}\0{problem}\0{len(content)}\0"
-            digest.update(head.encode("utf-8", "surrogatepass"))
-            digest.update(content)
-        return digest.hexdigest()
+        split = ("yolo_txt", self.names, self.images, self.orphans, self.strays, self.doubled)
+        files = map_files(
+            lambda image: label_file(label_paths(image)),
+            self.images,
+            workers=workers,
+            title="labels",
+        )
+        return digest_of(split, self.faults, files)
 
     def without_labels(self) -> str:
         """Says where labels were looked for, where there are none."""
@@ -104,49 +98,21 @@ class YoloTxt:
             if not file.endswith(LABEL_SUFFIXES[0]):
                 reason = "no image takes its labels from here; wanted a name that ends in .txt"
             faults.append(Fault(FaultKind.NO_IMAGE, file, None, reason))
-        sizes, files, counts, image_of = [], [], [], {}
-        labels, lines = array.array("i"), array.array("i")
-        boxes, points = array.array("d"), array.array("f")
-        corners, parts = array.array("i"), array.array("b")
-        for name, (size, read) in zip(self.images, results, strict=True):
-            other = image_of.setdefault(read.file, name)
-            if other != name and read.file:
-                reason = f"{shown(read.file, 300)} holds the labels of {shown(other, 300)} too"
-                faults.append(Fault(FaultKind.SHARED_LABELS, name, None, reason))
-            sizes.append(size)
-            files.append(read.file)
-            counts.append(len(read.rows))
-            lines.extend(read.lines)
-            faults += read.faults
-            for row in read.rows:
-                labels.append(row.label)
-                boxes.extend(row.box)
-                points.extend(row.outline)
-                if row.outline:
-                    corners.append(len(row.outline) // 2)
-                parts.append(bool(row.outline))
-        image = np.repeat(np.arange(len(files)), counts)
-        polygons = Polygons(
-            np.array(points, np.float32).reshape(-1, 2),
-            np.cumsum([0, *corners], dtype=np.int64),
-            np.cumsum([0, *parts], dtype=np.int64),
-        )
-        return Found(
-            names=self.names,
-            category_ids=np.arange(len(self.names), dtype=np.int64),
-            paths=self.images,
-            sizes=np.array(sizes, np.int32).reshape(-1, 2),
-            image_ids=np.arange(len(files), dtype=np.int64),
-            image=image,
-            labels=np.array(labels, np.int32),
-            boxes=np.array(boxes).reshape(-1, 4),
-            crowd=np.zeros(len(labels), bool),
-            areas=None,
-            polygons=polygons,
-            place_of=lambda row: Place(files[image[row]], lines[row]),
-            faults=faults,
-            notes=self._notes(),
-        )
+        results = self._with_shared_files(results)
+        return gather(self.names, self.images, results, faults, self._notes())
+
+    def _with_shared_files(
+        self, results: Iterator[tuple[Size, ImageLabels]]
+    ) -> Iterator[tuple[Size, ImageLabels]]:
+        """Adds a fault for every image whose label file is that of an earlier one, too."""
+        image_of: dict[str, str] = {}
+        for name, (size, labels) in zip(self.images, results, strict=True):
+            other = image_of.setdefault(labels.file, name)
+            if other != name and labels.file:
+                reason = f"{shown(labels.file, 300)} holds the labels of {shown(other, 300)} too"
+                shared = Fault(FaultKind.SHARED_LABELS, name, None, reason)
+                labels = labels._replace(faults=[*labels.faults, shared])
+            yield size, labels
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -337,9 +303,5 @@ def _is_text(name: str) -> bool:
     return name.lower().endswith(LABEL_SUFFIXES[0]) and not hidden_or_other
 
 
-def _examine(num_classes: int, decode: bool, image: str) -> tuple[tuple[int, int], ImageLabels]:
-    size, fault = examine_image(image, decode=decode)
-    labels = read_labels(*label_bytes(image), num_classes)
-    if any(fault.kind is FaultKind.UNREADABLE_LABELS for fault in labels.faults):
-        size = (0, 0)  # an unlabelled image would teach that there is nothing in it
-    return size, labels._replace(faults=of_image(fault, labels.faults))
+def _examine(num_classes: int, decode: bool, image: str) -> tuple[Size, ImageLabels]:
+    return joined(*examine_image(image, decode=decode), read_labels(image, num_classes))
