@@ -13,10 +13,10 @@ from data_sets import write_coco, write_image, write_text, write_voc, write_yolo
 
 from yolov7_jax.data import scan_cache
 from yolov7_jax.data.faults import Effect, Fault, FaultKind, summarize
-from yolov7_jax.data.layouts import YoloTxt, load_dataset, open_source
+from yolov7_jax.data.layouts import load_dataset, open_source
 from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.scan_cache import cache_files, image_stamps
-from yolov7_jax.data.yolo_txt import IMAGE_SUFFIXES
+from yolov7_jax.data.yolo_txt import IMAGE_SUFFIXES, YoloTxt
 from yolov7_jax.errors import UserError
 
 WRITERS = (write_yolo, write_coco, write_voc)

@@ -10,13 +10,19 @@ from bright_boxes import SIZE, SIZES, STRIDE, seven_images
 from yolov7_jax.config import PAD_VALUE
 from yolov7_jax.data import images
 from yolov7_jax.data.images import UnreadableImageError, read_image, read_whole
-from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, letterbox_boxes
+from yolov7_jax.data.letterbox import LetterboxInfo, letterbox
 from yolov7_jax.evaluate.batches import eval_batches
 
 
 @pytest.fixture
 def dataset(tmp_path):
     return seven_images(tmp_path)
+
+
+def place_of(info):
+    """Left, top, right and bottom of the image in the padded one."""
+    corners = info.size_wh * [[0], [1]] * info.scale_xy + info.pad_xy
+    return corners.round().astype(int).ravel()
 
 
 @pytest.mark.parametrize("stride", [None, STRIDE])
@@ -37,10 +43,9 @@ def test_every_image_comes_once_unscaled_or_shrunk_and_maps_back(dataset, stride
             fitted = [max(1, round(side * scale)) for side in SIZES[image]]
             assert (info.scale_xy * SIZES[image]).tolist() == pytest.approx(fitted)
             assert info.size_wh.tolist() == list(SIZES[image])
-            corners = np.asarray([[0, 0, *SIZES[image]]], np.float32)
-            x0, y0, x1, y1 = letterbox_boxes(corners, info)[0].round().astype(int)
+            x0, y0, x1, y1 = place_of(info)
             square, square_info = letterbox(read_image(dataset.paths[image]), SIZE, enlarge=False)
-            u0, v0, u1, v1 = letterbox_boxes(corners, square_info)[0].round().astype(int)
+            u0, v0, u1, v1 = place_of(square_info)
             # The same pixels whatever the shape, and grey around them.
             np.testing.assert_array_equal(batch.images[row, y0:y1, x0:x1], square[v0:v1, u0:u1])
             grey = (batch.images[row] == PAD_VALUE).all(2).sum()

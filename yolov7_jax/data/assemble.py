@@ -1,5 +1,6 @@
 """From what a source holds to a data set: leaves out what is faulty, whatever the source."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -127,14 +128,16 @@ def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarr
         if kind is not FaultKind.STICKS_OUT:
             np.logical_and(kept, ~wrong, out=kept)
 
+    any_of = functools.partial(np.logical_or.reduce, axis=1)
+
     def in_pixels(row: int) -> str:
         return f"box of {_in_pixels(found, boxes, row)}"
 
     with np.errstate(all="ignore"):
-        infinite = ~_every(np.isfinite(boxes))
+        infinite = any_of(~np.isfinite(boxes))
         refuse(infinite, FaultKind.NOT_FINITE, lambda row: f"wanted a finite box, got {boxes[row]}")
         low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
-        flat = ~_every(boxes[:, 2:].astype(np.float32) >= np.finfo(np.float32).tiny)
+        flat = any_of(boxes[:, 2:].astype(np.float32) < np.finfo(np.float32).tiny)
         refuse(
             flat, FaultKind.ZERO_AREA, lambda row: f"{in_pixels(row)}; wanted a box with an area"
         )
@@ -143,15 +146,15 @@ def _sift_boxes(found: Found, faults: list[Fault]) -> tuple[np.ndarray, np.ndarr
         outside = ~(inside.prod(axis=1) > LEAST_INSIDE)
         refuse(outside, FaultKind.OUTSIDE, lambda row: f"{in_pixels(row)}; it lies outside")
         slack = np.maximum(SLACK_PIXELS / size, SLACK) + 1e-9  # for the division's own error
-        sticks_out = ~_every((low >= -slack) & (high <= 1 + slack))
+        sticks_out = any_of((low < -slack) | (high > 1 + slack))
         refuse(sticks_out, FaultKind.STICKS_OUT, lambda row: f"{in_pixels(row)}; it is clipped")
         refuse(*_duplicates(found, kept))
-        whole = _every((low >= 0) & (high <= 1))
+        cut = any_of(~((low >= 0) & (high <= 1)))
         clipped = np.concatenate(
             [(clipped_low + clipped_high) / 2, clipped_high - clipped_low], axis=1
         )
     # Boxes that need no clipping keep every bit.
-    return np.where(whole[:, None], boxes, clipped), kept
+    return np.where(cut[:, None], clipped, boxes), kept
 
 
 def _sift_outlines(
@@ -197,11 +200,6 @@ def _in_pixels(found: Found, boxes: np.ndarray, row: int) -> str:
     size = found.sizes[found.image[row]]
     (x, y), (w, h) = (boxes[row, :2] - boxes[row, 2:] / 2) * size, boxes[row, 2:] * size
     return f"{w:.6g} x {h:.6g} pixels at x {x:.6g}, y {y:.6g} in an image of {size[0]} x {size[1]}"
-
-
-def _every(table: np.ndarray) -> np.ndarray:
-    """Returns which rows are True in all columns."""
-    return np.logical_and.reduce(table, axis=1)
 
 
 def _duplicates(

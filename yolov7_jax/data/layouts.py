@@ -12,12 +12,11 @@ from yolov7_jax.data.coco_json import CocoJson
 from yolov7_jax.data.data_yaml import SPLITS, DataYaml, read_data_yaml, splits_of, unused_keys
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.faults import Effect, counted
-from yolov7_jax.data.scan import scan_source
-from yolov7_jax.data.voc_xml import VocXml, is_voc_folder, is_voc_list, open_voc_xml, voc_splits
-from yolov7_jax.data.yolo_txt import YoloTxt, open_yolo_txt
+from yolov7_jax.data.scan import Source, scan_source
+from yolov7_jax.data.voc_xml import is_voc_folder, is_voc_list, open_voc_xml, voc_splits
+from yolov7_jax.data.yolo_txt import open_yolo_txt
 from yolov7_jax.errors import UserError
 
-Source = YoloTxt | CocoJson | VocXml
 TRAINING_SPLITS = SPLITS[:2]  # which every run needs
 
 _log = logging.getLogger(__name__)

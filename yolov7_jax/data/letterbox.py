@@ -62,14 +62,6 @@ def letterbox(
     return padded, info
 
 
-def letterbox_boxes(
-    boxes_xyxy: Float32[np.ndarray, "*b n 4"], info: LetterboxInfo
-) -> Float32[np.ndarray, "*b n 4"]:
-    """Maps boxes from image pixels to input pixels."""
-    scale, offset, _ = _of_corners(info)
-    return np.asarray(boxes_xyxy * scale + offset, np.float32)
-
-
 def unletterbox(
     boxes_xyxy: Float32[np.ndarray, "*b n 4"], info: LetterboxInfo
 ) -> Float32[np.ndarray, "*b n 4"]:
@@ -82,11 +74,7 @@ def unletterbox(
     Returns:
       Corners in pixels of the original image.
     """
-    scale, offset, limit = _of_corners(info)
+    # Of corners `x0 y0 x1 y1`, [*b, 1, 4].
+    scale, offset, limit = (np.concatenate([field, field], -1)[..., None, :] for field in info)
     boxes = (np.asarray(boxes_xyxy, np.float32) - offset) / scale
     return np.asarray(np.clip(boxes, 0, limit), np.float32)
-
-
-def _of_corners(info: LetterboxInfo) -> tuple[Float32[np.ndarray, "*b 1 4"], ...]:
-    """Returns scale, offset and size for `x0 y0 x1 y1`."""
-    return tuple(np.concatenate([field, field], -1)[..., None, :] for field in info)

@@ -5,37 +5,21 @@ import logging
 import time
 from collections.abc import Set
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from yolov7_jax.data.ahead import default_workers, map_files
 from yolov7_jax.data.assemble import Found, Scan, assemble
+from yolov7_jax.data.coco_json import CocoJson
 from yolov7_jax.data.images import examine_image
 from yolov7_jax.data.scan_cache import damaged_images, read_scan, write_scan
+from yolov7_jax.data.voc_xml import VocXml
+from yolov7_jax.data.yolo_txt import YoloTxt
 
 _log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
-    """One split of a data set of any kind."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What there is to tell about how the split was found."""
-        ...
-
-    def digest(self, workers: int) -> str:
-        """Returns a hash of all that the scan depends on, but for the images' contents."""
-        ...
-
-    def without_labels(self) -> str:
-        """Says where labels were looked for, where there are none."""
-        ...
-
-    def read(self, *, decode: bool, workers: int) -> Found:
-        """Looks at every file."""
-        ...
+Source = YoloTxt | CocoJson | VocXml
 
 
 def scan_source(
