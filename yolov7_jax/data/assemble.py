@@ -104,7 +104,7 @@ def assemble(found: Found, *, decoded: bool) -> Scan:
         names=found.names,
         paths=tuple(path for path, is_sound in zip(found.paths, sound, strict=True) if is_sound),
         sizes=found.sizes[sound].astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        offsets=offsets_of(counts),
         labels=found.labels[order].astype(np.int32),
         boxes=boxes[order].astype(np.float32),
         crowd=found.crowd[order],
@@ -166,9 +166,8 @@ def _sift_outlines(
     outside the image, would lose the object.
     """
     polygons = found.polygons
-    parts = np.diff(polygons.part_offsets)
-    rows = np.flatnonzero(parts)
-    starts = polygons.point_offsets[polygons.part_offsets[rows]]
+    rows = np.flatnonzero(np.diff(polygons.part_offsets))
+    starts = polygons.object_offsets()[rows]
     low, high = np.zeros((2, len(rows), 2))
     for axis in (0, 1) if len(rows) else ():
         column = polygons.points[:, axis]
@@ -192,8 +191,7 @@ def _sift_outlines(
             f"image's border; it does not fit the box of {_in_pixels(found, boxes, row)}"
         )
         faults.append(found.place_of(row).fault(FaultKind.BAD_OUTLINE, reason))
-    parts[rows[foreign]] = 0
-    return polygons.take(parts > 0)._replace(part_offsets=offsets_of(parts))
+    return polygons.without(rows[foreign])
 
 
 def _in_pixels(found: Found, boxes: np.ndarray, row: int) -> str:

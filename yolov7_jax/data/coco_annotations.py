@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from yolov7_jax.data.assemble import Found, Place
-from yolov7_jax.data.dataset import Polygons
+from yolov7_jax.data.dataset import Polygons, offsets_of
 from yolov7_jax.data.faults import Fault, FaultKind, plural, quoted
 from yolov7_jax.data.mask_outline import trace_mask
 
@@ -28,19 +28,19 @@ class Annotations:
         self.crowd = array.array("b")
         self.points = array.array("f")
         self.corners, self.parts = array.array("i"), array.array("i")
-        # Of objects whose outline is that of a mask: their rows, and sides of the masks.
-        self.masks, self.mask_sizes = array.array("q"), array.array("i")
+        self.masks: dict[int, tuple[int, int]] = {}  # by row, the sides of a mask that is traced
 
     def add(self, annotation: Any, line: int) -> None:
         """Takes an element of the list of annotations."""
         if not isinstance(annotation, dict):
             reason = f"wanted an object, got {quoted(annotation)}"
-            self.faults.append(_place(self.file, line, -1).fault(FaultKind.MALFORMED, reason))
+            place = Place(self.file, line, "annotation")
+            self.faults.append(place.fault(FaultKind.MALFORMED, reason))
             return
         identity = whole_number(annotation.get("id"))
         if identity is None:
             identity = -1
-        place = _place(self.file, line, identity)
+        place = self._place(identity, line)
         image_id = whole_number(annotation.get("image_id"))
         category = whole_number(annotation.get("category_id"))
         if image_id is None or category is None or not _is_box(annotation.get("bbox")):
@@ -69,8 +69,7 @@ class Annotations:
             except ValueError as error:
                 problem, parts = str(error), []
             else:
-                self.masks.append(len(self.ids) - 1)
-                self.mask_sizes.extend(mask.size)
+                self.masks[len(self.ids) - 1] = mask.size
                 parts = [part.ravel().tolist() for part in mask.parts]
         elif not isinstance(parts, list):
             problem = f"segmentation must be a list of polygons, got {quoted(parts)}"
@@ -97,7 +96,6 @@ class Annotations:
 
     def found(
         self,
-        file: str,
         names: tuple[str, ...],
         category_ids: np.ndarray,
         label_of: dict[int, int],
@@ -106,21 +104,18 @@ class Annotations:
         image_ids: np.ndarray,
     ) -> Found:
         """Joins annotations, images and classes."""
-        ids, lines = self.ids, self.lines
         row_of = {identity: row for row, identity in enumerate(image_ids.tolist())}
         image = np.array([row_of.get(image_id, -1) for image_id in self.images], np.int64)
         labels = np.array([label_of.get(category, -1) for category in self.categories], np.int32)
-        for row in np.flatnonzero(image < 0):
+        for row in np.flatnonzero(image < 0).tolist():
             reason = f"there is no image with the id {self.images[row]}"
-            place = _place(file, lines[row], ids[row])
-            self.faults.append(place.fault(FaultKind.UNKNOWN_IMAGE, reason))
-        for row in np.flatnonzero((labels < 0) & (image >= 0)):
+            self.faults.append(self._place_of(row).fault(FaultKind.UNKNOWN_IMAGE, reason))
+        for row in np.flatnonzero((labels < 0) & (image >= 0)).tolist():
             reason = f"there is no category with the id {self.categories[row]}"
-            place = _place(file, lines[row], ids[row])
-            self.faults.append(place.fault(FaultKind.UNKNOWN_CLASS, reason))
+            self.faults.append(self._place_of(row).fault(FaultKind.UNKNOWN_CLASS, reason))
         known = np.flatnonzero((image >= 0) & (labels >= 0))
         polygons = self._polygons(image, sizes)
-        if len(known) < len(ids):
+        if len(known) < len(image):
             image, labels = image[known], labels[known]
             polygons = polygons.take(known)
         size = np.maximum(sizes[image], 1).astype(np.float64)  # [objects, 2]
@@ -143,7 +138,7 @@ class Annotations:
             crowd=np.array(self.crowd, bool)[known],
             areas=areas,
             polygons=polygons,
-            place_of=lambda row: _place(file, lines[known[row]], ids[known[row]]),
+            place_of=lambda row: self._place_of(int(known[row])),
             faults=self.faults,
             notes=self._notes(),
         )
@@ -157,25 +152,12 @@ class Annotations:
     def _polygons(self, image: np.ndarray, sizes: np.ndarray) -> Polygons:
         """Returns the outlines, normalised and clipped to their images."""
         points = np.asarray(self.points).reshape(-1, 2)  # the same memory
-        corners = np.asarray(self.corners)
-        polygons = Polygons(
-            points,
-            np.concatenate([[0], np.cumsum(corners, dtype=np.int64)]),
-            np.concatenate([[0], np.cumsum(self.parts, dtype=np.int64)]),
-        )
-        of_part = np.repeat(np.arange(len(self.parts)), self.parts)
-        broken = self._broken_outlines(points, np.repeat(of_part, corners), image, sizes)
-        if len(broken):
-            parts = np.array(self.parts)
-            parts[broken] = 0
-            kept = ~np.isin(of_part, broken)
-            polygons = Polygons(
-                points[kept[np.repeat(np.arange(len(corners)), corners)]],
-                np.concatenate([[0], np.cumsum(corners[kept], dtype=np.int64)]),
-                np.concatenate([[0], np.cumsum(parts, dtype=np.int64)]),
-            )
-            of_part, corners = of_part[kept], corners[kept]
-        side = np.maximum(sizes[image[of_part]], 1).astype(np.float32)  # [parts, 2]
+        polygons = Polygons(points, offsets_of(self.corners), offsets_of(self.parts))
+        broken = self._broken_outlines(polygons, image, sizes)
+        if broken:
+            polygons = polygons.without(broken)
+        corners = np.diff(polygons.object_offsets())
+        side = np.maximum(sizes[image], 1).astype(np.float32)  # [objects, 2]
         for axis in (0, 1):
             column = polygons.points[:, axis]
             column /= np.repeat(side[:, axis], corners)
@@ -183,25 +165,29 @@ class Annotations:
         return polygons
 
     def _broken_outlines(
-        self, points: np.ndarray, of_point: np.ndarray, image: np.ndarray, sizes: np.ndarray
-    ) -> np.ndarray:
+        self, polygons: Polygons, image: np.ndarray, sizes: np.ndarray
+    ) -> list[int]:
         """Returns the rows of objects whose outlines cannot be used, and names them."""
-        infinite = np.unique(of_point[~np.isfinite(points).all(axis=1)])
-        of_mask = np.asarray(self.masks)
-        mask_sizes = np.asarray(self.mask_sizes).reshape(-1, 2)
-        wanted = sizes[image[of_mask]]  # [masks, 2]; zeros where the image is left out
-        differs = (image[of_mask] >= 0) & wanted.any(axis=1) & (mask_sizes != wanted).any(axis=1)
-        reasons = dict.fromkeys(infinite.tolist(), "a polygon must have finite numbers")
-        for at in np.flatnonzero(differs):
-            (width, height), (wanted_width, wanted_height) = mask_sizes[at], wanted[at]
-            reasons[int(of_mask[at])] = (
-                f"the mask is of {width} x {height} pixels, and its image of "
-                f"{wanted_width} x {wanted_height}"
-            )
+        infinite = np.flatnonzero(~np.isfinite(polygons.points).all(axis=1))
+        rows = np.unique(np.searchsorted(polygons.object_offsets(), infinite, "right") - 1)
+        reasons = dict.fromkeys(rows.tolist(), "a polygon must have finite numbers")
+        for row, (width, height) in self.masks.items():
+            wanted = sizes[image[row]].tolist()  # zeros where the image is left out
+            if image[row] >= 0 and any(wanted) and wanted != [width, height]:
+                reasons[row] = (
+                    f"the mask is of {width} x {height} pixels, and its image of "
+                    f"{wanted[0]} x {wanted[1]}"
+                )
         for row, reason in reasons.items():
-            place = _place(self.file, self.lines[row], self.ids[row])
-            self.faults.append(place.fault(FaultKind.BAD_OUTLINE, reason))
-        return np.array(list(reasons), np.int64)
+            self.faults.append(self._place_of(row).fault(FaultKind.BAD_OUTLINE, reason))
+        return list(reasons)
+
+    def _place(self, identity: int, line: int) -> Place:
+        subject = f"annotation {identity}" if identity >= 0 else "annotation"
+        return Place(self.file, line, subject)
+
+    def _place_of(self, row: int) -> Place:
+        return self._place(self.ids[row], self.lines[row])
 
 
 def _problem(annotation: dict[str, Any]) -> str:
@@ -227,7 +213,3 @@ def whole_number(value: Any) -> int | None:
     if type(value) is float and value.is_integer() and abs(value) < _LARGEST_FLOAT_ID:
         return int(value)
     return None
-
-
-def _place(file: str, line: int, identity: int) -> Place:
-    return Place(file, line, f"annotation {identity}" if identity >= 0 else "annotation")

@@ -81,9 +81,7 @@ class CocoJson:
                 sizes[row] = 0
             if fault is not None:
                 faults.append(fault)
-        return table.found(
-            str(self.file), names, category_ids, label_of, tuple(paths), sizes, image_ids
-        )
+        return table.found(names, category_ids, label_of, tuple(paths), sizes, image_ids)
 
     def _parse(self) -> tuple[Annotations, list[tuple[Any, int]], list[Any]]:
         table = Annotations(str(self.file))

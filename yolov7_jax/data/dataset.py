@@ -43,8 +43,8 @@ class Polygons(NamedTuple):
         points = np.concatenate(parts) if parts else np.zeros((0, 2))
         return cls(
             points.astype(np.float32),
-            np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64),
-            np.cumsum([0, *(len(of_object) for of_object in objects)], dtype=np.int64),
+            offsets_of([len(part) for part in parts]),
+            offsets_of([len(of_object) for of_object in objects]),
         )
 
     def of_objects(self, start: int, stop: int) -> Self:
@@ -72,6 +72,16 @@ class Polygons(NamedTuple):
             start = point_offsets[first]
             points[start : start + len(rows)] = self.points[rows]
         return type(self)(points, point_offsets, offsets_of(parts_of))
+
+    def without(self, objects: Sequence[int] | Int64[np.ndarray, " k"]) -> Self:
+        """Returns the same with no outlines for some objects, given by their rows."""
+        parts = np.diff(self.part_offsets)
+        parts[objects] = 0
+        return self.take(parts > 0)._replace(part_offsets=offsets_of(parts))
+
+    def object_offsets(self) -> Int64[np.ndarray, " objects+1"]:
+        """Returns where the corners of each object start, whatever their parts."""
+        return self.point_offsets[self.part_offsets]
 
 
 class Objects(NamedTuple):

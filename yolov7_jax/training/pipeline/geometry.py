@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64
 
 from yolov7_jax.data.dataset import Polygons, offsets_of
 
@@ -27,14 +27,9 @@ def concatenate_polygons(polygons: Sequence[Polygons]) -> Polygons:
     )
 
 
-def object_offsets(polygons: Polygons) -> Int64[np.ndarray, " m+1"]:
-    """Returns where the corners of each object start, whatever their parts."""
-    return polygons.point_offsets[polygons.part_offsets]
-
-
 def has_outline(polygons: Polygons) -> Bool[np.ndarray, " m"]:
     """Says which objects have any corner."""
-    return np.diff(object_offsets(polygons)) > 0
+    return np.diff(polygons.object_offsets()) > 0
 
 
 def outline_of(polygons: Polygons, row: int) -> tuple[Float32[np.ndarray, "_ 2"], ...]:
@@ -96,7 +91,7 @@ def visible_hulls(
     if not outlined.any():
         return visible
     polygons = polygons.take(outlined)
-    object_starts = object_offsets(polygons)[:-1]
+    object_starts = polygons.object_offsets()[:-1]
     part_starts, part_stops = polygons.point_offsets[:-1], polygons.point_offsets[1:]
     filled = part_stops > part_starts
     part_starts, part_stops = part_starts[filled], part_stops[filled]
