@@ -14,7 +14,7 @@ from data_sets import (
     write_yolo,
 )
 
-from yolov7_jax.data.layouts import load_dataset, splits
+from yolov7_jax.data.layouts import expected_splits, load_dataset
 from yolov7_jax.errors import UserError
 
 WRITERS = (write_yolo, write_coco, write_voc)
@@ -82,7 +82,7 @@ def test_coco_images_are_found_in_cocos_own_layout(tmp_path):
         for split in ("train", "val"):
             dataset = load_dataset(tmp_path / "annotations" / data, split)
             assert dataset.paths[0] == str(tmp_path / f"{split}2017" / "a.jpg")
-        assert splits(tmp_path / "annotations" / data) == ["train", "val"]
+        assert expected_splits(tmp_path / "annotations" / data) == ["train", "val"]
     assert "has no split 'test' beside it" in error_of(path, "test")
 
 
@@ -101,7 +101,7 @@ def test_an_undivided_json_serves_every_split_with_a_warning(tmp_path, caplog):
     assert not caplog.records
     assert len(load_dataset(path, "val")) == 3
     assert "'val' is the same as 'train'" in caplog.text
-    assert splits(path) == ["train"]
+    assert expected_splits(path) == ["train"]
 
 
 def test_several_voc_folders_and_lists_are_one_split(tmp_path):
@@ -118,7 +118,7 @@ def test_voc_classes_are_those_of_all_splits(tmp_path):
     for split, labels in (("train", [1, 0, 0]), ("val", [0])):
         dataset = load_dataset(tmp_path, split)
         assert (dataset.names, dataset.labels.tolist()) == (NAMES, labels)
-    assert splits(tmp_path) == ["train", "val"]
+    assert expected_splits(tmp_path) == ["train", "val"]
     assert "has no split 'test'" in error_of(tmp_path, "test")
 
 

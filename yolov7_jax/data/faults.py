@@ -1,7 +1,7 @@
 """What can be wrong with a data set, and what is done about it."""
 
 import enum
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from yolov7_jax.errors import printable
@@ -103,6 +103,11 @@ def shown(text: object, most: int = 60) -> str:
     """Returns text of a file as a message can show it: short, and without control characters."""
     letters = printable(str(text)[: 2 * most])
     return letters if len(letters) <= most else letters[: most - 3] + "..."
+
+
+def first_of(texts: Sequence[str]) -> str:
+    """Returns the first of several texts as an example."""
+    return texts[0] + ", the first" * (len(texts) > 1)
 
 
 def quoted(value: object) -> str:

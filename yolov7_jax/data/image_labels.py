@@ -4,14 +4,16 @@ import array
 import errno
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.dataset import Polygons, offsets_of
-from yolov7_jax.data.faults import Effect, Fault, FaultKind
+from yolov7_jax.data.faults import Effect, Fault, FaultKind, shown
+from yolov7_jax.errors import UserError
 
 Size = tuple[int, int]
 
@@ -44,7 +46,7 @@ class LabelRow(NamedTuple):
     label: Any
     box: tuple[float, float, float, float]
     line: int
-    outline: list[float] = []  # noqa: RUF012 - nobody changes it
+    outline: Sequence[float] = ()
     crowd: bool = False
 
 
@@ -75,6 +77,19 @@ def label_file(paths: Iterable[str]) -> LabelFile:
         except (OSError, ValueError) as error:
             return LabelFile(path, b"", getattr(error, "strerror", None) or str(error))
     return LabelFile("", b"", os.strerror(errno.ENOENT))
+
+
+def lines_of(source: Path) -> list[tuple[int, str]]:
+    """Returns the numbers, from 1, and texts of the lines of a list of images, but for empty ones.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        lines = source.read_text(encoding="utf-8-sig").replace("\0", " ").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: cannot be read as text") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def unreadable(file: str, line: int | None, reason: str) -> ImageLabels:
@@ -128,10 +143,15 @@ def gather(
     """
     faults = list(faults)
     sizes, files, counts = [], [], []
+    image_of: dict[str, str] = {}  # by label file
     labels, lines, crowd = array.array("i"), array.array("i"), array.array("b")
     boxes, points = array.array("d"), array.array("f")
     corners, parts = array.array("i"), array.array("b")
-    for size, (file, rows, of_labels, _) in results:
+    for path, (size, (file, rows, of_labels, _)) in zip(paths, results, strict=True):
+        other = image_of.setdefault(file, path) if file else path
+        if other != path:
+            reason = f"{shown(file, 300)} holds the labels of {shown(other, 300)} too"
+            faults.append(Fault(FaultKind.SHARED_LABELS, path, None, reason))
         sizes.append(size)
         files.append(file)
         counts.append(len(rows))

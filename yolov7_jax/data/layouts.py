@@ -144,33 +144,25 @@ def open_source(data: str | Path, split: str) -> Source:
     )
 
 
-def splits(data: str | Path) -> list[str]:
-    """Returns the splits that a data set has.
-
-    Raises:
-      UserError: it is none that is known.
-    """
-    path = _resolve(data)
-    if path.suffix.lower() == ".json":
-        found = _json_siblings(path)
-        return list(found) if found else ["train"]
-    if path.is_dir() and not is_voc_folder(path):
-        open_source(data, SPLITS[0])  # says what is wrong
-    if path.is_dir():
-        has = voc_splits(path)
-        return [split for split in SPLITS if split in has] or has
-    return splits_of(path)
-
-
 def expected_splits(data: str | Path) -> list[str]:
     """Returns the splits that a data set has, and those that training needs besides.
 
     Raises:
       UserError: it is none that is known.
     """
-    has, path = splits(data), _resolve(data)
-    if path.suffix.lower() == ".json" and not _json_siblings(path):
-        return has  # one file serves every split
+    path = _resolve(data)
+    if path.suffix.lower() == ".json":
+        has = list(_json_siblings(path))
+        if not has:
+            return [SPLITS[0]]  # one file serves every split
+    elif is_voc_folder(path):
+        found = voc_splits(path)
+        has = [split for split in SPLITS if split in found] or found
+    elif path.is_dir():
+        open_source(data, SPLITS[0])  # says what is wrong
+        has = []
+    else:
+        has = splits_of(path)
     return list(dict.fromkeys((*TRAINING_SPLITS, *has)))
 
 

@@ -13,7 +13,7 @@ from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - it has n
 
 from yolov7_jax.data.ahead import map_files
 from yolov7_jax.data.assemble import Found
-from yolov7_jax.data.faults import Fault, FaultKind, plural, shown
+from yolov7_jax.data.faults import Fault, FaultKind, first_of, plural, shown
 from yolov7_jax.data.image_labels import (
     ImageLabels,
     LabelRow,
@@ -22,6 +22,7 @@ from yolov7_jax.data.image_labels import (
     gather,
     joined,
     label_file,
+    lines_of,
     unreadable,
 )
 from yolov7_jax.data.images import examine_image
@@ -60,7 +61,7 @@ class VocXml:
       annotations: the XML file of each.
       others: XML files of other splits, which only name classes.
       faults: of lists of images.
-      twins: images that are not used, because one of the same name and another type is.
+      unused: a note about images that are not used.
       notes: what there is to tell about how the split was found.
     """
 
@@ -69,12 +70,12 @@ class VocXml:
     annotations: tuple[str, ...]
     others: tuple[str, ...]
     faults: tuple[Fault, ...]
-    twins: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the images' contents."""
-        split = ("voc_xml", self.names, self.images, self.twins)
+        split = ("voc_xml", self.names, self.images, self.unused)
         paths = [[file] for file in (*self.annotations, *self.others)]
         files = map_files(label_file, paths, workers=workers, title="labels")
         return digest_of(split, self.faults, files)
@@ -94,16 +95,7 @@ class VocXml:
         results = list(map_files(examine, pairs, workers=workers, title="images"))
         names = self.names or self._all_names([labels for _, labels in results], workers)
         indexed = ((size, _with_indices(labels, names)) for size, labels in results)
-        return gather(names, self.images, indexed, self.faults, self._notes())
-
-    def _notes(self) -> tuple[str, ...]:
-        if not self.twins:
-            return ()
-        count = len(self.twins)
-        return (
-            f"{count} {plural('image', count)} not used, because one of the same name and "
-            f"another type is: {shown(self.twins[0], 300)}" + ", the first" * (count > 1),
-        )
+        return gather(names, self.images, indexed, self.faults, self.unused)
 
     def _all_names(self, read: list[ImageLabels], workers: int) -> tuple[str, ...]:
         read_other = functools.partial(read_annotation, size=(0, 0))
@@ -143,7 +135,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
             image, *unused = (
                 str(root / IMAGES / name) for name in there or [identity + SUFFIXES[0]]
             )
-            twins |= dict.fromkeys(unused)
+            twins |= dict.fromkeys(shown(path, 300) for path in unused)
             if image in images:
                 reason = f"{shown(identity)} is listed more than once"
                 faults.append(Fault(FaultKind.REPEATED_IMAGE, str(source), line, reason))
@@ -151,6 +143,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
     if not images:
         raise UserError(f"{', '.join(map(str, lists))}: lists no images")
     others -= set(images.values())
+    told = f"{len(twins)} {plural('image', len(twins))} not used, because one of the same name and"
     return VocXml(
         names,
         tuple(images),
@@ -158,7 +151,7 @@ def open_voc_xml(names: tuple[str, ...] | None, entries: Sequence[Path], *, spli
         # Only needed where they name classes.
         () if names else tuple(sorted(others)),
         tuple(faults),
-        tuple(twins),
+        (f"{told} another type is: {first_of(list(twins))}",) if twins else (),
     )
 
 
@@ -189,23 +182,9 @@ def _image_set(folder: Path, split: str) -> Path:
 def _identities(
     source: Path, images: frozenset[str], annotations: frozenset[str]
 ) -> list[tuple[str, int]]:
-    """Returns the images that a list names, and the lines that do.
-
-    Args:
-      source: the list.
-      images: names of the files in the folder of images.
-      annotations: likewise of the XML files.
-    """
-    try:
-        lines = source.read_text(encoding="utf-8-sig").replace("\0", " ").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read as text") from error
+    """Returns the images that a list names, and its lines; the sets are names of files."""
     stems = {os.path.splitext(name)[0] for name in (*images, *annotations)}
-    return [
-        (_identity(line.strip(), stems), number)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    return [(_identity(line, stems), number) for number, line in lines_of(source)]
 
 
 def _identity(line: str, stems: set[str]) -> str:

@@ -1,24 +1,28 @@
 """Reads data sets in the YOLO txt layout: images, and one label file for each."""
 
+import collections
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from yolov7_jax.data.ahead import map_files
 from yolov7_jax.data.assemble import Found
-from yolov7_jax.data.faults import Fault, FaultKind, plural, shown
+from yolov7_jax.data.faults import Fault, FaultKind, first_of, plural, shown
 from yolov7_jax.data.image_labels import (
     ImageLabels,
+    LabelRow,
     Size,
     digest_of,
     gather,
     joined,
     label_file,
+    lines_of,
+    unreadable,
 )
 from yolov7_jax.data.images import examine_image
-from yolov7_jax.data.yolo_labels import LABEL_SUFFIXES, label_paths, labels_path, read_labels
 from yolov7_jax.errors import UserError
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
@@ -36,6 +40,11 @@ OTHER_TEXTS = frozenset(
         *("train.txt", "val.txt", "test.txt"),  # lists of images
     )
 )
+LABEL_SUFFIXES = (".txt", ".TXT")  # the first choice first
+ROUNDING = 1e-3  # label files carry few digits, so a side may lie this far outside [0, 1]
+BOX_COLUMNS = 5
+LEAST_POLYGON_COLUMNS = 7
+WANTED = "5 columns (class cx cy w h) or a class and at least 3 corners (class x1 y1 x2 y2 x3 y3)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +58,22 @@ class YoloTxt:
     Attributes:
       names: the classes.
       images: files that exist or were listed.
-      faults: of lists of images.
-      orphans: label files that no image uses, in the folders of labels that belong to the split.
-      strays: likewise those beside images, and in the folders of labels of listed images, which
-        other splits may share.
-      doubled: second label files of images, and those that are used instead.
+      faults: of lists of images, and label files that no image uses, in the folders of labels that
+        belong to the split.
+      unused: notes about such files beside images, and in the folders of labels of listed images,
+        which other splits may share; and about second label files of images.
       notes: what there is to tell about how the split was found.
     """
 
     names: tuple[str, ...]
     images: tuple[str, ...]
     faults: tuple[Fault, ...]
-    orphans: tuple[str, ...]
-    strays: tuple[str, ...] = ()
-    doubled: tuple[tuple[str, str], ...] = ()
+    unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the images' contents."""
-        split = ("yolo_txt", self.names, self.images, self.orphans, self.strays, self.doubled)
+        split = ("yolo_txt", self.names, self.images, self.unused)
         files = map_files(
             lambda image: label_file(label_paths(image)),
             self.images,
@@ -92,45 +98,7 @@ class YoloTxt:
         """Looks at every file; see `Found`."""
         examine = functools.partial(_examine, len(self.names), decode)
         results = map_files(examine, self.images, workers=workers, title="images")
-        faults = list(self.faults)
-        for file in self.orphans:
-            reason = "there is no image with these labels"
-            if not file.endswith(LABEL_SUFFIXES[0]):
-                reason = "no image takes its labels from here; wanted a name that ends in .txt"
-            faults.append(Fault(FaultKind.NO_IMAGE, file, None, reason))
-        results = self._with_shared_files(results)
-        return gather(self.names, self.images, results, faults, self._notes())
-
-    def _with_shared_files(
-        self, results: Iterator[tuple[Size, ImageLabels]]
-    ) -> Iterator[tuple[Size, ImageLabels]]:
-        """Adds a fault for every image whose label file is that of an earlier one, too."""
-        image_of: dict[str, str] = {}
-        for name, (size, labels) in zip(self.images, results, strict=True):
-            other = image_of.setdefault(labels.file, name)
-            if other != name and labels.file:
-                reason = f"{shown(labels.file, 300)} holds the labels of {shown(other, 300)} too"
-                shared = Fault(FaultKind.SHARED_LABELS, name, None, reason)
-                labels = labels._replace(faults=[*labels.faults, shared])
-            yield size, labels
-
-    def _notes(self) -> tuple[str, ...]:
-        notes = []
-        if self.strays:
-            count = len(self.strays)
-            notes.append(
-                f"{count} label {plural('file', count)} without an image, not used: "
-                + shown(self.strays[0], 300)
-                + ", the first" * (count > 1)
-            )
-        if self.doubled:
-            count, (unused, used) = len(self.doubled), self.doubled[0]
-            have = "images have" if count > 1 else "image has"
-            notes.append(
-                f"{count} {have} a second label file: {shown(used, 300)} is used, "
-                f"{shown(unused, 300)} is not" + ", the first" * (count > 1)
-            )
-        return tuple(notes)
+        return gather(self.names, self.images, results, self.faults, self.unused)
 
 
 def open_yolo_txt(
@@ -149,12 +117,10 @@ def open_yolo_txt(
     """
     images: list[str] = []
     faults: list[Fault] = []
-    orphans: list[str] = []
     missing: set[str] = set()
     for entry in entries:
         if entry.is_dir():
             found = _files_below(str(entry), IMAGE_SUFFIXES | OTHER_SUFFIXES)
-            orphans += _orphans(str(entry), found)
             for path in found:
                 suffix = os.path.splitext(path)[1].lower()
                 if suffix in IMAGE_SUFFIXES:
@@ -162,6 +128,7 @@ def open_yolo_txt(
                 else:
                     reason = f"{suffix} is not read; wanted {' '.join(sorted(IMAGE_SUFFIXES))}"
                     faults.append(Fault(FaultKind.UNSUPPORTED_IMAGE, path, None, reason))
+            faults += _orphans(str(entry), found)
         elif entry.suffix == ".txt" and entry.is_file():
             images += _listed(entry, missing, faults)
         elif not entry.exists():
@@ -171,14 +138,10 @@ def open_yolo_txt(
                 f"{file}: '{split}': {entry} is neither a folder nor a .txt file that lists "
                 "images, nor a COCO .json file, nor a Pascal VOC folder"
             )
-    once = dict.fromkeys(images)
-    if len(once) < len(images):
-        seen: set[str] = set()
-        for image in images:
-            if image in seen:
-                reason = f"is named more than once by '{split}'"
-                faults.append(Fault(FaultKind.REPEATED_IMAGE, image, None, reason))
-            seen.add(image)
+    once = collections.Counter(images)
+    reason = f"is named more than once by '{split}'"
+    for image, count in once.items():
+        faults += [Fault(FaultKind.REPEATED_IMAGE, image, None, reason)] * (count - 1)
     if not once:
         where = ", ".join(map(str, entries))
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
@@ -186,8 +149,8 @@ def open_yolo_txt(
             f"{file}: '{split}': no images ({suffixes}) in {where}"
             + (f"; {faults[0]}" if faults else "")
         )
-    strays, doubled = _unused_texts(once, {*orphans, *map(str, entries)})
-    return YoloTxt(names, tuple(once), tuple(faults), tuple(sorted(orphans)), strays, doubled)
+    told = {*(fault.file for fault in faults), *map(str, entries)}
+    return YoloTxt(names, tuple(once), tuple(faults), _unused_texts(once, told))
 
 
 def _files_below(
@@ -217,15 +180,9 @@ def _files_below(
 
 
 def _listed(source: Path, missing: set[str], faults: list[Fault]) -> list[str]:
-    try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read as text") from error
-    paths = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        path = os.path.normpath(source.parent / os.path.expanduser(line.strip()))
+    paths: list[str] = []
+    for number, line in lines_of(source):
+        path = os.path.normpath(source.parent / os.path.expanduser(line))
         if os.path.isfile(path):
             paths.append(path)
         else:
@@ -236,37 +193,32 @@ def _listed(source: Path, missing: set[str], faults: list[Fault]) -> list[str]:
     return paths
 
 
-def _orphans(folder: str, images: list[str]) -> list[str]:
-    """Returns the label files below the folder of labels that no image uses."""
+def _orphans(folder: str, images: list[str]) -> Iterator[Fault]:
+    """Yields a fault for each label file below the folder of labels that no image uses."""
     twin = labels_path(os.path.join(folder, ""))
     if twin is None or not os.path.isdir(twin):
-        return []
+        return
     known = {os.path.splitext(path)[0] for path in map(labels_path, images) if path}
     texts = _files_below(twin.rstrip(os.sep), frozenset((".txt",)))
     first, second = LABEL_SUFFIXES
     listed = set(texts)
-    orphans = []
     for path in texts:
         stem, suffix = os.path.splitext(path)
         read = suffix == first or (suffix == second and stem + first not in listed)
-        is_label = os.path.basename(path).lower() not in OTHER_TEXTS
-        if is_label and not (read and stem in known):
-            orphans.append(path)
-    return orphans
+        if os.path.basename(path).lower() in OTHER_TEXTS or (read and stem in known):
+            continue
+        reason = "there is no image with these labels"
+        if suffix != first:
+            reason = f"no image takes its labels from here; wanted a name that ends in {first}"
+        yield Fault(FaultKind.NO_IMAGE, path, None, reason)
 
 
-def _unused_texts(
-    images: Iterable[str], known: Set[str]
-) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Finds label files that are not read, among images and in the folders of their labels.
+def _unused_texts(images: Iterable[str], told: Set[str]) -> tuple[str, ...]:
+    """Returns notes about label files that are not read, among images and in their folders.
 
     Args:
       images: those of the split.
-      known: files that are told of elsewhere, or are no labels.
-
-    Returns:
-      Those of which there is no image; and second ones of an image, each with the one that is
-      read.
+      told: files that are told of elsewhere, or are no labels.
     """
     strays, doubled = [], []
     for folder in dict.fromkeys(map(os.path.dirname, images)):
@@ -282,13 +234,20 @@ def _unused_texts(
             stem = os.path.splitext(os.path.basename(text))[0]
             of_image = label_paths(os.path.join(folder, f"{stem}.jpg"))
             used = next((path for path in of_image if path in there), None)
-            if text in known:
+            if text in told:
                 continue
             if stem not in stems or used is None:
-                strays.append(text)
+                strays.append(shown(text, 300))
             elif used != text:
-                doubled.append((text, used))
-    return tuple(strays), tuple(doubled)
+                doubled.append(f"{shown(used, 300)} is used, {shown(text, 300)} is not")
+    notes = []
+    if strays:
+        label_files = f"{len(strays)} label {plural('file', len(strays))}"
+        notes.append(f"{label_files} without an image, not used: {first_of(strays)}")
+    if doubled:
+        have = f"{len(doubled)} {'images have' if len(doubled) > 1 else 'image has'}"
+        notes.append(f"{have} a second label file: {first_of(doubled)}")
+    return tuple(notes)
 
 
 def _names_in(folder: str) -> list[str]:
@@ -305,3 +264,90 @@ def _is_text(name: str) -> bool:
 
 def _examine(num_classes: int, decode: bool, image: str) -> tuple[Size, ImageLabels]:
     return joined(*examine_image(image, decode=decode), read_labels(image, num_classes))
+
+
+class _RowError(ValueError):
+    """A row is wrong."""
+
+    def __init__(self, kind: FaultKind, reason: str):
+        super().__init__(reason)
+        self.kind = kind
+
+
+def labels_path(image: str) -> str | None:
+    """Returns the path with the last folder `images` replaced by `labels`; None without one."""
+    folder, name = os.path.split(image)
+    head, images, tail = (os.sep + folder + os.sep).rpartition(f"{os.sep}images{os.sep}")
+    if not images:
+        return None
+    return os.path.join(f"{head}{os.sep}labels{os.sep}"[1:] + tail, name)
+
+
+def label_paths(image: str) -> list[str]:
+    """Returns where the labels of an image may be, the first choice first."""
+    beside = os.path.splitext(image)[0]
+    twin = labels_path(beside)
+    stems = [twin, beside] if twin else [beside]
+    return [stem + suffix for stem in stems for suffix in LABEL_SUFFIXES]
+
+
+def read_labels(image: str, num_classes: int) -> ImageLabels:
+    """Reads the label file of an image; classes are 0 to `num_classes - 1`."""
+    file, content, problem = label_file(label_paths(image))
+    if not file:
+        return ImageLabels("", [], [])
+    if problem:
+        return unreadable(file, None, f"cannot be read: {problem}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return unreadable(file, None, "cannot be read as text in UTF-8")
+    rows, faults = [], []
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            rows.append(_parse(words, number, num_classes))
+        except _RowError as error:
+            faults.append(Fault(error.kind, file, number, str(error)))
+    return ImageLabels(file, rows, faults)
+
+
+def _parse(words: list[str], line: int, num_classes: int) -> LabelRow:
+    """Parses the words of one line; a _RowError says what is wrong with them."""
+    is_box = len(words) == BOX_COLUMNS
+    if not is_box and (len(words) < LEAST_POLYGON_COLUMNS or len(words) % 2 == 0):
+        count = len(words)
+        raise _RowError(
+            FaultKind.COLUMNS, f"wanted {WANTED}, got {count} {plural('column', count)}"
+        )
+    try:
+        label, *values = map(float, words)
+    except ValueError:
+        reason = f"wanted numbers, got {shown(' '.join(words))}"
+        raise _RowError(FaultKind.NO_NUMBER, reason) from None
+    if not all(map(math.isfinite, (label, *values))):
+        raise _RowError(
+            FaultKind.NOT_FINITE, f"wanted finite numbers, got {shown(' '.join(words))}"
+        )
+    if label != int(label) or not 0 <= label < num_classes:
+        reason = f"class {shown(words[0])} is not one of 0 to {num_classes - 1}"
+        raise _RowError(FaultKind.UNKNOWN_CLASS, reason)
+    if min(values) < -ROUNDING or max(values) > 1 + ROUNDING:
+        at = next(at for at, v in enumerate(values) if not -ROUNDING <= v <= 1 + ROUNDING)
+        name = ("cx", "cy", "w", "h")[at] if is_box else f"{'xy'[at % 2]}{at // 2 + 1}"
+        reason = f"{name} is {shown(words[at + 1])}, wanted between 0 and 1 (normalised)"
+        raise _RowError(FaultKind.OUT_OF_RANGE, reason)
+    if is_box:
+        cx, cy, w, h = values
+        outline = []
+    else:
+        outline = [min(max(value, 0.0), 1.0) for value in values]
+        left, right = min(outline[::2]), max(outline[::2])
+        top, bottom = min(outline[1::2]), max(outline[1::2])
+        cx, cy, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    if w <= 0 or h <= 0:
+        what = "w and h are" if is_box else "the outline's width and height are"
+        raise _RowError(FaultKind.ZERO_AREA, f"{what} {w:g} and {h:g}, wanted more than 0")
+    return LabelRow(int(label), (cx, cy, w, h), line, outline)
