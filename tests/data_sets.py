@@ -1,9 +1,14 @@
-"""The same small data set, written in each of the layouts."""
+"""The same small data set, written in each of the layouts; what reading data sets comes to."""
 
 import json
 
 import cv2
 import numpy as np
+import pytest
+
+from yolov7_jax.data.layouts import load_dataset, open_source
+from yolov7_jax.data.scan import scan_source
+from yolov7_jax.errors import UserError
 
 NAMES = ("cat", "dog")
 IMAGES = {"a": (40, 20), "b": (30, 30), "c": (16, 24)}  # width, height
@@ -90,3 +95,31 @@ def write_voc(folder, objects=OBJECTS, split="train"):
         write_text(folder / f"Annotations/{name}.xml", text)
     write_text(folder / f"ImageSets/Main/{split}.txt", "\n".join(IMAGES) + "\n")
     return folder
+
+
+def scan(data, **how):
+    return scan_source(open_source(data, "train"), data, "train", **how)
+
+
+def scan_coco(folder, change):
+    """Scans the data set as a COCO file after a change of its content."""
+    content = coco_content()
+    change(content)
+    return scan(write_coco(folder, content))
+
+
+def without_folder(text, data):
+    folder = data if data.is_dir() else data.parent
+    return str(text).replace(f"{folder}/", "")
+
+
+def faults_of(data):
+    return [without_folder(fault, data) for fault in scan(data).faults]
+
+
+def error_of(data, split="train"):
+    """Returns the one line with which a data set is refused."""
+    with pytest.raises(UserError) as fault:
+        load_dataset(data, split)
+    assert "\n" not in str(fault.value)
+    return without_folder(fault.value, data)

@@ -2,37 +2,28 @@ import json
 
 import numpy as np
 import pytest
-from data_sets import IMAGES, coco_content, write_coco, write_image, write_text
+from data_sets import (
+    IMAGES,
+    coco_content,
+    error_of,
+    scan,
+    scan_coco,
+    write_coco,
+    write_image,
+    write_text,
+)
 
 from yolov7_jax.data import json_stream
+from yolov7_jax.data.faults import summarize
 from yolov7_jax.data.json_stream import iterate_lists
-from yolov7_jax.data.layouts import load_dataset, open_source
-from yolov7_jax.data.scan import scan_source
-from yolov7_jax.errors import UserError
+from yolov7_jax.data.layouts import load_dataset
 
 SQUARE = [4, 2, 24, 2, 24, 12, 4, 12]
-
-
-def scan(path):
-    return scan_source(open_source(path, "train"), path, "train")
-
-
-def scan_with(folder, change):
-    """Scans the data set after a change of its content."""
-    content = coco_content()
-    change(content)
-    return scan(write_coco(folder, content))
+INSIDE, NO_AREA = "in an image of 40 x 20", "wanted a box with an area"
 
 
 def reasons(found):
     return [fault.reason for fault in found.faults]
-
-
-def error_of(path):
-    with pytest.raises(UserError) as fault:
-        load_dataset(path, "train")
-    assert "\n" not in str(fault.value)
-    return str(fault.value).replace(str(path.parent) + "/", "")
 
 
 def test_ids_are_mapped_to_rows_and_classes_and_kept_for_the_way_back(tmp_path):
@@ -47,7 +38,7 @@ def test_annotations_of_a_image_need_not_stand_together(tmp_path):
         content["annotations"].append({**content["annotations"][0], "bbox": [1, 1, 5, 6]})
         content["annotations"][1]["segmentation"] = [SQUARE]
 
-    dataset = scan_with(tmp_path, shuffle).dataset
+    dataset = scan_coco(tmp_path, shuffle).dataset
     assert dataset.offsets.tolist() == [0, 3, 3, 4]
     assert dataset.labels.tolist() == [1, 0, 1, 0]
     np.testing.assert_allclose(dataset.boxes[2] * [40, 20, 40, 20], [3.5, 4, 5, 6], rtol=1e-6)
@@ -59,7 +50,7 @@ def test_objects_of_several_parts_keep_all_of_them(tmp_path):
         content["annotations"][0]["segmentation"] = [SQUARE, [5, 5, 6, 5, 6, 9]]
         content["annotations"][2]["segmentation"] = [[1, 3, 9, 3, 9, 23]]
 
-    polygons = scan_with(tmp_path, cut).dataset.objects_of(0).polygons
+    polygons = scan_coco(tmp_path, cut).dataset.objects_of(0).polygons
     assert polygons.part_offsets.tolist() == [0, 2, 2]
     assert polygons.point_offsets.tolist() == [0, 4, 7]
     wanted = np.reshape([*SQUARE, 5, 5, 6, 5, 6, 9], (-1, 2))
@@ -76,7 +67,7 @@ def test_ids_written_as_floats_of_whole_value_are_those_ids(tmp_path):
         for image in content["images"]:
             image["id"], image["width"] = float(image["id"]), float(image["width"])
 
-    found = scan_with(tmp_path, to_floats)
+    found = scan_coco(tmp_path, to_floats)
     assert not found.faults
     assert found.dataset.image_ids.tolist() == [100, 101, 102]
     assert found.dataset.category_ids[found.dataset.labels].tolist() == [18, 3, 3]
@@ -89,7 +80,7 @@ def test_a_crowd_region_may_have_the_box_of_an_object(tmp_path):
             {**content["annotations"][0], "id": 9},
         ]
 
-    found = scan_with(tmp_path, repeat)
+    found = scan_coco(tmp_path, repeat)
     assert reasons(found) == ["annotation 9: the same class and box as annotation 1"]
     assert found.dataset.crowd.tolist() == [False, False, True, False]
 
@@ -99,7 +90,7 @@ def test_areas_are_those_of_the_source_and_else_of_the_box(tmp_path):
         for annotation, area in zip(content["annotations"], (55.5, float("nan"), 0), strict=True):
             annotation["area"] = area
 
-    np.testing.assert_allclose(scan_with(tmp_path, measure).dataset.areas, [55.5, 800, 160])
+    np.testing.assert_allclose(scan_coco(tmp_path, measure).dataset.areas, [55.5, 800, 160])
 
 
 @pytest.mark.parametrize(
@@ -120,28 +111,16 @@ def test_areas_are_those_of_the_source_and_else_of_the_box(tmp_path):
         ("bbox", [1, 2, 3], "bbox must be 4 numbers, x y width height; got [1, 2, 3]"),
         ("bbox", [1, 2, 3, "4"], "bbox must be 4 numbers, x y width height; got [1, 2, 3, '4']"),
         ("bbox", [1, 2, float("nan"), 4], "wanted a finite box, got [nan 0.2 nan 0.2]"),
-        (
-            "bbox",
-            [1, 2, 3, 0],
-            "box of 3 x 0 pixels at x 1, y 2 in an image of 40 x 20; wanted a box with an area",
-        ),
-        (
-            "bbox",
-            [1, 2, -3, 4],
-            "box of -3 x 4 pixels at x 1, y 2 in an image of 40 x 20; wanted a box with an area",
-        ),
-        (
-            "bbox",
-            [40, 2, 3, 4],
-            "box of 3 x 4 pixels at x 40, y 2 in an image of 40 x 20; it lies outside",
-        ),
+        ("bbox", [1, 2, 3, 0], f"box of 3 x 0 pixels at x 1, y 2 {INSIDE}; {NO_AREA}"),
+        ("bbox", [1, 2, -3, 4], f"box of -3 x 4 pixels at x 1, y 2 {INSIDE}; {NO_AREA}"),
+        ("bbox", [40, 2, 3, 4], f"box of 3 x 4 pixels at x 40, y 2 {INSIDE}; it lies outside"),
     ],
 )
 def test_a_wrong_annotation_is_left_out_and_named_by_its_id(tmp_path, field, value, reason):
     def spoil(content):
         content["annotations"][0][field] = value
 
-    found = scan_with(tmp_path, spoil)
+    found = scan_coco(tmp_path, spoil)
     if "finite" in reason:
         assert reasons(found)[0].startswith("annotation 1: wanted a finite box, got [")
     else:
@@ -167,7 +146,7 @@ def test_a_wrong_polygon_costs_the_outline_and_not_the_box(tmp_path, segmentatio
             annotation["segmentation"] = [SQUARE]
         content["annotations"][1]["segmentation"] = segmentation
 
-    found = scan_with(tmp_path, spoil)
+    found = scan_coco(tmp_path, spoil)
     assert reasons(found) == [f"annotation 2: {reason}"]
     assert found.dataset.labels.tolist() == [1, 0, 0]
     polygons = found.dataset.polygons
@@ -202,7 +181,7 @@ def test_wrong_images_are_left_out_and_named(tmp_path):
         images[1]["width"], images[1]["height"] = 31, 30
         images[2]["width"], images[2]["height"] = images[2]["height"], images[2]["width"]
 
-    found = scan_with(tmp_path, spoil)
+    found = scan_coco(tmp_path, spoil)
     told = sorted(str(fault).replace(f"{tmp_path}/", "") for fault in found.faults)
     assert told == [
         "images/b.jpg: is 30 x 30 pixels, but annotated as 31 x 30",
@@ -348,7 +327,7 @@ def test_nulls_among_images_and_annotations_are_named(tmp_path, first):
             nulls = [None, None]
             content[key] = nulls + content[key] if first else content[key] + nulls
 
-    found = scan_with(tmp_path, spoil)
+    found = scan_coco(tmp_path, spoil)
     image = "image: wanted an integer as id and a file_name, got None"
     annotation = "annotation: wanted an object, got None"
     assert sorted(reasons(found)) == [annotation] * 2 + [image] * 2
@@ -356,7 +335,7 @@ def test_nulls_among_images_and_annotations_are_named(tmp_path, first):
 
 
 def test_a_list_without_elements_is_no_null(tmp_path):
-    found = scan_with(tmp_path, lambda content: content.update(annotations=[]))
+    found = scan_coco(tmp_path, lambda content: content.update(annotations=[]))
     assert not found.faults
 
 
@@ -370,3 +349,41 @@ def test_a_null_that_is_alone_is_named_too(tmp_path, key):
         assert told in error_of(path)
     else:
         assert reasons(scan(path)) == ["annotation: wanted an object, got None"]
+
+
+@pytest.mark.parametrize(
+    ("outline", "told"),
+    [
+        ([0.1, 0.1, 0.6, 0.1, 0.6, 0.6], "0.5 x 0.5 pixels at x 0.1, y 0.1"),  # not in pixels
+        ([50, 30, 60, 30, 60, 40], "0 x 0 pixels at x 40, y 20"),  # outside
+        ([30, 1, 39, 1, 39, 9], "9 x 8 pixels at x 30, y 1"),  # elsewhere
+        ([4, 2, 4, 12, 4, 7], "0 x 10 pixels at x 4, y 2"),  # without an area
+    ],
+)
+def test_an_outline_that_does_not_fit_its_box_is_left_out_and_the_box_kept(tmp_path, outline, told):
+    def spoil(content):
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = [SQUARE]
+        content["annotations"][0]["segmentation"] = [outline]
+        content["annotations"][2]["segmentation"] = [[1, 3, 9, 3, 9, 23], [2, 3, 9, 3, 9, 9]]
+
+    found = scan_coco(tmp_path, spoil)
+    assert reasons(found) == [
+        f"annotation 1: the outline is {told}, cut off at the image's border; "
+        "it does not fit the box of 20 x 10 pixels at x 4, y 2 in an image of 40 x 20"
+    ]
+    assert summarize(found.faults) == "1 outline left out, box kept"
+    assert found.dataset.labels.tolist() == [1, 0, 0]
+    polygons = found.dataset.polygons
+    assert polygons.part_offsets.tolist() == [0, 0, 1, 3]
+    assert polygons.point_offsets.tolist() == [0, 4, 7, 10]
+    np.testing.assert_allclose(polygons.points[0], [0.1, 0.1])
+
+
+def test_an_outline_of_the_visible_part_of_an_object_is_kept(tmp_path):
+    def cover(content):
+        content["annotations"][0]["segmentation"] = [[4, 2, 10, 2, 10, 6, 4, 6]]
+
+    found = scan_coco(tmp_path, cover)
+    assert not found.faults
+    assert found.dataset.polygons.part_offsets.tolist() == [0, 1, 1, 1]

@@ -8,7 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from data_sets import write_text
+from data_sets import scan, write_text
 
 from yolov7_jax.data.faults import FaultKind
 from yolov7_jax.data.images import (
@@ -18,8 +18,6 @@ from yolov7_jax.data.images import (
     read_image,
     read_size,
 )
-from yolov7_jax.data.layouts import open_source
-from yolov7_jax.data.scan import scan_source
 
 MESSAGE = "Corrupt JPEG data: premature end of data segment"
 
@@ -50,8 +48,7 @@ def damaged(tmp_path):
 def test_a_decoders_message_is_the_reason_for_its_own_image_and_not_printed(
     damaged, capfd, workers
 ):
-    source = open_source(damaged, "train")
-    found = scan_source(source, damaged, "train", decode=True, workers=workers)
+    found = scan(damaged, decode=True, workers=workers)
     told = [(os.path.basename(fault.file), fault.kind, fault.reason) for fault in found.faults]
     reason = f"is truncated or damaged ({MESSAGE})"
     wanted = [f"{number:02d}.jpg" for number in range(0, 40, 4)]
@@ -62,7 +59,7 @@ def test_a_decoders_message_is_the_reason_for_its_own_image_and_not_printed(
 
 def test_the_scan_of_headers_prints_nothing_either(damaged, capfd):
     (damaged.parent / "images/00.jpg").write_bytes(jpeg()[:500])
-    found = scan_source(open_source(damaged, "train"), damaged, "train")
+    found = scan(damaged)
     assert len(found.faults) == 1
     assert capfd.readouterr() == ("", "")
 
@@ -85,8 +82,7 @@ def test_what_is_harmless_is_no_damage(message, damage, doubt):
 def test_an_image_that_may_be_damaged_is_kept_and_named(damaged):
     whole = jpeg(1)
     (damaged.parent / "images/01.jpg").write_bytes(whole[:-2] + bytes(9) + whole[-2:])
-    source = open_source(damaged, "train")
-    found = scan_source(source, damaged, "train", decode=True)
+    found = scan(damaged, decode=True)
     (fault,) = [fault for fault in found.faults if fault.file.endswith("01.jpg")]
     assert fault.kind is FaultKind.DOUBTFUL_IMAGE
     assert fault.reason.startswith("is decoded, but: Corrupt JPEG data: ")
@@ -119,21 +115,25 @@ def test_png_profiles_print_nothing_and_damaged_pixels_are_refused(tmp_path, dam
     assert capfd.readouterr() == ("", "")
 
 
-def exif(orientation):
-    entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
-    tiff = b"MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4)
+def exif(orientation, order=">"):
+    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = (
+        {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, 1) + entry + bytes(4)
+    )
     return b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff
 
 
-@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
-@pytest.mark.parametrize("shape", [(24, 40), (24, 40, 3)], ids=["grey", "colour"])
+@pytest.mark.parametrize("orientation", [None, *range(9)])
+@pytest.mark.parametrize(
+    ("shape", "order"), [((24, 40), "<"), ((24, 40, 3), ">")], ids=["grey", "colour"]
+)
 def test_jpeg_images_have_the_pixels_that_opencv_gives_turned_upright(
-    tmp_path, shape, orientation, capfd
+    tmp_path, shape, order, orientation, capfd
 ):
     image = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
     content = cv2.imencode(".jpg", image)[1].tobytes()
     if orientation is not None:
-        content = content[:2] + exif(orientation) + content[2:]
+        content = content[:2] + exif(orientation, order) + content[2:]
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     wanted = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)

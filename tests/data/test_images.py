@@ -3,20 +3,11 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from data_sets import write_image
 
 from yolov7_jax.config import PAD_VALUE
-from yolov7_jax.data.images import read_image
+from yolov7_jax.data.images import UnreadableImageError, read_image, read_size
 from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, unletterbox
-
-
-def write_jpeg(path, image, orientation=None):
-    _, encoded = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))
-    data = encoded.tobytes()
-    if orientation:
-        tiff = b"MM\0*" + struct.pack(">IHHHIHxxI", 8, 1, 0x0112, 3, 1, orientation, 0)
-        exif = b"Exif\0\0" + tiff
-        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
-    path.write_bytes(data)
 
 
 def to_input(boxes_xyxy, info):
@@ -134,18 +125,6 @@ def test_grey_alpha_and_16_bits_become_8_bit_rgb(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "deep.png")[..., 0], grey)
 
 
-def test_exif_orientation_turns_the_image_upright(tmp_path):
-    image = np.zeros((16, 32, 3), np.uint8)
-    image[:8, :16] = 255  # top left
-    write_jpeg(tmp_path / "as_is.jpg", image)
-    write_jpeg(tmp_path / "turned.jpg", image, orientation=6)  # to be turned clockwise
-    assert read_image(tmp_path / "as_is.jpg").shape == (16, 32, 3)
-    turned = read_image(tmp_path / "turned.jpg")
-    assert turned.shape == (32, 16, 3)
-    assert turned[2, 13].min() > 200  # top right now
-    assert turned[2, 2].max() < 50
-
-
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0\0\x10JFIF"])
 def test_what_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "broken.jpg"
@@ -157,3 +136,28 @@ def test_what_is_no_image_is_named(tmp_path, content):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.jpg: cannot be read: No such file"):
         read_image(tmp_path / "gone.jpg")
+
+
+def test_size_is_found_behind_long_headers_and_in_front_of_trailing_bytes(tmp_path):
+    encoded = cv2.imencode(".jpg", np.zeros((10, 20, 3), np.uint8))[1].tobytes()
+    comment = b"\xff\xfe" + struct.pack(">H", 60_002) + bytes(60_000)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded[:2] + comment * 3 + encoded[2:] + b"trailing")
+    assert read_size(path) == (20, 10)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tiff", ".jpg"])
+def test_size_is_read_from_every_format(tmp_path, suffix):
+    write_image(tmp_path / f"a{suffix}", 21, 12)
+    assert read_size(tmp_path / f"a{suffix}") == (21, 12)
+    assert read_size(tmp_path / f"a{suffix}", decode=True) == (21, 12)
+
+
+def test_damage_inside_a_png_is_found_by_decoding(tmp_path):
+    rng = np.random.default_rng(0)
+    encoded = bytearray(cv2.imencode(".png", rng.integers(0, 255, (9, 9, 3)))[1].tobytes())
+    encoded[len(encoded) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(encoded)
+    assert read_size(tmp_path / "a.png") == (9, 9)
+    with pytest.raises(UnreadableImageError, match="is truncated or damaged"):
+        read_size(tmp_path / "a.png", decode=True)

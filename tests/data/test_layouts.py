@@ -7,6 +7,7 @@ from data_sets import (
     NAMES,
     OBJECTS,
     coco_content,
+    error_of,
     write_coco,
     write_image,
     write_text,
@@ -15,16 +16,8 @@ from data_sets import (
 )
 
 from yolov7_jax.data.layouts import expected_splits, load_dataset
-from yolov7_jax.errors import UserError
 
 WRITERS = (write_yolo, write_coco, write_voc)
-
-
-def error_of(data, split="train"):
-    with pytest.raises(UserError) as fault:
-        load_dataset(data, split)
-    assert "\n" not in str(fault.value)
-    return str(fault.value)
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -123,9 +116,7 @@ def test_voc_classes_are_those_of_all_splits(tmp_path):
 
 
 def test_what_is_no_data_set_is_said_to_be_none(tmp_path):
-    assert (
-        error_of(tmp_path / "gone.yaml") == f"{tmp_path}/gone.yaml: there is no such file or folder"
-    )
+    assert error_of(tmp_path / "gone.yaml") == "gone.yaml: there is no such file or folder"
     assert "neither a Pascal VOC folder (Annotations/ and" in error_of(tmp_path)
     assert "wanted a data.yaml, a COCO .json file or" in error_of(write_text(tmp_path / "x", ""))
     yaml = write_text(tmp_path / "a.yaml", "train: [a.json, b.json]\n")
@@ -169,10 +160,10 @@ def test_a_split_without_any_label_is_refused_and_told_where_labels_were_looked_
         data = write_text(tmp_path / "data.yaml", "train: .\nnames: [cat, dog]\n")
     message = error_of(data)
     place = {
-        write_yolo: f"that of {tmp_path}/images/train/a.jpg, the first, would be "
-        f"{tmp_path}/labels/train/a.txt or {tmp_path}/images/train/a.txt",
-        write_coco: f"no annotation in {tmp_path}/instances.json",
-        write_voc: f"no file like {tmp_path}/Annotations/a.xml",
+        write_yolo: "that of images/train/a.jpg, the first, would be labels/train/a.txt or "
+        "images/train/a.txt",
+        write_coco: "no annotation in instances.json",
+        write_voc: "no file like Annotations/a.xml",
     }
     assert "'train': no image has a label: " in message
     assert place[write] in message

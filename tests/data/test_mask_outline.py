@@ -3,12 +3,10 @@
 import cv2
 import numpy as np
 import pytest
-from data_sets import coco_content, write_coco
+from data_sets import scan_coco
 from pycocotools import mask as oracle
 
-from yolov7_jax.data.layouts import open_source
 from yolov7_jax.data.mask_outline import MOST_PARTS, MOST_PIXELS, trace_mask
-from yolov7_jax.data.scan import scan_source
 
 
 def compressed(mask):
@@ -109,13 +107,13 @@ def test_what_is_no_mask_of_an_object_is_refused_with_the_reason(segmentation, r
 
 def scan_with(folder, segmentations, crowds=(0, 0, 0)):
     """Scans objects of 20 x 10 and 40 x 20 pixels in one image and of 8 x 20 in another."""
-    content = coco_content()
-    for annotation, segmentation, crowd in zip(
-        content["annotations"], segmentations, crowds, strict=True
-    ):
-        annotation["segmentation"], annotation["iscrowd"] = segmentation, crowd
-    path = write_coco(folder, content)
-    return scan_source(open_source(path, "train"), path, "train")
+
+    def change(content):
+        triples = zip(content["annotations"], segmentations, crowds, strict=True)
+        for annotation, segmentation, crowd in triples:
+            annotation["segmentation"], annotation["iscrowd"] = segmentation, crowd
+
+    return scan_coco(folder, change)
 
 
 def filled(shape, box):

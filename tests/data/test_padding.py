@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from yolov7_jax.data.padding import padded_length, stack_targets
+from yolov7_jax.data.padding import stack_targets
 
 
 def test_targets_are_padded_to_a_short_ladder_and_keep_every_object():
@@ -27,7 +27,3 @@ def test_batches_with_few_objects_are_padded_like_usual_ones():
     targets = stack_targets([boxes], [np.zeros(1, np.int32)], (64, 64), 20)
     assert targets.boxes.shape == (1, 32, 4)
     assert targets.valid.sum() == 1
-
-
-def test_lengths_double_from_eight():
-    assert [padded_length(most) for most in (0, 8, 9, 16, 17, 1000)] == [8, 8, 16, 16, 32, 1024]

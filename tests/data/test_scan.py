@@ -9,22 +9,17 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from data_sets import write_coco, write_image, write_text, write_voc, write_yolo
+from data_sets import scan, write_coco, write_image, write_text, write_voc, write_yolo
 
 from yolov7_jax.data import scan_cache
 from yolov7_jax.data.faults import Effect, Fault, FaultKind, summarize
-from yolov7_jax.data.layouts import load_dataset, open_source
-from yolov7_jax.data.scan import scan_source
+from yolov7_jax.data.layouts import load_dataset
 from yolov7_jax.data.scan_cache import cache_files, image_stamps
 from yolov7_jax.data.yolo_txt import IMAGE_SUFFIXES, YoloTxt
 from yolov7_jax.errors import UserError
 
 WRITERS = (write_yolo, write_coco, write_voc)
 HOSTILE_FILES = 10_000
-
-
-def scan(data, decode=False, workers=None):
-    return scan_source(open_source(data, "train"), data, "train", decode=decode, workers=workers)
 
 
 def cache_of(data):
@@ -90,58 +85,30 @@ def test_the_second_start_still_tells_of_the_faults(faulty, caplog):
     assert "2 faults (1 image left out, 1 object left out)" in first
 
 
-def change_names(data):
-    data.write_text(data.read_text().replace("dog", "elk"))
-
-
-def change_label(data):
-    # As long as before, and with the time of change put back.
-    path = data.parent / "labels/train/c.txt"
+def change_label(folder):
+    """As long as before, and with the time of change put back."""
+    path = folder / "labels/train/c.txt"
     before = path.stat()
     path.write_text(path.read_text().replace("0", "1", 1))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def add_label(data):
-    write_text(data.parent / "labels/train/b.txt", "0 0.5 0.5 0.5")
+CHANGES = {
+    "class": lambda f: write_text(f / "data.yaml", "train: images/train\nnames: [cat, elk]\n"),
+    "label": change_label,
+    "new label": lambda f: write_text(f / "labels/train/b.txt", "0 0.5 0.5 0.5"),
+    "no image": lambda f: (f / "images/train/a.jpg").unlink(),
+    "new image": lambda f: write_image(f / "images/train/d.jpg"),
+    "image": lambda f: write_image(f / "images/train/a.jpg", 50, 60),
+    "intact image": lambda f: write_image(f / "images/train/b.jpg", 30, 30),
+    "orphan": lambda f: write_text(f / "labels/train/z.txt", ""),
+}
 
 
-def remove_image(data):
-    (data.parent / "images/train/a.jpg").unlink()
-
-
-def add_image(data):
-    write_image(data.parent / "images/train/d.jpg")
-
-
-def change_image(data):
-    write_image(data.parent / "images/train/a.jpg", 50, 60)
-
-
-def mend_image(data):
-    write_image(data.parent / "images/train/b.jpg", 30, 30)
-
-
-def add_orphan(data):
-    write_text(data.parent / "labels/train/z.txt", "")
-
-
-CHANGES = (
-    change_names,
-    change_label,
-    add_label,
-    remove_image,
-    add_image,
-    change_image,
-    mend_image,
-    add_orphan,
-)
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_after_a_change_the_scan_is_that_of_a_fresh_one(faulty, change):
     before = scan(faulty)
-    change(faulty)
+    change(faulty.parent)
     after = scan(faulty)
     cache_of(faulty).unlink()
     assert_same(after, scan(faulty))

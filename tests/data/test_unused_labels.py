@@ -1,18 +1,17 @@
 """Label files that no image takes its objects from are noted, whichever folder they lie in."""
 
 import pytest
-from data_sets import write_image, write_text
+from data_sets import scan, without_folder, write_image, write_text
 
 from yolov7_jax.data.layouts import load_dataset, open_source
-from yolov7_jax.data.scan import scan_source
 
 ROW = "0 0.5 0.5 0.2 0.4\n"
 
 
 def notes_of(data):
-    found = scan_source(open_source(data, "train"), data, "train")
+    found = scan(data)
     assert not found.faults
-    return [note.replace(f"{data.parent}/", "") for note in found.notes]
+    return [without_folder(note, data) for note in found.notes]
 
 
 @pytest.fixture

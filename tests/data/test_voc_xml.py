@@ -1,18 +1,9 @@
 import numpy as np
 import pytest
-from data_sets import IMAGES, OBJECTS, voc_object, write_text, write_voc
+from data_sets import IMAGES, OBJECTS, faults_of, scan, voc_object, write_text, write_voc
 
-from yolov7_jax.data.layouts import load_dataset, open_source
-from yolov7_jax.data.scan import scan_source
+from yolov7_jax.data.layouts import load_dataset
 from yolov7_jax.errors import UserError
-
-
-def scan(folder):
-    return scan_source(open_source(folder, "train"), folder, "train")
-
-
-def faults_of(folder):
-    return [str(fault).replace(f"{folder}/", "") for fault in scan(folder).faults]
 
 
 def annotate(folder, *objects, size="<size><width>40</width><height>20</height></size>"):
@@ -100,7 +91,7 @@ def test_a_wrong_object_is_left_out_and_named_with_its_line(tmp_path, faulty, re
 def test_a_class_that_a_data_yaml_does_not_name_is_left_out_and_named(tmp_path):
     write_voc(tmp_path)
     data = write_text(tmp_path / "data.yaml", "train: .\nnames: [bird, cat]")
-    found = scan_source(open_source(data, "train"), data, "train")
+    found = scan(data)
     (fault,) = found.faults
     assert str(fault) == f"{tmp_path}/Annotations/a.xml:3: class 'dog' is not one of bird, cat"
     assert found.dataset.labels.tolist() == [1, 1]
