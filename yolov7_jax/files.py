@@ -59,6 +59,11 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
+def user_cache() -> pathlib.Path:
+    """Returns the folder for what is kept between runs and can be made again."""
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "yolov7_jax"
+
+
 def expanded(path: str) -> pathlib.Path:
     """Returns a path with `~` replaced by the user's home."""
     return pathlib.Path(os.path.expanduser(path))

@@ -15,7 +15,7 @@ from yolov7_jax.data.assemble import Found, Place
 from yolov7_jax.data.coco_annotations import Annotations, whole_number
 from yolov7_jax.data.faults import Fault, FaultKind, quoted, shown
 from yolov7_jax.data.images import examine_image
-from yolov7_jax.data.json_stream import NO_ELEMENT, iterate_lists
+from yolov7_jax.data.json_stream import iterate_lists
 from yolov7_jax.errors import UserError
 
 LISTS = ("images", "annotations", "categories")
@@ -47,15 +47,13 @@ class CocoJson:
     def digest(self, workers: int) -> str:
         """Returns a hash of all that the scan depends on, but for the images."""
         del workers  # one file is read in one go
-        digest = hashlib.blake2b(digest_size=32)
-        digest.update(repr(("coco_json", self.names, list(map(str, self.folders)))).encode())
         try:
             with self.file.open("rb") as file:
-                while chunk := file.read(1 << 24):
-                    digest.update(chunk)
+                content = hashlib.file_digest(file, "blake2b").hexdigest()
         except OSError as error:
             raise UserError(f"{self.file}: cannot be read: {error.strerror or error}") from error
-        return digest.hexdigest()
+        found = ("coco_json", self.names, list(map(str, self.folders)), content)
+        return hashlib.blake2b(repr(found).encode()).hexdigest()
 
     def without_labels(self) -> str:
         """Says where labels were looked for, where there are none."""
@@ -85,20 +83,14 @@ class CocoJson:
 
     def _parse(self) -> tuple[Annotations, list[tuple[Any, int]], list[Any]]:
         table = Annotations(str(self.file))
-        images, categories, present = [], [], set()
-        for key, value, line in iterate_lists(self.file, LISTS):
-            present.add(key)
-            if value is NO_ELEMENT:
-                continue
+        images, categories = [], []
+        for key, value, line in iterate_lists(self.file, LISTS, NEEDED):
             if key == "annotations":
                 table.add(value, line)
             elif key == "images":
                 images.append((value, line))
             else:
                 categories.append(value)
-        missing = [key for key in NEEDED if key not in present]
-        if missing:
-            raise UserError(f"{self.file}: is not COCO JSON: it has no {', '.join(missing)}")
         return table, images, categories
 
     def _classes(self, categories: list[Any]) -> tuple[np.ndarray, tuple[str, ...], dict[int, int]]:

@@ -9,29 +9,30 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from yolov7_jax.errors import UserError
 
-NO_ELEMENT: Final = object()  # stands for a list without elements; None is an element, null
 _CHUNK = 4 << 20  # characters
 _SPACE = re.compile(r"[ \t\n\r]*")
 # An error this close to the end of what was read may be because the rest is missing.
 _LONGEST_WORD = 16
 
 
-def iterate_lists(path: Path, keys: Collection[str]) -> Iterator[tuple[str, Any, int]]:
+def iterate_lists(
+    path: Path, keys: Collection[str], needed: Collection[str] = ()
+) -> Iterator[tuple[str, Any, int]]:
     """Yields the elements of chosen lists of a JSON object as they come.
 
     Args:
       path: the file.
       keys: which members of the outermost object to read; each must be a list.
+      needed: those that must be there.
 
     Yields:
-      The key, an element of its list and the line where it starts. A list without elements
-      yields the key, `NO_ELEMENT` and the line once.
+      The key, an element of its list and the line where it starts.
 
     Raises:
       UserError: the file cannot be read or is no such JSON.
@@ -48,7 +49,7 @@ def iterate_lists(path: Path, keys: Collection[str]) -> Iterator[tuple[str, Any,
                 leave=False,
             ) as bar,
         ):
-            yield from _Reader(path, file, bar).members(keys)
+            yield from _Reader(path, file, bar).members(keys, needed)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -64,40 +65,40 @@ class _Reader:
         self.counted, self.line = 0, 1  # lines are counted up to here
         self.decoder = json.JSONDecoder()
 
-    def members(self, keys: Collection[str]) -> Iterator[tuple[str, Any, int]]:
+    def members(
+        self, keys: Collection[str], needed: Collection[str]
+    ) -> Iterator[tuple[str, Any, int]]:
         if self.peek() != "{":
             raise UserError(f"{self.path}: wanted a JSON object with {', '.join(keys)}")
-        self.at += 1
-        if self.peek() != "}":
-            while True:
-                key, _ = self.value()
-                if not isinstance(key, str):
-                    raise self.error("a key must be a text")
-                self.expect(":")
-                if key in keys:
-                    yield from self.elements(key)
-                else:
-                    self.value()
-                if self.peek() != ",":
-                    break
-                self.at += 1
-        self.expect("}")
+        present = set()
+        for _ in self.between("{", "}"):
+            key, _ = self.value()
+            if not isinstance(key, str):
+                raise self.error("a key must be a text")
+            present.add(key)
+            self.expect(":")
+            if key not in keys:
+                self.value()
+                continue
+            if self.peek() != "[":
+                raise self.error(f"'{key}' must be a list")
+            for _ in self.between("[", "]"):
+                yield key, *self.value()
         if self.peek():
             raise self.error("nothing may follow the outermost object")
+        missing = [key for key in needed if key not in present]
+        if missing:
+            raise UserError(f"{self.path}: is not COCO JSON: it has no {', '.join(missing)}")
 
-    def elements(self, key: str) -> Iterator[tuple[str, Any, int]]:
-        if self.peek() != "[":
-            raise self.error(f"'{key}' must be a list")
-        self.at += 1
-        if self.peek() == "]":
-            yield key, NO_ELEMENT, self.line_here()
-        else:
-            while True:
-                yield key, *self.value()
-                if self.peek() != ",":
-                    break
+    def between(self, opening: str, closing: str) -> Iterator[None]:
+        """Stands before each of the things between brackets, one after the other."""
+        self.expect(opening)
+        if self.peek() != closing:
+            yield
+            while self.peek() == ",":
                 self.at += 1
-        self.expect("]")
+                yield
+        self.expect(closing)
 
     def value(self) -> tuple[Any, int]:
         """Reads a value, and returns it with its line."""

@@ -208,14 +208,8 @@ def _open_coco(file: Path, *, names: tuple[str, ...] | None, images: Path | None
     else:
         here, above = file.parent, file.parent.parent
         folders = (
-            here,
-            here / "images",
-            here / tag,
-            here / "images" / tag,
-            above / tag,
-            above / "images" / tag,
-            above / "images",
-            above,
+            *(here / name for name in (".", "images", tag, f"images/{tag}")),
+            *(above / name for name in (tag, f"images/{tag}", "images", ".")),
         )
     return CocoJson(file, names, folders)
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load, save_file
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.dataset import Dataset, Polygons
 from yolov7_jax.data.faults import Fault, FaultKind
-from yolov7_jax.files import replacing
+from yolov7_jax.files import replacing, user_cache
 
 CACHE_FOLDER = ".yolov7_jax_cache"
 # The last figure is to change with the format, and with what a scan finds.
@@ -36,10 +36,9 @@ def cache_files(data: str | Path, split: str) -> list[Path]:
     """Returns where the scan of a split may be kept: beside the data, or in the user's cache."""
     path = Path(os.path.abspath(os.path.expanduser(data)))
     name = f"{path.name}.{split}.scan"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     where = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     folder = path if path.is_dir() else path.parent
-    return [folder / CACHE_FOLDER / name, Path(home) / "yolov7_jax" / f"{where}-{name}"]
+    return [folder / CACHE_FOLDER / name, user_cache() / f"{where}-{name}"]
 
 
 def kept_scan(data: str | Path, split: str) -> Path | None:

@@ -17,6 +17,7 @@ from jaxtyping import Float32, Int32, UInt8
 from yolov7_jax.demo_data.scenery import add_clutter, draw_background, relight
 from yolov7_jax.demo_data.sprites import PARTS, Sprite, draw_sprite, random_colour
 from yolov7_jax.errors import UserError
+from yolov7_jax.files import user_cache
 
 DEMO_VERSION = 2  # changes whenever any image or label does; names the cache folder
 WIDTH, HEIGHT = 256, 192
@@ -61,8 +62,8 @@ def make_demo(folder: str | os.PathLike[str] | None = None) -> Path:
     Raises:
       UserError: the folder holds something else, or cannot be written.
     """
-    target = Path(folder) if folder is not None else _cache_folder()
-    target = target.expanduser().absolute()
+    usual = user_cache() / f"demo-{DEMO_VERSION}"
+    target = Path(usual if folder is None else folder).expanduser().absolute()
     if _is_complete(target):
         return target / "data.yaml"
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -160,11 +161,6 @@ def _visible_box(seen: np.ndarray, area: int) -> tuple[int, int, int, int] | Non
     if min(x1 - x0, y1 - y0) < MIN_SIDE:
         return None
     return int(x0), int(y0), int(x1), int(y1)
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "yolov7_jax" / f"demo-{DEMO_VERSION}"
 
 
 def _is_complete(folder: Path) -> bool:

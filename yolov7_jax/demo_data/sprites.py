@@ -4,13 +4,14 @@ Every class is told by its parts and their arrangement. Colours, patterns, propo
 are random within each class, so none of them gives it away.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-Points = Float64[np.ndarray, "corners 2"]
+Points = Float64[np.ndarray, "corners 2"] | Sequence[tuple[float, float]]
 Rgb = tuple[int, int, int]
 
 _SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 pixel, which keeps small objects smooth
@@ -61,18 +62,14 @@ def shade(colour: Rgb, factor: float) -> Rgb:
     return red, green, blue
 
 
-def fill(layer: np.ndarray, points: np.ndarray, colour: Rgb | int) -> None:
+def fill(layer: np.ndarray, points: Points, colour: Rgb | int) -> None:
     """Fills a polygon, given in pixels, in place and with smooth edges."""
     corners = np.round(np.asarray(points) * (1 << _SUBPIXEL_BITS)).astype(np.int32)[:, None]
     cv2.fillPoly(layer, [corners], colour, cv2.LINE_AA, _SUBPIXEL_BITS)  # type: ignore[arg-type]
 
 
-def _polygon(*corners: tuple[float, float]) -> Points:
-    return np.asarray(corners, np.float64)
-
-
 def _box(x0: float, y0: float, x1: float, y1: float) -> Points:
-    return _polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+    return np.asarray(((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
 
 
 def _ellipse(x: float, y: float, rx: float, ry: float, start: float = 0) -> Points:
@@ -84,23 +81,20 @@ def _ellipse(x: float, y: float, rx: float, ry: float, start: float = 0) -> Poin
 _BLACK, _WHITE = (25, 25, 30), (240, 240, 235)
 PARTS: dict[str, tuple[Part, ...]] = {
     "fish": (
-        Part("fin", _polygon((-0.45, 0), (-0.95, -0.38), (-0.7, 0), (-0.95, 0.38))),
-        Part("fin", _polygon((-0.35, -0.25), (-0.2, -0.58), (0.35, -0.28))),
-        Part("fin", _polygon((-0.15, 0.28), (-0.25, 0.5), (0.2, 0.28))),
+        Part("fin", ((-0.45, 0), (-0.95, -0.38), (-0.7, 0), (-0.95, 0.38))),
+        Part("fin", ((-0.35, -0.25), (-0.2, -0.58), (0.35, -0.28))),
+        Part("fin", ((-0.15, 0.28), (-0.25, 0.5), (0.2, 0.28))),
         Part("body", _ellipse(0.12, 0, 0.7, 0.36), pattern="any"),
-        Part("body", _polygon((0.44, -0.22), (0.34, 0), (0.44, 0.22), (0.38, 0)), 0.6),
-        Part("fin", _polygon((0.1, 0.02), (-0.15, 0.08), (-0.1, 0.22)), 0.85),
+        Part("body", ((0.44, -0.22), (0.34, 0), (0.44, 0.22), (0.38, 0)), 0.6),
+        Part("fin", ((0.1, 0.02), (-0.15, 0.08), (-0.1, 0.22)), 0.85),
         Part(_WHITE, _ellipse(0.58, -0.09, 0.09, 0.09)),
         Part(_BLACK, _ellipse(0.6, -0.09, 0.05, 0.05)),
     ),
     "car": (
-        Part("paint", _polygon((-0.75, -0.05), (-0.55, -0.46), (0.2, -0.46), (0.5, -0.05))),
-        Part(
-            "paint",
-            _polygon((-0.95, -0.06), (0.5, -0.08), (0.9, 0), (0.96, 0.25), (-0.95, 0.25)),
-        ),
-        Part("glass", _polygon((-0.65, -0.08), (-0.5, -0.38), (-0.22, -0.38), (-0.22, -0.08))),
-        Part("glass", _polygon((-0.14, -0.08), (-0.14, -0.38), (0.16, -0.38), (0.38, -0.08))),
+        Part("paint", ((-0.75, -0.05), (-0.55, -0.46), (0.2, -0.46), (0.5, -0.05))),
+        Part("paint", ((-0.95, -0.06), (0.5, -0.08), (0.9, 0), (0.96, 0.25), (-0.95, 0.25))),
+        Part("glass", ((-0.65, -0.08), (-0.5, -0.38), (-0.22, -0.38), (-0.22, -0.08))),
+        Part("glass", ((-0.14, -0.08), (-0.14, -0.38), (0.16, -0.38), (0.38, -0.08))),
         Part("paint", _box(-0.93, 0.1, 0.93, 0.14), 0.7),
         Part((250, 240, 190), _ellipse(0.88, 0.07, 0.06, 0.05)),
         Part((200, 40, 40), _ellipse(-0.9, 0.05, 0.05, 0.05)),
@@ -108,23 +102,23 @@ PARTS: dict[str, tuple[Part, ...]] = {
         *(Part("hub", _ellipse(x, 0.25, 0.11, 0.11)) for x in (-0.55, 0.55)),
     ),
     "mushroom": (
-        Part("stem", _polygon((-0.19, 0), (0.19, 0), (0.28, 0.85), (-0.28, 0.85))),
-        Part("stem", _polygon((0.06, 0), (0.19, 0), (0.28, 0.85), (0.11, 0.85)), 0.8),
+        Part("stem", ((-0.19, 0), (0.19, 0), (0.28, 0.85), (-0.28, 0.85))),
+        Part("stem", ((0.06, 0), (0.19, 0), (0.28, 0.85), (0.11, 0.85)), 0.8),
         Part("stem", _ellipse(0, 0, 0.8, 0.13), 0.65),
         Part("cap", _ellipse(0, 0, 0.8, 0.7, 180), pattern="dots"),
     ),
     "boat": (
         Part("mast", _box(-0.08, -0.92, -0.02, 0.45), 0.6),
-        Part("sail", _polygon((-0.09, -0.88), (-0.09, 0.34), (-0.82, 0.34)), pattern="any"),
-        Part("jib", _polygon((0, -0.65), (0, 0.34), (0.8, 0.34))),
-        Part("hull", _polygon((-0.9, 0.44), (0.95, 0.44), (0.62, 0.8), (-0.68, 0.8))),
-        Part("mast", _polygon((-0.8, 0.55), (0.8, 0.55), (0.76, 0.61), (-0.76, 0.61))),
-        Part("flag", _polygon((-0.05, -0.95), (0.2, -0.88), (-0.05, -0.8)), probability=0.5),
+        Part("sail", ((-0.09, -0.88), (-0.09, 0.34), (-0.82, 0.34)), pattern="any"),
+        Part("jib", ((0, -0.65), (0, 0.34), (0.8, 0.34))),
+        Part("hull", ((-0.9, 0.44), (0.95, 0.44), (0.62, 0.8), (-0.68, 0.8))),
+        Part("mast", ((-0.8, 0.55), (0.8, 0.55), (0.76, 0.61), (-0.76, 0.61))),
+        Part("flag", ((-0.05, -0.95), (0.2, -0.88), (-0.05, -0.8)), probability=0.5),
     ),
     "house": (
         Part("wall", _box(-0.37, -0.92, -0.17, -0.14), 0.55, probability=0.7),
         Part("wall", _box(-0.67, -0.14, 0.67, 0.75)),
-        Part("roof", _polygon((-0.8, -0.14), (-0.15, -0.78), (0.15, -0.78), (0.8, -0.14))),
+        Part("roof", ((-0.8, -0.14), (-0.15, -0.78), (0.15, -0.78), (0.8, -0.14))),
         Part("roof", _box(-0.8, -0.16, 0.8, -0.11), 0.65),
         Part("door", _box(-0.13, 0.2, 0.13, 0.75), 0.7),
         *(Part("glass", _box(x - 0.13, 0, x + 0.13, 0.36)) for x in (-0.38, 0.38)),
@@ -152,7 +146,7 @@ def draw_sprite(name: str, size: float, rng: np.random.Generator) -> Sprite:
     side = int(np.ceil(2 * size)) + 4
 
     def to_pixels(points: Points) -> Points:
-        x, y = points.T
+        x, y = np.asarray(points).T
         points = points + np.stack([x, y, x * y, x * x, y * y], 1) @ warp
         return points * zoom @ turn + side / 2
 
