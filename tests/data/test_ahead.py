@@ -43,6 +43,7 @@ def test_results_come_in_the_order_of_the_items(workers):
 
     results = map_ahead(slow_at_first, range(20), workers=workers, ahead=7)
     assert list(results) == [-number for number in range(20)]
+    assert not threads()
     assert list(map_ahead(str, [], workers=workers, ahead=7)) == []
 
 
@@ -125,9 +126,3 @@ def test_closing_ends_the_threads_and_starts_nothing_more():
     results.close()
     assert not threads()
     assert sorted(started) == [0, 1, 2]
-
-
-def test_the_end_of_the_items_ends_the_threads():
-    results = map_ahead(str, range(3), workers=2, ahead=10)
-    assert len(list(results)) == 3
-    assert not threads()

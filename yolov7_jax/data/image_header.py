@@ -14,7 +14,6 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_EXIF, _JPEG_SCAN = 0xE1, 0xDA
 _EXIF_ORIENTATION = 0x0112
 _MOST_SEGMENTS = 1000  # in front of a JPEG image; profiles take 255 at most
-_WINDOW = 4096  # bytes read at once; headers are seldom longer
 JPEG_START, JPEG_END, PNG_START = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 # Chunks beside those without which there is no image that change what is decoded.
 _PNG_NEEDED = (b"tRNS", b"bKGD", b"eXIf", b"acTL", b"fcTL", b"fdAT")
@@ -45,29 +44,24 @@ def jpeg_header(read: Read) -> JpegHeader | None:
     Raises:
       struct.error: it ends too early.
     """
-    orientation, position, start = 0, 2, 0
-    window = read(_WINDOW, 0)
+    orientation, position = 0, 2
     for _ in range(_MOST_SEGMENTS):
-        if position + 10 > start + len(window):
-            # Segments of profiles and thumbnails are long: jump over them.
-            window, start = read(_WINDOW, position), position
-        at = position - start
-        first, marker = struct.unpack_from(">BB", window, at)
+        segment = read(10, position)
+        first, marker, length = struct.unpack_from(">BBH", segment)
         if first == 0xFF and marker == 0xFF:  # a fill byte
             position += 1
             continue
         if first != 0xFF or marker in (_JPEG_SCAN, JPEG_END[1]):
             return None
-        (length,) = struct.unpack_from(">H", window, at + 2)
         if marker in _JPEG_FRAMES:
-            height, width, channels = struct.unpack_from(">xHHB", window, at + 4)
+            height, width, channels = struct.unpack_from(">HHB", segment, 5)
             if not height or not width:
                 return None
             return JpegHeader(width, height, orientation or 1, channels == 4)
         if marker == _JPEG_EXIF and not orientation:  # the first of several counts
-            segment = read(max(length - 2, 0), position + 4)
-            if segment.startswith(b"Exif\0\0"):
-                orientation = _orientation(segment[6:])
+            exif = read(max(length - 2, 0), position + 4)
+            if exif.startswith(b"Exif\0\0"):
+                orientation = _orientation(exif[6:])
         position += 2 + length
     return None
 
