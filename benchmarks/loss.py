@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import straightforward
 from benchmarks.timing import machine, times_in_turns
 from yolov7_jax import HeadConfig, LossConfig, Outputs, assign_ota, detection_loss, pad_targets
-from yolov7_jax.model import P5_ANCHORS, P5_STRIDES
+from yolov7_jax.nn.p5 import P5_ANCHORS, P5_STRIDES
 
 HEAD = HeadConfig(80, P5_STRIDES, P5_ANCHORS)
 IMAGE_SIZE = 640

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import oracle
+from compiling import AS_USERS_DO
 
 from yolov7_jax import (
     Assignment,
@@ -64,6 +65,7 @@ def evaluator(
     assigner: Callable[..., Assignment] = assign_ota,
     *,
     jitted: bool = True,
+    as_users_do: bool = False,
 ) -> Callable[..., Evaluation]:
     """A function (outputs, targets, balance=None) -> `Evaluation`."""
 
@@ -83,7 +85,8 @@ def evaluator(
         (total, (terms, assignments)), gradients = jax.value_and_grad(loss, has_aux=True)(outputs)
         return Evaluation(total, terms, gradients, assignments)
 
-    return jax.jit(evaluate) if jitted else evaluate
+    options = AS_USERS_DO if as_users_do else None
+    return jax.jit(evaluate, compiler_options=options) if jitted else evaluate
 
 
 @functools.cache

@@ -7,12 +7,14 @@ import tempfile
 
 import hypothesis
 import pytest
+from compiling import QUICK_FLAGS
 
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
-# JAX reads this when it is first used; a number that the user chose stays.
-if DEVICES_FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES_FLAG}=8".strip()
+# JAX reads these when it is first used; what the user chose stays.
+os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
+if DEVICES_FLAG not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += f" {DEVICES_FLAG}=8"
 
 # Shells start what runs in the background with SIGINT ignored, which tests of Ctrl-C would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

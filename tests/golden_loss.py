@@ -85,10 +85,10 @@ def load(name) -> Case:
     )
 
 
-def evaluate(case, *, more_objects=0, jitted=True):
+def evaluate(case, *, more_objects=0, **how):
     assigner = assign_ota if case.ota else assign_anchor
     targets = pad_targets(case.rows, case.batch, case.fewest_objects + more_objects)
-    run = cases.evaluator(case.head, case.config, assigner, jitted=jitted)
+    run = cases.evaluator(case.head, case.config, assigner, **how)
     if "balance_steps" not in case.file:
         return run(case.outputs, targets)
     # These gradients were measured in the last step.

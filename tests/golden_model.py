@@ -100,9 +100,6 @@ def largest_error(got, wanted):
     return np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max()
 
 
-# For gradients: compiling them takes half the time of the default, and the numbers differ by
-# rounding. What takes longer to run than to compile does not gain by it.
-HASTILY = {"xla_backend_optimization_level": 0}
 COMPILED = jax.jit(apply, static_argnames=("graphdef", "train"))
 
 
@@ -184,7 +181,7 @@ class GoldenModelTests:
             return detection_loss(outputs, targets, model.head, LossConfig(**gains))
 
         images = self.images(*self.meta["loss_image"])
-        gradients_of = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=HASTILY)
+        gradients_of = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (total, terms), gradients = gradients_of(params, images, targets)
         error = self.meta["float32_error"]
         losses = np.array([total, terms.box, terms.obj, terms.cls])

@@ -11,9 +11,11 @@ from unittest import mock
 
 from flax import nnx
 
-from yolov7_jax.model import ARCHITECTURES, P5_STRIDES, TINY_ANCHORS, Architecture
+from yolov7_jax.model import ARCHITECTURES, Architecture
 from yolov7_jax.nn.blocks import ConvBnAct, Elan, Features, join, leaky_relu, upsample
+from yolov7_jax.nn.p5 import P5_STRIDES
 from yolov7_jax.nn.pooling import max_pool
+from yolov7_jax.nn.tiny import TINY_ANCHORS
 from yolov7_jax.weights import official_keys
 
 POCKET = "pocket"

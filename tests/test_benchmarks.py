@@ -1,16 +1,9 @@
 import jax
 import pytest
 from cases import P5, match_list, random_case
-from hasty import hastily
 
 from benchmarks import straightforward
 from yolov7_jax import LossConfig, assign_ota, pad_targets
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily():
-        yield
 
 
 @pytest.mark.parametrize("restricted", [False, True])

@@ -5,16 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden_model import COMPILED, largest_error, varied
-from hasty import hastily
 
 from yolov7_jax import create, create_abstract, deploy, split
 from yolov7_jax.nn.norm import BatchNorm
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily():
-        yield
 
 
 def outputs(model, *, train=False):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hasty import hastily
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -21,12 +20,6 @@ DEFAULTS = LossConfig()
 pytestmark = pytest.mark.skipif(
     len(jax.devices("cpu")) < NUM_DEVICES, reason="wants 8 (simulated) CPU devices"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily():
-        yield
 
 
 def devices():

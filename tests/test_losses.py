@@ -1,6 +1,5 @@
 """The loss against the oracle on random cases, and what no input may break."""
 
-import contextlib
 import functools
 import math
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from hasty import hastily
+from compiling import AS_USERS_DO
 
 from yolov7_jax import (
     HeadConfig,
@@ -56,15 +55,6 @@ def random_case(kind, seed):
 
 
 KINDS = ("defaults", "every option", "auxiliary heads", "one class, equal anchors")
-# The compiler's fused multiply-adds may place an object of these in another cell.
-USUALLY_COMPILED = ("defaults", "no_gradient_flows_through_the_assignment")
-
-
-@pytest.fixture(autouse=True)
-def compiled_hastily(request):
-    usually = any(name in request.node.name for name in USUALLY_COMPILED)
-    with contextlib.nullcontext() if usually else hastily():
-        yield
 
 
 def entries_of(case, fixed, rng):
@@ -88,7 +78,8 @@ def entries_of(case, fixed, rng):
 def test_random_cases_are_as_the_oracle_computes_them(kind, seed):
     case = random_case(kind, seed)
     targets = pad_targets(case.rows, case.batch, 8)
-    found = cases.evaluator(case.head, case.config)(case.outputs, targets)
+    run = cases.evaluator(case.head, case.config, as_users_do=kind == "defaults")
+    found = run(case.outputs, targets)
 
     lead, auxiliary = case.outputs
     fixed = oracle.fix(lead, case.rows, case.head, case.config, auxiliary=auxiliary)
@@ -220,9 +211,9 @@ def test_bf16_outputs_give_the_loss_of_the_same_values_in_float32():
 def test_no_gradient_flows_through_the_assignment():
     case = plain_case(1)
     targets = pad_targets(case.rows, 3, 8)
-    free = cases.evaluator(case.head, case.config)(case.outputs, targets)
+    free = cases.evaluator(case.head, case.config, as_users_do=True)(case.outputs, targets)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_USERS_DO)
     def loss_of_fixed(outputs, targets, assignment):
         return jax.grad(
             lambda outputs: detection_loss(

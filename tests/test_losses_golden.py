@@ -1,7 +1,5 @@
 """Matches, loss and gradients against stored measurements, in every form; the oracle too."""
 
-import contextlib
-
 import cases
 import golden_loss
 import jax.numpy as jnp
@@ -9,7 +7,6 @@ import numpy as np
 import oracle
 import pytest
 from golden_loss import assert_is_the_measured, described, evaluate, load, measured_matches
-from hasty import hastily
 
 from yolov7_jax import pad_targets, update_balance
 
@@ -21,9 +18,7 @@ EAGER = ("ota_edges", "anchor_wide")  # one by one, operations take long to comp
 @pytest.mark.parametrize("name", golden_loss.NAMES)
 def test_matches_loss_and_gradients_are_the_measured_ones(name):
     case = load(name)
-    # A fused multiply-add, as the compiler makes by default, may place an object in another cell.
-    with contextlib.nullcontext() if "edges" in name else hastily():
-        assert_is_the_measured(case, evaluate(case))
+    assert_is_the_measured(case, evaluate(case, as_users_do="edges" in name))
 
 
 @pytest.mark.parametrize("name", golden_loss.NAMES)
@@ -43,15 +38,13 @@ def test_the_oracle_finds_the_measured_matches_and_losses(name):
 @pytest.mark.parametrize("name", PADDED)
 def test_64_rows_of_padding_leave_the_measured_results(name):
     case = load(name)
-    with hastily():
-        assert_is_the_measured(case, evaluate(case, more_objects=64))
+    assert_is_the_measured(case, evaluate(case, more_objects=64))
 
 
 @pytest.mark.parametrize("name", EAGER)
 def test_results_without_jit_are_the_measured_ones(name):
     case = load(name)
-    with hastily():
-        assert_is_the_measured(case, evaluate(case, jitted=False))
+    assert_is_the_measured(case, evaluate(case, jitted=False))
 
 
 def test_autobalance_takes_the_measured_steps():

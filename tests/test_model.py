@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden_model import COMPILED, largest_error, varied
-from hasty import hastily
 from jax.sharding import PartitionSpec as P
 from pocket import POCKET, pocket_known
 
@@ -25,12 +24,6 @@ from yolov7_jax.model import (
     split,
 )
 from yolov7_jax.nn.blocks import space_to_depth
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily():
-        yield
 
 
 def run(model, images, *, train):

@@ -3,9 +3,7 @@
 import chex
 import jax
 import numpy as np
-import pytest
 from cases import P5, evaluator, garbage, match_list, random_case, relative_error
-from hasty import hastily
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,12 +16,6 @@ COARSEST = (4, 4)
 MAX_OBJECTS = 6
 seeds = st.integers(0, 2**32 - 1)
 counts = st.tuples(st.integers(0, MAX_OBJECTS), st.integers(0, MAX_OBJECTS))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily():
-        yield
 
 
 def make(seed, counts, *, inside=False):

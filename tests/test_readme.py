@@ -11,7 +11,6 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from hasty import hastily
 
 from yolov7_jax import create, weights
 from yolov7_jax.cli import main
@@ -70,12 +69,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def quick_compiler():
-    with hastily():
-        yield
-
-
 def test_the_loops_of_the_readme_run_and_its_detector_finds_most_objects(capsys):
     names = {}
     for block in (LOSS, MODEL):
@@ -101,7 +94,7 @@ def test_the_weights_of_the_readme_load_and_save(folder, monkeypatch):
     assert mine["model.105.m.0.bias"].shape == (21,)
 
 
-def test_the_detector_of_the_readme_detects(folder, quick_compiler):
+def test_the_detector_of_the_readme_detects(folder):
     names = {"np": np}
     exec(DETECTOR, names)
     assert names["found"].valid.shape == (2, 300)
@@ -115,7 +108,7 @@ def test_there_is_a_command_for_each_thing_that_people_do():
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "info"])
-def test_the_commands_of_the_readme_run(command, folder, quick_compiler, monkeypatch, capsys):
+def test_the_commands_of_the_readme_run(command, folder, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # tests leave nothing at home
     assert main(shlex.split(command)) == 0
     assert capsys.readouterr().out

@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from compiling import QUICK_FLAGS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-# Compiling is most of the time here.
-QUICK = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+QUICK = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_FLAGS}
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +37,16 @@ def installed(wheel, tmp_path):
     def install(extras=""):
         uv("venv", "--quiet", "--python", PYTHON, tmp_path / "venv")
         python = tmp_path / "venv/bin/python"
-        uv("pip", "install", "--quiet", "--python", python, f"{wheel}{extras}")
-        cleared = {
-            key: value
-            for key, value in os.environ.items()
-            if key not in ("PYTHONPATH", "XLA_FLAGS")
-        }
+        uv(
+            "pip",
+            "install",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            python,
+            f"{wheel}{extras}",
+        )
+        cleared = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
         def run(program, *arguments, codes=(0,)):
             done = subprocess.run(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from compiling import QUICK_FLAGS
 from pocket import POCKET
 
 from benchmarks.interruptions import MEASURED
@@ -73,7 +74,7 @@ class Workshop(NamedTuple):
             flags = f"--xla_force_host_platform_device_count={devices[index]}"
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+                "XLA_FLAGS": f"{flags} {QUICK_FLAGS}",
                 "JAX_COMPILATION_CACHE_DIR": str(self.programs),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "PYTHONPATH": PYTHONPATH,

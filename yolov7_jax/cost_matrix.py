@@ -148,9 +148,10 @@ def cost_matrix(
     invalid_penalty = (
         jnp.where(in_use, 0, jnp.inf)[:, None] + jnp.where(targets.valid, 0, jnp.inf)[..., None]
     )
-    iou_cost = IOU_WEIGHT * jnp.log(iou + IOU_EPSILON)
-    cost = _class_cost(logits, targets.labels) - iou_cost + invalid_penalty
+    iou_cost = -IOU_WEIGHT * jnp.log(iou + IOU_EPSILON)
+    cost = _class_cost(logits, targets.labels) + iou_cost + invalid_penalty
     if config.restrict_to_own_candidates:
+        # The IoUs of all candidates still count for the dynamic k.
         rows = jnp.arange(targets.valid.shape[1])
         cost = jnp.where(chunk.object[:, None] == rows[:, None], cost, jnp.inf)
     return iou, cost

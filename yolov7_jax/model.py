@@ -23,33 +23,14 @@ from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import Activation, Build, Stage, leaky_relu, silu
 from yolov7_jax.nn.head import Detect
 from yolov7_jax.nn.norm import BatchNorm
-from yolov7_jax.nn.p5 import P5Backbone, P5Neck
-from yolov7_jax.nn.p6 import P6Backbone, P6Neck
-from yolov7_jax.nn.tiny import TinyBackbone, TinyNeck
+from yolov7_jax.nn.p5 import P5_ANCHORS, P5_STRIDES, P5Backbone, P5Neck
+from yolov7_jax.nn.p6 import P6_ANCHORS, P6_STRIDES, P6Backbone, P6Neck
+from yolov7_jax.nn.tiny import TINY_ANCHORS, TinyBackbone, TinyNeck
 from yolov7_jax.sharding import automatic
 from yolov7_jax.types import Outputs
 
 MOST_WIDTH = 64  # times the published channels
 Form = Literal["training", "released", "deployed"]
-
-P5_STRIDES = (8, 16, 32)
-P6_STRIDES = (8, 16, 32, 64)
-TINY_ANCHORS = (
-    ((10, 13), (16, 30), (33, 23)),
-    ((30, 61), (62, 45), (59, 119)),
-    ((116, 90), (156, 198), (373, 326)),
-)
-P5_ANCHORS = (  # of yolov7 and yolov7x
-    ((12, 16), (19, 36), (40, 28)),
-    ((36, 75), (76, 55), (72, 146)),
-    ((142, 110), (192, 243), (459, 401)),
-)
-P6_ANCHORS = (  # of yolov7-w6, e6, d6 and e6e
-    ((19, 27), (44, 40), (38, 94)),
-    ((96, 68), (86, 152), (180, 137)),
-    ((140, 301), (303, 264), (238, 542)),
-    ((436, 615), (739, 380), (925, 792)),
-)
 
 
 @dataclasses.dataclass(frozen=True)

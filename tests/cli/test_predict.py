@@ -9,7 +9,6 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from hasty import hastily
 
 from yolov7_jax import create, weights
 from yolov7_jax.cli import main
@@ -17,12 +16,6 @@ from yolov7_jax.detect import predict_files as looking
 
 NAMES = ("猫 <b>", "dog/..", "bird")
 SIZE = 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    with hastily():
-        yield
 
 
 def write_model(path):

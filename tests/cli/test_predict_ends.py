@@ -11,18 +11,11 @@ import cv2
 import jax
 import pytest
 from cli.test_predict import noise, write_images, write_model
-from hasty import hastily
 
 from yolov7_jax.cli import main
 from yolov7_jax.compiled_programs import keep_compiled
 from yolov7_jax.detect import predict_files as looking
 from yolov7_jax.signals import stopping_for_sure
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    with hastily():
-        yield
 
 
 @pytest.fixture(scope="module")

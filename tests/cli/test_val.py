@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from data_sets import IMAGES, coco_content, write_coco, write_text, write_yolo
-from hasty import hastily
 
 from yolov7_jax import create
 from yolov7_jax.cli import main
@@ -35,7 +34,7 @@ FILES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    with hastily(), pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch:
         # Programs compiled with less care are not for the user's next start.
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
         yield

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from data.test_images import write_jpeg
-from hasty import hastily
 
 from yolov7_jax import Predictions, create, weights
 from yolov7_jax.data.images import UnreadableImageError, read_image
@@ -19,12 +18,6 @@ from yolov7_jax.weights import CheckpointError, save_safetensors
 SIZE = 64
 CONFIG = DetectorConfig(image_size=SIZE, batch_size=2, score_threshold=0.05, max_detections=20)
 NAMES = ("cat", "dog")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    with hastily():
-        yield
 
 
 @pytest.fixture(scope="module")

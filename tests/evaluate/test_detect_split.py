@@ -16,7 +16,6 @@ from bright_boxes import (
     seven_images,
 )
 from detected import pycocotools_ap
-from hasty import hastily
 
 from yolov7_jax import Detections
 from yolov7_jax.evaluate.coco_ap import coco_ap
@@ -140,11 +139,10 @@ def test_no_detections_can_be_measured_and_written(dataset, tmp_path):
 
 def test_detections_are_the_same_on_one_and_eight_devices(dataset):
     model, results = narrow_model(), []
-    with hastily():
-        for devices in (jax.devices()[:1], jax.devices()):
-            thresholds = {"score_threshold": 0.001, "iou_threshold": 0.65}
-            detect = make_detect_batch(model, devices, classes=(0, 1), augment=True, **thresholds)
-            results.append(detected(dataset, detect, batch_size=shared_batch_size(3, devices)))
+    for devices in (jax.devices()[:1], jax.devices()):
+        thresholds = {"score_threshold": 0.001, "iou_threshold": 0.65}
+        detect = make_detect_batch(model, devices, classes=(0, 1), augment=True, **thresholds)
+        results.append(detected(dataset, detect, batch_size=shared_batch_size(3, devices)))
     assert len(jax.devices()) == 8
     check_same_detections(*(result.detections for result in results))
 

@@ -3,16 +3,9 @@
 import pytest
 from export.small import NAMES
 from golden_model import varied
-from hasty import hastily
 
 from yolov7_jax import create
 from yolov7_jax.weights import save_safetensors
-
-
-@pytest.fixture(scope="package", autouse=True)
-def hasty_compilations():
-    with hastily():
-        yield
 
 
 @pytest.fixture(scope="package")

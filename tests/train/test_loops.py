@@ -6,7 +6,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from hasty import hastily
 from pocket import POCKET, pocket_known
 
 from yolov7_jax import create, weights
@@ -15,8 +14,8 @@ FOLDER = pathlib.Path(__file__).parents[2] / "train"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily(), pocket_known():
+def with_the_pocket_network():
+    with pocket_known():
         yield
 
 

@@ -5,7 +5,6 @@ import os
 
 import jax
 import pytest
-from hasty import hastily
 from pocket import POCKET, pocket_known
 from training_processes import EPOCH, Workshop
 
@@ -28,7 +27,7 @@ def quick_programs():
 
     Such runs may have the pocket network.
     """
-    with hastily(), pocket_known(), pytest.MonkeyPatch.context() as monkeypatch:
+    with pocket_known(), pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(setup, "make_mesh", lambda size: make_mesh(size, jax.devices()[:1]))
         monkeypatch.setattr(setup, "make_train_step", shared_train_step)
         monkeypatch.setattr(setup, "make_eval_step", shared_eval_step)

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from compiling import QUICK_FLAGS
 from jax.sharding import SingleDeviceSharding
 
 from yolov7_jax.training.checkpoint import Checkpoints
@@ -104,7 +105,7 @@ def run_both(script, run, *more):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = f"--xla_force_host_platform_device_count={DEVICES} {QUICK_FLAGS}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hasty import hastily
 from pocket import POCKET, pocket_known
 
 from yolov7_jax import LossConfig, Targets, assign_anchor, assign_ota
@@ -46,12 +45,6 @@ def random_batch(step: int) -> Batch:
             rng.random((BATCH, 8)) < 0.4,
         ),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily():
-        yield
 
 
 @functools.cache

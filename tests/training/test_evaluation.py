@@ -14,7 +14,6 @@ from bright_boxes import (
     narrow_model,
     seven_images,
 )
-from hasty import hastily
 
 from yolov7_jax import LossConfig, assign_anchor, deploy, split
 from yolov7_jax.data import images
@@ -167,15 +166,14 @@ def test_taken_for_one_class_results_have_the_first_id_of_the_source(dataset, me
 
 def test_a_detector_finds_what_training_measures(dataset, mesh):
     truth, options = ground_truth(dataset), {"image_size": SIZE, "batch_size": 4}
-    with hastily():
-        # Folding rounds, and a fresh network has scores that are all but equal.
-        model = deploy(narrow_model())
-        graphdef, params, batch_stats = split(model)
-        step = jax.jit(make_eval_step(graphdef, model.head, LossConfig(), assigner=assign_anchor))
-        step = functools.partial(step, params, batch_stats)
-        trained = evaluate(step, dataset, truth, mesh, **options).detections
-        thresholds = {"score_threshold": 0.001, "iou_threshold": 0.65}
-        detect = make_detect_batch(model, mesh.devices.ravel(), classes=range(2), **thresholds)
-        found, unreadable = detect_split(detect, dataset, **options)
+    # Folding rounds, and a fresh network has scores that are all but equal.
+    model = deploy(narrow_model())
+    graphdef, params, batch_stats = split(model)
+    step = jax.jit(make_eval_step(graphdef, model.head, LossConfig(), assigner=assign_anchor))
+    step = functools.partial(step, params, batch_stats)
+    trained = evaluate(step, dataset, truth, mesh, **options).detections
+    thresholds = {"score_threshold": 0.001, "iou_threshold": 0.65}
+    detect = make_detect_batch(model, mesh.devices.ravel(), classes=range(2), **thresholds)
+    found, unreadable = detect_split(detect, dataset, **options)
     assert not unreadable
     check_same_detections(found, trained)

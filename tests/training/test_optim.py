@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from yolov7_jax import model as networks
-from yolov7_jax.training.optim import apply_gradients, init_optimizer, param_groups, update_ema
+from yolov7_jax.training.ema import update_ema
+from yolov7_jax.training.optim import apply_gradients, init_optimizer, param_groups
 from yolov7_jax.training.schedule import OptimConfig, Rates, Schedule, make_schedule
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "trajectory"

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hasty import hastily
 from pocket import POCKET, pocket_known
 
 from yolov7_jax import LossConfig, Targets, assign_anchor, assign_ota
@@ -36,12 +35,6 @@ def batches():
         Batch(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8), random_targets(rng))
         for _ in range(3)
     ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_hastily():
-    with hastily():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from yolov7_jax.config import LONGEST_SIDE, MAX_CANDIDATES, HeadConfig
 from yolov7_jax.data.images import read_image, read_size
 from yolov7_jax.data.letterbox import LetterboxInfo, letterbox, unletterbox
 from yolov7_jax.deploy import deploy
-from yolov7_jax.detect.forward import predict
+from yolov7_jax.detect.forward import forward
 from yolov7_jax.errors import UserError
 from yolov7_jax.model import ARCHITECTURES, Yolov7, split
 from yolov7_jax.nms import nms
@@ -323,7 +323,7 @@ def _detect(
     max_detections: int,
 ) -> Detections:
     return nms(
-        predict(graphdef, params, batch_stats, images, head),
+        forward(graphdef, params, batch_stats, images, head),
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
         classes=classes,

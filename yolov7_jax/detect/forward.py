@@ -14,7 +14,7 @@ from yolov7_jax.types import Predictions
 VIEWS = ((1.0, False), (0.83, True), (0.67, False))
 
 
-def predict(
+def forward(
     graphdef: nnx.GraphDef,
     params: nnx.State,
     batch_stats: nnx.State,

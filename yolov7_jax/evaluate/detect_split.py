@@ -15,7 +15,7 @@ from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.data.images import UnreadableImageError, fitted_image, fitted_size
 from yolov7_jax.data.letterbox import unletterbox
 from yolov7_jax.deploy import deploy
-from yolov7_jax.detect.forward import predict
+from yolov7_jax.detect.forward import forward
 from yolov7_jax.evaluate.batches import EvalBatch, eval_batches
 from yolov7_jax.evaluate.coco_ap import GroundTruth, ScoredBoxes
 from yolov7_jax.model import Yolov7, split
@@ -128,7 +128,7 @@ def make_detect_batch(
       iou_threshold: over which a box is dropped beside a better one of its class.
       classes: of the network, in the order in which detections are to name them; others are not
         looked for.
-      augment: test-time augmentation, as for `forward.predict`.
+      augment: test-time augmentation, as for `forward.forward`.
     """
     graphdef, params, batch_stats = split(deploy(model))
     mesh = Mesh(np.asarray(devices), (_AXIS,))
@@ -136,7 +136,7 @@ def make_detect_batch(
     params, batch_stats = jax.device_put((params, batch_stats), NamedSharding(mesh, whole))
 
     def found(params, batch_stats, images) -> Detections:
-        predictions = predict(graphdef, params, batch_stats, images, model.head, augment=augment)
+        predictions = forward(graphdef, params, batch_stats, images, model.head, augment=augment)
         if list(classes) != list(range(model.head.num_classes)):
             scores = predictions.scores[..., np.asarray(classes)]
             predictions = predictions._replace(scores=scores)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
-from yolov7_jax.detect.forward import predict
+from yolov7_jax.detect.forward import forward
 from yolov7_jax.export.export_config import ExportConfig
 from yolov7_jax.model import Yolov7, apply, normalize_images, split
 from yolov7_jax.nms import nms
@@ -47,7 +47,7 @@ def program_of(model: Yolov7, settings: ExportConfig) -> tuple[Program, dict[str
             scaled = normalize_images(images)
             outputs, _ = apply(graphdef, state["params"], state["batch_stats"], scaled, train=False)
             return dict(zip(output_names(model, settings), outputs.lead, strict=True))
-        predictions = predict(graphdef, state["params"], state["batch_stats"], images, model.head)
+        predictions = forward(graphdef, state["params"], state["batch_stats"], images, model.head)
         if settings.contents == "decoded":
             return predictions._asdict()
         detections = nms(

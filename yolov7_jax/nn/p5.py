@@ -18,6 +18,14 @@ from yolov7_jax.nn.blocks import (
 )
 from yolov7_jax.nn.rep import RepConv
 
+P5_STRIDES = (8, 16, 32)
+# Width and height in pixels, by level.
+P5_ANCHORS = (  # of yolov7 and yolov7x
+    ((12, 16), (19, 36), (40, 28)),
+    ((36, 75), (76, 55), (72, 146)),
+    ((142, 110), (192, 243), (459, 401)),
+)
+
 
 class P5Backbone(nnx.Module):
     """From images to features of strides 8, 16 and 32.

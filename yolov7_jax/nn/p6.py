@@ -19,6 +19,15 @@ from yolov7_jax.nn.blocks import (
     upsample,
 )
 
+P6_STRIDES = (8, 16, 32, 64)
+# Width and height in pixels, by level.
+P6_ANCHORS = (  # of yolov7-w6, e6, d6 and e6e
+    ((19, 27), (44, 40), (38, 94)),
+    ((96, 68), (86, 152), (180, 137)),
+    ((140, 301), (303, 264), (238, 542)),
+    ((436, 615), (739, 380), (925, 792)),
+)
+
 
 class DownC(Down):
     """The form of `Down` whose `reduce` keeps the number of channels."""

@@ -9,6 +9,13 @@ from yolov7_jax.nn.blocks import Build, ConvBnAct, Elan, FeatureMap, SppCspTiny
 from yolov7_jax.nn.p5 import P5Neck
 from yolov7_jax.nn.pooling import max_pool
 
+# Width and height in pixels, by level.
+TINY_ANCHORS = (
+    ((10, 13), (16, 30), (33, 23)),
+    ((30, 61), (62, 45), (59, 119)),
+    ((116, 90), (156, 198), (373, 326)),
+)
+
 
 class TinyBackbone(nnx.Module):
     """From images to features of strides 8, 16 and 32.

@@ -1,4 +1,4 @@
-"""The optimiser: three groups of parameters, accumulation, decay, clipping, freezing, the EMA."""
+"""The optimiser: three groups of parameters, accumulation, decay, clipping, freezing."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -11,8 +11,6 @@ import optax
 from yolov7_jax.errors import UserError
 from yolov7_jax.training.schedule import OptimConfig, Rates
 
-EMA_DECAY = 0.9999
-EMA_RAMP = 2000.0  # updates; the average forgets quickly while the weights still move quickly
 ADAM_B2 = 0.999
 ADAM_EPS = 1e-8
 
@@ -181,23 +179,3 @@ def _transformation(
 
 def _is_kernel(group: str) -> bool:
     return group == "kernel"
-
-
-def update_ema(average: Any, current: Any, updates: jax.Array) -> Any:
-    """Updates the running average of parameters and statistics.
-
-    Args:
-      average: the average so far; before the first update, a copy of the start weights.
-      current: the values after the update; a tree like `average`.
-      updates: number of updates so far, this one included.
-
-    Returns:
-      The new average; exactly the old one of what is frozen.
-    """
-    keep = EMA_DECAY * (1 - jnp.exp(-updates.astype(jnp.float32) / EMA_RAMP))
-
-    def mixed(old: jax.Array, new: jax.Array) -> jax.Array:
-        # Rounding would move an average of equal numbers.
-        return jnp.where(new == old, old, keep * old + (1 - keep) * new).astype(old.dtype)
-
-    return jax.tree.map(mixed, average, current)

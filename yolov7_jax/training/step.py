@@ -27,12 +27,12 @@ from yolov7_jax import (
 from yolov7_jax import model as networks
 from yolov7_jax.config import EVAL_IOU_THRESHOLD, EVAL_SCORE_THRESHOLD
 from yolov7_jax.training.batch import Batch
+from yolov7_jax.training.ema import update_ema
 from yolov7_jax.training.mesh import DATA_AXIS
 from yolov7_jax.training.optim import (
     apply_gradients,
     frozen_norms,
     trainable_params,
-    update_ema,
 )
 from yolov7_jax.training.schedule import OptimConfig, Rates
 from yolov7_jax.training.state import TrainState
