@@ -37,16 +37,11 @@ def installed(wheel, tmp_path):
     def install(extras=""):
         uv("venv", "--quiet", "--python", PYTHON, tmp_path / "venv")
         python = tmp_path / "venv/bin/python"
-        uv(
-            "pip",
-            "install",
-            "--quiet",
-            "--compile-bytecode",
-            "--python",
-            python,
-            f"{wheel}{extras}",
-        )
-        cleared = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        options = ("--quiet", "--compile-bytecode", "--python", python)
+        uv("pip", "install", *options, f"{wheel}{extras}")
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        environment |= QUICK
+        environment |= {name: str(tmp_path / "home") for name in ("HOME", "XDG_CACHE_HOME")}
 
         def run(program, *arguments, codes=(0,)):
             done = subprocess.run(
@@ -54,9 +49,7 @@ def installed(wheel, tmp_path):
                 capture_output=True,
                 text=True,
                 cwd=tmp_path,
-                env=cleared
-                | QUICK
-                | {name: str(tmp_path / "home") for name in ("HOME", "XDG_CACHE_HOME")},
+                env=environment,
             )
             assert done.returncode in codes, (program, arguments, done.stdout, done.stderr)
             return done.stdout + done.stderr

@@ -180,7 +180,7 @@ def test_a_signal_that_jax_loses_while_it_compiles_ends_val(tmp_path, capsys, mo
             signal.raise_signal(signal.SIGTERM)
         return compiled(*args, **options)
 
-    monkeypatch.setattr(evaluation, "predict", lose)
+    monkeypatch.setattr(evaluation, "forward", lose)
     assert val(write_coco(tmp_path / "data"), "--output", tmp_path / "out") == 143
     assert capsys.readouterr().err == "interrupted by SIGTERM\n"
 

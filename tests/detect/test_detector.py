@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from data.test_images import write_jpeg
+from data.test_damaged_images import exif
 
 from yolov7_jax import Predictions, create, weights
 from yolov7_jax.data.images import UnreadableImageError, read_image
@@ -72,14 +72,15 @@ def test_files_and_arrays_give_the_same_objects(detector, images, tmp_path):
     for path, image in zip(paths, images, strict=True):
         cv2.imwrite(str(path), image[..., ::-1])
     assert_same(detector(paths), detector(images))
-    write_jpeg(tmp_path / "a.jpg", images[0])
+    cv2.imwrite(str(tmp_path / "a.jpg"), images[0])
     assert_same(detector([str(tmp_path / "a.jpg")]), detector([read_image(tmp_path / "a.jpg")]))
 
 
 @pytest.mark.parametrize(("orientation", "quarters"), [(6, 3), (3, 2), (8, 1)])
 def test_images_are_looked_at_upright(detector, images, tmp_path, orientation, quarters):
-    write_jpeg(tmp_path / "lying.jpg", images[2], orientation)
-    write_jpeg(tmp_path / "plain.jpg", images[2])
+    content = cv2.imencode(".jpg", images[2])[1].tobytes()
+    (tmp_path / "plain.jpg").write_bytes(content)
+    (tmp_path / "lying.jpg").write_bytes(content[:2] + exif(orientation) + content[2:])
     upright = np.ascontiguousarray(np.rot90(read_image(tmp_path / "plain.jpg"), quarters))
     assert_same(detector([tmp_path / "lying.jpg"]), detector([upright]))
 
@@ -104,7 +105,7 @@ def finding_red(model, monkeypatch):
     def predict(graphdef, params, batch_stats, images, head):
         return red_rectangle(params, batch_stats, images)
 
-    monkeypatch.setattr(prediction, "predict", predict)
+    monkeypatch.setattr(prediction, "forward", predict)
     # With a setting of its own, so that nothing compiled before is used.
     return Detector(model, NAMES, dataclasses.replace(CONFIG, image_size=96, max_detections=3))
 
