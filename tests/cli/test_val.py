@@ -173,7 +173,7 @@ def test_of_images_without_annotations_the_detections_are_written(
 
 
 def test_a_signal_that_jax_loses_while_it_compiles_ends_val(tmp_path, capsys, monkeypatch):
-    compiled = evaluation.predict
+    compiled = evaluation.forward
 
     def lose(*args, **options):
         with contextlib.suppress(KeyboardInterrupt):
