@@ -6,6 +6,7 @@ import numbers
 
 from yolov7_jax.errors import UserError
 
+DEMO = "demo"  # in the place of a data set: the embedded one
 PAD_VALUE = 114  # the grey around letterboxed images, part of what published weights expect
 P5_MODELS = ("yolov7-tiny", "yolov7", "yolov7x")  # three levels
 P6_MODELS = ("yolov7-w6", "yolov7-e6", "yolov7-d6", "yolov7-e6e")  # four

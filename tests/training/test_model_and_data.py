@@ -12,11 +12,11 @@ import pytest
 from yolov7_jax import create, deploy, split
 from yolov7_jax.cli import main
 from yolov7_jax.data.dataset import as_one_class
+from yolov7_jax.demo_data.demo import data_file
 from yolov7_jax.deploy import fold_head
 from yolov7_jax.training.checkpoint import Checkpoints
 from yolov7_jax.training.model_and_data import (
     compute_dtype,
-    data_file,
     load_split,
     load_splits,
     load_weights,

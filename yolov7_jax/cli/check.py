@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     if faults:
         raise UserError("; ".join(faults))
     check_data(options.data)
-    from yolov7_jax.training.check import check
+    from yolov7_jax.data.check import check
 
     report = None if options.report is None else expanded(options.report)
     return check(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from yolov7_jax.cli.parser import Parser, overridden
+from yolov7_jax.config import DEMO
 from yolov7_jax.errors import UserError
 from yolov7_jax.files import check_exists
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from yolov7_jax.training.train_config import TrainConfig
 
 RUNS = pathlib.Path("runs")
-DEMO = "demo"
 DATA_HELP = (
     "a data.yaml, which names the classes and where images with YOLO label files are (or COCO "
     ".json files, or Pascal VOC folders); or a COCO .json file itself, beside which the one of the "

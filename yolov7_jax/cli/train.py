@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Sequence
 
 from yolov7_jax.cli.parser import Parser
-from yolov7_jax.cli.run_settings import DEMO, RUNS, data_name, recipe_parser, run_settings
+from yolov7_jax.cli.run_settings import RUNS, data_name, recipe_parser, run_settings
+from yolov7_jax.config import DEMO
 
 EXAMPLES = (
     "train --recipe demo",
@@ -24,8 +25,8 @@ def run(options: argparse.Namespace) -> int:
     """Starts a new run; returns the exit code."""
     config = run_settings(options)
     from yolov7_jax.cli.training_program import join, train_to_end
+    from yolov7_jax.demo_data.demo import data_file
     from yolov7_jax.training.distributed import run_on_first
-    from yolov7_jax.training.model_and_data import data_file
     from yolov7_jax.training.run_folder import check_free, free_folder
 
     join(config.processes)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from yolov7_jax.config import DEMO
 from yolov7_jax.demo_data.scenery import add_clutter, draw_background, relight
 from yolov7_jax.demo_data.sprites import PARTS, Sprite, draw_sprite, random_colour
 from yolov7_jax.errors import UserError
@@ -47,6 +48,18 @@ class Scene(NamedTuple):
     image: UInt8[np.ndarray, "h w 3"]
     labels: Int32[np.ndarray, " m"]
     boxes_xyxy: Float32[np.ndarray, "m 4"]
+
+
+def data_file(data: str) -> Path:
+    """Returns what describes a data set.
+
+    Args:
+      data: what `load_dataset` opens, or "demo" for the embedded data set, made if need be.
+
+    Raises:
+      UserError: the embedded data set cannot be made.
+    """
+    return make_demo() if data == DEMO else Path(os.path.expanduser(data))
 
 
 def make_demo(folder: str | os.PathLike[str] | None = None) -> Path:

@@ -1,7 +1,5 @@
 """What a run starts from: its data, its network, and the weights it is given."""
 
-import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ import numpy as np
 from yolov7_jax import model as networks
 from yolov7_jax.data.dataset import Dataset, as_one_class
 from yolov7_jax.data.layouts import TRAINING_SPLITS, load_dataset
-from yolov7_jax.demo_data.demo import make_demo
+from yolov7_jax.demo_data.demo import data_file
 from yolov7_jax.errors import UserError
 from yolov7_jax.nn.blocks import leaky_relu
 from yolov7_jax.training.pipeline.batch_limits import check_batch_size
@@ -23,25 +21,11 @@ from yolov7_jax.weights.identify import activation_name, identify
 from yolov7_jax.weights.load import check_finite, official_tensors, read_checkpoint
 from yolov7_jax.weights.official_keys import entries, head_layer, head_prefix
 
-DEMO = "demo"
-
 ACTIVATIONS: dict[str | None, Callable[[jax.Array], jax.Array] | None] = {
     None: None,
     "leaky_relu": leaky_relu,
     "silu": jax.nn.silu,
 }
-
-
-def data_file(data: str) -> pathlib.Path:
-    """Returns what describes a data set.
-
-    Args:
-      data: what `load_dataset` opens, or "demo" for the embedded data set, made if need be.
-
-    Raises:
-      UserError: the embedded data set cannot be made.
-    """
-    return make_demo() if data == DEMO else pathlib.Path(os.path.expanduser(data))
 
 
 def load_split(config: TrainConfig, split: str) -> Dataset:

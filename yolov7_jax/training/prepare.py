@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from yolov7_jax import __version__, assign_anchor, assign_ota
 from yolov7_jax import model as networks
 from yolov7_jax.data.dataset import Dataset
+from yolov7_jax.demo_data.demo import data_file
 from yolov7_jax.errors import UserError
 from yolov7_jax.evaluate.coco_ap import GroundTruth
 from yolov7_jax.evaluate.detect_split import ground_truth
@@ -24,7 +25,6 @@ from yolov7_jax.training.mesh import make_mesh, place, state_shardings
 from yolov7_jax.training.model_and_data import (
     compute_dtype,
     create_model,
-    data_file,
     load_splits,
     load_weights,
 )

@@ -13,12 +13,11 @@ from yolov7_jax.data.faults import Fault, FaultKind, plural, summarize
 from yolov7_jax.data.layouts import Source, data_notes, expected_splits, missing_labels, open_source
 from yolov7_jax.data.scan import scan_source
 from yolov7_jax.data.scan_cache import kept_scan
-from yolov7_jax.demo_data.demo import make_demo
+from yolov7_jax.data.split_overlap import contradictions, identical_images
+from yolov7_jax.data.statistics import statistics
+from yolov7_jax.demo_data.demo import data_file
 from yolov7_jax.errors import UserError
-from yolov7_jax.training.split_overlap import contradictions, identical_images
-from yolov7_jax.training.statistics import statistics
 
-DEMO = "demo"
 FAULTY = 1  # exit code of --strict
 BAR_WIDTH = 30
 MOST_CLASSES = 100  # on screen
@@ -70,34 +69,34 @@ def check(
     """
     if report is not None:
         _check_writable(report)
-    data = str(make_demo()) if data == DEMO else os.path.expanduser(data)
+    data = str(data_file(data))
     wanted = [split] if split else expected_splits(data)
     notes = data_notes(data)
     # What cannot be opened is told before the first scan takes its time.
     sources: dict[str, Source] = {}
     broken: dict[str, Fault] = {}
-    for split in wanted:
+    for name in wanted:
         try:
-            sources[split] = open_source(data, split)
+            sources[name] = open_source(data, name)
         except UserError as error:
-            broken[split] = _unreadable(data, error)
+            broken[name] = _unreadable(data, error)
     _refuse_if_none(data, sources, broken)
     print(data)
     _print_lines([f"note: {note}" for note in notes])
-    for split, fault in broken.items():
-        _print_lines(_broken_lines(split, fault))
+    for name, fault in broken.items():
+        _print_lines(_broken_lines(name, fault))
     results: dict[str, SplitResult] = {}
-    for split, source in sources.items():
+    for name, source in sources.items():
         start = time.perf_counter()
         try:
-            scan = scan_source(source, data, split, decode=True, workers=workers)
+            scan = scan_source(source, data, name, decode=True, workers=workers)
         except UserError as error:
-            broken[split] = _unreadable(data, error)
-            _print_lines(_broken_lines(split, broken[split]))
+            broken[name] = _unreadable(data, error)
+            _print_lines(_broken_lines(name, broken[name]))
             continue
         missing = missing_labels(source, scan)
         faults = [Fault(FaultKind.NO_LABELS, data, None, missing)] if missing else []
-        results[split] = SplitResult(
+        results[name] = SplitResult(
             scan.dataset,
             len(scan.looked_at),
             (*faults, *scan.faults),
@@ -105,9 +104,9 @@ def check(
             scan.from_cache,
         )
         seconds = time.perf_counter() - start
-        _print_lines(_split_lines(split, results[split], seconds, _folder_of(data), show))
+        _print_lines(_split_lines(name, results[name], seconds, _folder_of(data), show))
     _refuse_if_none(data, results, broken)
-    datasets = {split: result.dataset for split, result in results.items()}
+    datasets = {name: result.dataset for name, result in results.items()}
     warnings, same = contradictions(datasets), identical_images(datasets)
     folder = _folder_of(data)
     _print_lines([f"\nwarning: {warning}" for warning in warnings])

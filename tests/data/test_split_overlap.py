@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from yolov7_jax.data import split_overlap as between_splits
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.training import split_overlap as between_splits
-from yolov7_jax.training.split_overlap import contradictions, identical_images
+from yolov7_jax.data.split_overlap import contradictions, identical_images
 
 
 def write(path, seed, size=(8, 6)):

@@ -13,8 +13,8 @@ from data_sets import (
 
 from yolov7_jax.cli.check import make_parser, run
 from yolov7_jax.data.layouts import load_dataset
+from yolov7_jax.data.statistics import statistics
 from yolov7_jax.errors import UserError
-from yolov7_jax.training.statistics import statistics
 
 
 def check_command(arguments):
@@ -88,7 +88,7 @@ def test_a_report_that_cannot_be_written_is_noticed_before_the_scan(faulty, tmp_
     def refuse(*arguments, **options):
         raise AssertionError("nothing was to be scanned")
 
-    monkeypatch.setattr("yolov7_jax.training.check.scan_source", refuse)
+    monkeypatch.setattr("yolov7_jax.data.check.scan_source", refuse)
     kept = write_text(tmp_path / "kept.json", "old")
     for report in (tmp_path / "gone/a.json", tmp_path / "data.yaml/a.json"):
         with pytest.raises(UserError, match=r"--report .* cannot be written: "):
