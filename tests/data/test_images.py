@@ -161,3 +161,11 @@ def test_damage_inside_a_png_is_found_by_decoding(tmp_path):
     assert read_size(tmp_path / "a.png") == (9, 9)
     with pytest.raises(UnreadableImageError, match="is truncated or damaged"):
         read_size(tmp_path / "a.png", decode=True)
+
+
+def test_bytes_behind_the_end_of_a_png_are_no_part_of_it(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    content = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    (tmp_path / "a.png").write_bytes(content + b"more")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", strict=True), image)
+    assert read_size(tmp_path / "a.png") == (5, 4)
