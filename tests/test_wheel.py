@@ -10,7 +10,6 @@ import pytest
 from compiling import QUICK_FLAGS
 
 ROOT = pathlib.Path(__file__).parents[1]
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 QUICK = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_FLAGS}
 
 pytestmark = pytest.mark.slow
@@ -35,7 +34,7 @@ def installed(wheel, tmp_path):
     """Installs the wheel with extras, and returns what runs a program of that environment."""
 
     def install(extras=""):
-        uv("venv", "--quiet", "--python", PYTHON, tmp_path / "venv")
+        uv("venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
         python = tmp_path / "venv/bin/python"
         options = ("--quiet", "--compile-bytecode", "--python", python)
         uv("pip", "install", *options, f"{wheel}{extras}")

@@ -75,7 +75,9 @@ def test_a_killed_process_ends_the_others_with_a_message(workshop, stopped, tmp_
     ended = workshop.fit(tmp_path / "run", (2, 2), stop=(1, 3, signal.SIGKILL))
     assert ended.codes[1] == -signal.SIGKILL
     assert ended.codes[0] not in (0, -signal.SIGKILL)
-    assert "error: what the processes compute together has failed" in ended.errors[0]
+    # Ours, or that of a JAX whose collectives do not end when a process is gone.
+    ours, theirs = "error: what the processes compute together has failed", "another task died"
+    assert ours in ended.errors[0] or theirs in ended.errors[0]
 
 
 def test_a_image_that_one_process_alone_cannot_read_ends_all(workshop, stopped, tmp_path):

@@ -7,7 +7,6 @@ import zlib
 import jax
 import numpy as np
 import pytest
-from compiling import AS_USERS_DO
 from flax import nnx
 
 from yolov7_jax import LossConfig, assign_anchor, assign_ota, pad_targets
@@ -20,10 +19,10 @@ from yolov7_jax.weights.convert import load_official, to_official
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "trajectory"
 ASSIGNERS = {"ComputeLoss": assign_anchor, "ComputeLossOTA": assign_ota}
 # From the second update on, in step 16, the measured float32 run itself leaves the same run in
-# float64. With SGD and OTA by up to 20 %, because single objects change their candidates.
+# float64. With SGD and OTA by up to 20 %, because single objects change their candidates; there the
+# optimised program of a later JAX does so in the first steps.
 FIRST, FIRST_TOLERANCE = 10, 1e-3
 TOLERANCE = {"tiny_anchor_sgd": 0.02, "tiny_ota_adam": 0.02, "tiny_ota_sgd": 0.3}
-STRAYING = "tiny_ota_sgd"
 
 
 def official_tensors(model: networks.Yolov7) -> dict[str, np.ndarray]:
@@ -94,8 +93,6 @@ def test_losses_updates_and_final_norms_are_those_measured(name):
             assigner=ASSIGNERS[meta["loss"]],
         ),
         donate_argnums=0,
-        # Where rounding decides how far a run strays, it is that of a user's program.
-        compiler_options=AS_USERS_DO if name == STRAYING else None,
     )
     num_images = meta["batch"] * meta["batches_per_epoch"]
     schedule = Schedule(
