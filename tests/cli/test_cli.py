@@ -142,6 +142,13 @@ def test_a_help_page_explains_every_flag_and_ends_with_two_examples_that_would_r
         importlib.import_module(f"yolov7_jax.cli.{verb}").make_parser(arguments).parse(arguments)
 
 
+def test_the_first_help_page_has_a_line_for_each_verb(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    rows = [row.split() for row in capsys.readouterr().out.splitlines() if row.startswith("  ")]
+    assert {row[0] for row in rows} >= set(VERBS)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -111,6 +111,8 @@ def test_image_size_and_model_are_checked_against_each_other(capsys, tmp_path):
     data = make_data(tmp_path, "0 0.5 0.5 0.2 0.2", images=8)  # one for each device
     fit = ["train", "--data", data, "--output", "runs/a", "--batch-size", "8"]
     assert_wrong_use(capsys, [*fit, "--image-size", "330"], "multiple of 32", "320 or 352")
+    # Before all files of the data set are looked at.
+    pathlib.Path(data).with_name("labels").rename(tmp_path / "elsewhere")
     assert_wrong_use(capsys, [*fit, "--model", "yolov7-tny"], "unknown model 'yolov7-tny'")
     assert not pathlib.Path("runs").exists()
 

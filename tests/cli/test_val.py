@@ -16,6 +16,7 @@ from data_sets import IMAGES, coco_content, write_coco, write_text, write_yolo
 
 from yolov7_jax import create
 from yolov7_jax.cli import main
+from yolov7_jax.demo_data import demo
 from yolov7_jax.evaluate import detect_split as evaluation
 from yolov7_jax.weights import load_model, save_safetensors
 
@@ -183,6 +184,12 @@ def test_a_signal_that_jax_loses_while_it_compiles_ends_val(tmp_path, capsys, mo
     monkeypatch.setattr(evaluation, "forward", lose)
     assert val(write_coco(tmp_path / "data"), "--output", tmp_path / "out") == 143
     assert capsys.readouterr().err == "interrupted by SIGTERM\n"
+
+
+def test_val_knows_the_embedded_data_set(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "make_demo", lambda: write_yolo(tmp_path / "drawn"))
+    assert val("demo", "--output", tmp_path / "out") == 0
+    assert "drawn/data.yaml, train: 3 images" in capsys.readouterr().out
 
 
 def damaged_png(width, height):

@@ -66,6 +66,7 @@ class Parser(argparse.ArgumentParser):
         texts: Mapping[str, str] = types.MappingProxyType({}),
         *,
         others: bool = True,
+        default: str = "",
         prefix: str = "",
     ) -> None:
         """Adds a flag for each field of a dataclass, explained by the dataclass's docstring.
@@ -78,6 +79,7 @@ class Parser(argparse.ArgumentParser):
           only: which flags the help shows, as in `epochs` or `optim.lr0`; all if empty.
           texts: what the help says of some of them instead.
           others: whether flags that the help does not show may be given.
+          default: what the help says instead of values, but of those in groups.
           prefix: of the names.
         """
         meanings, hints = _attributes(type(settings)), typing.get_type_hints(type(settings))
@@ -95,7 +97,7 @@ class Parser(argparse.ArgumentParser):
                 "--" + name.replace("_", "-"),
                 dest=name,
                 default=argparse.SUPPRESS,
-                help=f"{text} (default: {_shown(value)})".replace("%", "%%")
+                help=f"{text} (default: {default or _shown(value)})".replace("%", "%%")
                 if shown
                 else argparse.SUPPRESS,
                 **_reading(hints[field.name]),
@@ -116,10 +118,10 @@ def overridden(settings: Any, given: argparse.Namespace, prefix: str = "") -> An
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples, and fills those of the description."""
+    """Keeps the lines of lists, which are indented, and fills those of other paragraphs."""
 
     def add_text(self, text: str | None) -> None:
-        if text and not text.startswith("examples:"):
+        if text and "\n  " not in text:
             text = "\n".join(self._split_lines(text, self._width))
         super().add_text(text)
 
@@ -150,7 +152,11 @@ def _reading(hint: Any) -> dict[str, Any]:
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         return (
-            {"choices": (*choices, None), "type": _or_none(str)}
+            {
+                "choices": (*choices, None),
+                "type": _or_none(str),
+                "metavar": f"{{{','.join((*choices, 'none'))}}}",
+            }
             if optional
             else {"choices": choices}
         )

@@ -19,12 +19,12 @@ def make_parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         "resume",
         "Continues a run with its settings, on as many devices, processes and workers as there "
-        "are. A flag that is not given leaves what the run has.",
+        "are.",
         EXAMPLES,
         abbreviations=False,
     )
     parser.add_argument("run_folder", metavar="RUN", help="the folder of the run")
-    parser.add_settings(TrainConfig(), CHANGEABLE, others=False)
+    parser.add_settings(TrainConfig(), CHANGEABLE, others=False, default="that of the run")
     return parser
 
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from yolov7_jax.cli.parser import Parser
+from yolov7_jax.cli.run_settings import check_data
 from yolov7_jax.config import EVAL_IOU_THRESHOLD, EVAL_SCORE_THRESHOLD
 from yolov7_jax.files import check_exists
 
@@ -96,7 +97,9 @@ def make_parser(arguments: Sequence[str]) -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Measures the weights; returns the exit code."""
     check_exists(options.weights, "--weights")
-    check_exists(options.data, "--data")
+    check_data(options.data)
+    from yolov7_jax.demo_data.demo import data_file
     from yolov7_jax.evaluate import validate  # needs the extra `images`
 
+    options.data = data_file(options.data)
     return validate.run(options)

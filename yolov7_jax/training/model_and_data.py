@@ -58,8 +58,8 @@ def load_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
     return train_set, val_set
 
 
-def create_model(config: TrainConfig, num_classes: int) -> networks.Yolov7:
-    """Returns a fresh model.
+def check_network(config: TrainConfig) -> None:
+    """Refuses what no network can be made for, before the data set is looked at.
 
     Raises:
       UserError: the model is unknown, or the image size does not suit it.
@@ -68,6 +68,15 @@ def create_model(config: TrainConfig, num_classes: int) -> networks.Yolov7:
         known = ", ".join(networks.ARCHITECTURES)
         raise UserError(f"unknown model {config.model!r}; known are {known}")
     check_image_size(config.image_size, networks.ARCHITECTURES[config.model].strides)
+
+
+def create_model(config: TrainConfig, num_classes: int) -> networks.Yolov7:
+    """Returns a fresh model.
+
+    Raises:
+      UserError: as `check_network` does.
+    """
+    check_network(config)
     return networks.create(
         config.model,
         num_classes,

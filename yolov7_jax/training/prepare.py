@@ -23,6 +23,7 @@ from yolov7_jax.training.distributed import check_same
 from yolov7_jax.training.evaluation import Evaluation, Watch, evaluate
 from yolov7_jax.training.mesh import make_mesh, place, state_shardings
 from yolov7_jax.training.model_and_data import (
+    check_network,
     compute_dtype,
     create_model,
     load_splits,
@@ -158,6 +159,7 @@ def prepare(config: TrainConfig, *, fresh: bool = True) -> tuple[Setup, TrainSta
     Raises:
       UserError: the data, the weights or the settings do not allow it.
     """
+    check_network(config)
     train_set, val_set = load_splits(config)
     model = create_model(config, len(train_set.names))
     lines = []

@@ -69,7 +69,7 @@ class TrainConfig:
 
     Attributes:
       recipe: settings to start from: a recipe of the package by its name, or a YAML file. Flags
-        override it. The one of the model if not given.
+        override it. Each model has one, its default.
       data: data.yaml of a data set in the YOLO layout, a COCO or VOC data set, or "demo" for the
         embedded one. Empty where a recipe leaves it to the flags.
       model: which network.
