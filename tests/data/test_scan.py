@@ -203,6 +203,13 @@ def test_a_truncated_or_foreign_cache_is_rebuilt(faulty):
     assert_same(scan(faulty), first)
 
 
+def test_the_cache_can_be_read_by_all_that_the_umask_allows(faulty, tmp_path):
+    scan(faulty)
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert cache_of(faulty).stat().st_mode == usual.stat().st_mode
+
+
 def test_a_cache_that_cannot_be_written_beside_the_data_is_the_users(faulty, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     write_text(faulty.parent / scan_cache.CACHE_FOLDER, "a file in the way")

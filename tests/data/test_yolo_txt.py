@@ -311,3 +311,11 @@ def test_missing_folders_are_named(folder):
     (folder / "images/val").unlink()
     (folder / "images/val").mkdir()
     assert error_of(folder, "val").startswith("data.yaml: 'val': no images (.bmp ")
+
+
+def test_a_split_without_images_tells_of_those_that_are_not_read_and_not_of_labels(folder):
+    for path in ("images/empty/notes", "labels/empty/o.txt", "images/phone/p.heic"):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_text("0 0.5 0.5 0.1 0.1")
+    (folder / "data.yaml").write_text("train: [images/empty, images/phone]\nnames: [a]\n")
+    assert "p.heic: .heic is not read" in error_of(folder, "train")

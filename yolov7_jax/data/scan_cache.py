@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from yolov7_jax.data.assemble import Scan
 from yolov7_jax.data.dataset import Dataset, Polygons
 from yolov7_jax.data.faults import Fault, FaultKind
-from yolov7_jax.files import replacing, user_cache
+from yolov7_jax.files import user_cache, write_whole
 
 CACHE_FOLDER = ".yolov7_jax_cache"
 # The last figure is to change with the format, and with what a scan finds.
@@ -75,16 +75,13 @@ def damaged_images(data: str | Path, split: str) -> frozenset[str]:
 
 def write_scan(data: str | Path, split: str, digest: str, scan: Scan) -> None:
     """Keeps a scan in the first place that can be written; it's no fault if there is none."""
-    arrays = _encode(digest, scan)
+    # Not by `save_file`, whose files nobody but their owner may read.
+    content = save(_encode(digest, scan))
     for path in cache_files(data, split):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as unfinished:
-                save_file(arrays, unfinished)
-                with unfinished.open("r+b") as file:
-                    checksum = hashlib.file_digest(file, "blake2b").digest()
-                    file.write(MAGIC + checksum)
-        except (OSError, SafetensorError) as error:
+            write_whole(path, [content, MAGIC, hashlib.blake2b(content).digest()])
+        except OSError as error:
             _log.info("%s: cannot be written: %s", path, error)
         else:
             return

@@ -147,7 +147,7 @@ def open_yolo_txt(
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(
             f"{file}: '{split}': no images ({suffixes}) in {where}"
-            + (f"; {faults[0]}" if faults else "")
+            + next((f"; {fault}" for fault in faults if fault.kind is not FaultKind.NO_IMAGE), "")
         )
     told = {*(fault.file for fault in faults), *map(str, entries)}
     return YoloTxt(names, tuple(once), tuple(faults), _unused_texts(once, told))
