@@ -9,12 +9,11 @@ import hypothesis
 import pytest
 from compiling import QUICK_FLAGS
 
-DEVICES_FLAG = "--xla_force_host_platform_device_count"
-
 # JAX reads these when it is first used; what the user chose stays.
-os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
-if DEVICES_FLAG not in os.environ["XLA_FLAGS"]:
-    os.environ["XLA_FLAGS"] += f" {DEVICES_FLAG}=8"
+CHOSEN = os.environ.get("XLA_FLAGS", "")
+WANTED = [*QUICK_FLAGS.split(), "--xla_force_host_platform_device_count=8"]
+ADDED = [flag for flag in WANTED if flag.partition("=")[0] not in CHOSEN]
+os.environ["XLA_FLAGS"] = " ".join([CHOSEN, *ADDED]).strip()
 
 # Shells start what runs in the background with SIGINT ignored, which tests of Ctrl-C would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 def uv(*arguments):
     program = shutil.which("uv", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program, "this test needs uv"
+    # That of the user, and not the empty one that tests have: packages are downloaded once.
     own_cache = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"}
     subprocess.run([program, *map(str, arguments)], check=True, cwd=ROOT, env=own_cache)
 

@@ -282,6 +282,7 @@ def test_a_split_without_any_label_is_a_loud_fault(tmp_path, capsys):
         "the first, would be labels/train/a.txt or images/train/a.txt\n" in text
     )
     assert "1 fault: 1 split not usable" in text
+    assert "so that training starts at once" not in text
 
 
 def test_the_folder_labels_is_explained_where_no_folder_is_named_images(tmp_path, capsys):

@@ -57,6 +57,15 @@ def test_a_decoders_message_is_the_reason_for_its_own_image_and_not_printed(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_progressive_image_is_refused_wherever_it_is_cut(tmp_path):
+    soft = cv2.GaussianBlur(cv2.imdecode(np.frombuffer(jpeg(), np.uint8), 1), (3, 3), 0)
+    content = cv2.imencode(".jpg", soft, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    for end in range(0, len(content) - 1, 3):
+        (tmp_path / "a.jpg").write_bytes(content[:end])
+        with pytest.raises(UnreadableImageError):
+            read_image(tmp_path / "a.jpg", strict=True)
+
+
 def test_the_scan_of_headers_prints_nothing_either(damaged, capfd):
     (damaged.parent / "images/00.jpg").write_bytes(jpeg()[:500])
     found = scan(damaged)

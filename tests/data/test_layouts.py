@@ -66,16 +66,19 @@ def test_a_folder_with_a_data_yaml_is_that_data_yaml(tmp_path):
 
 
 def test_coco_images_are_found_in_cocos_own_layout(tmp_path):
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         for name, size in IMAGES.items():
             write_image(tmp_path / f"{split}2017/{name}.jpg", *size)
         path = tmp_path / f"annotations/instances_{split}2017.json"
         write_text(path, json.dumps(coco_content()))
     for data in ("instances_train2017.json", "instances_val2017.json"):
-        for split in ("train", "val"):
+        for split in ("train", "val", "test"):
             dataset = load_dataset(tmp_path / "annotations" / data, split)
             assert dataset.paths[0] == str(tmp_path / f"{split}2017" / "a.jpg")
-        assert expected_splits(tmp_path / "annotations" / data) == ["train", "val"]
+        assert expected_splits(tmp_path / "annotations" / data) == ["train", "val", "test"]
+    path.unlink()
+    path = path.with_name("instances_val2017.json")
+    assert expected_splits(path) == ["train", "val"]
     assert "has no split 'test' beside it" in error_of(path, "test")
 
 
@@ -113,6 +116,9 @@ def test_voc_classes_are_those_of_all_splits(tmp_path):
         assert (dataset.names, dataset.labels.tolist()) == (NAMES, labels)
     assert expected_splits(tmp_path) == ["train", "val"]
     assert "has no split 'test'" in error_of(tmp_path, "test")
+    write_text(tmp_path / "ImageSets/Main/test.txt", "a\n")
+    write_text(tmp_path / "ImageSets/Main/cat_test.txt", "a 1\n")  # of one class
+    assert expected_splits(tmp_path) == ["train", "val", "test"]
 
 
 def test_what_is_no_data_set_is_said_to_be_none(tmp_path):

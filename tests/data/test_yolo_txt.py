@@ -225,11 +225,14 @@ def test_a_label_file_that_cannot_be_opened_is_named_with_the_reason(folder):
 
 
 def test_images_that_are_listed_twice_or_missing_are_left_out_and_named(folder):
-    (folder / "list.txt").write_text("images/train/0.png\nimages/train/9.png\n./images/train/0.png")
+    lines = "images/train/0.png\nimages/train/9.png\n./images/train/0.png\nimages/train/1\0.png"
+    (folder / "list.txt").write_text(lines)
+    (folder / "images/train/1 .png").write_bytes((folder / "images/train/0.png").read_bytes())
     (folder / "data.yaml").write_text("train: list.txt\nnames: [a, b]")
     assert faults_of(folder) == [
         "images/train/0.png: is named more than once by 'train'",
         "list.txt:2: there is no image images/train/9.png",
+        "list.txt:4: there is no image images/train/1\\x00.png",
     ]
     assert len(load_dataset(folder, "train")) == 1
 

@@ -102,10 +102,10 @@ def red_rectangle(params, batch_stats, images):
 
 @pytest.fixture
 def finding_red(model, monkeypatch):
-    def predict(graphdef, params, batch_stats, images, head):
+    def forward(graphdef, params, batch_stats, images, head):
         return red_rectangle(params, batch_stats, images)
 
-    monkeypatch.setattr(prediction, "forward", predict)
+    monkeypatch.setattr(prediction, "forward", forward)
     # With a setting of its own, so that nothing compiled before is used.
     return Detector(model, NAMES, dataclasses.replace(CONFIG, image_size=96, max_detections=3))
 

@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Sequence
 
 from yolov7_jax.cli.parser import Parser
-from yolov7_jax.cli.run_settings import check_data
+from yolov7_jax.cli.run_settings import DATA_HELP, check_data
 from yolov7_jax.config import EVAL_IOU_THRESHOLD, EVAL_SCORE_THRESHOLD
 from yolov7_jax.files import check_exists
 
 BATCH_SIZE = 16
 EXAMPLES = (
-    "val --weights runs/demo --data demo/data.yaml",
+    "val --weights runs/demo --data demo",
     "val --weights yolov7.pt --data coco/instances_val.json --report",
 )
 
@@ -28,12 +28,7 @@ def make_parser(arguments: Sequence[str]) -> Parser:
     parser.add_argument(
         "--weights", metavar="FILE", required=True, help="a file of weights, or a run's folder"
     )
-    parser.add_argument(
-        "--data",
-        metavar="DATA",
-        required=True,
-        help="a data.yaml, a COCO .json file or a Pascal VOC folder",
-    )
+    parser.add_argument("--data", metavar="DATA", required=True, help=DATA_HELP)
     parser.add_argument("--split", default="val", help="train, val or test; default: %(default)s")
     parser.add_argument(
         "--image-size",

@@ -111,7 +111,8 @@ def check(
     folder = _folder_of(data)
     _print_lines([f"\nwarning: {warning}" for warning in warnings])
     _print_lines([f"\nnote: {note.replace(folder, '')}" for note in same])
-    _print_lines(_index_lines(data, list(results)))
+    trainable = [name for name, result in results.items() if len(result.dataset.labels)]
+    _print_lines(_index_lines(data, trainable))
     if report is not None:
         _write_report(report, data, results, broken, notes + same, warnings)
         print(f"the whole report is in {report}")

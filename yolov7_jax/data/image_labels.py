@@ -55,15 +55,15 @@ class ImageLabels(NamedTuple):
 
     Attributes:
       file: its path; empty where the image has none.
-      rows: those that are sound.
+      rows: those that are valid.
       faults: what is wrong.
-      image_size: width and height of the image in pixels; zeros where the file doesn't say.
+      annotated_size: width and height of the image in pixels; zeros where the file doesn't say.
     """
 
     file: str
     rows: list[LabelRow]
     faults: list[Fault]
-    image_size: Size = (0, 0)
+    annotated_size: Size = (0, 0)
 
 
 def label_file(paths: Iterable[str]) -> LabelFile:
@@ -86,7 +86,7 @@ def lines_of(source: Path) -> list[tuple[int, str]]:
       UserError: it cannot be read.
     """
     try:
-        lines = source.read_text(encoding="utf-8-sig").replace("\0", " ").split("\n")
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as text") from error
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -125,7 +125,7 @@ def joined(size: Size, fault: Fault | None, labels: ImageLabels) -> tuple[Size, 
     return size, labels._replace(faults=faults if fault is None else [*faults, fault])
 
 
-def gather(
+def found_from(
     names: tuple[str, ...],
     paths: tuple[str, ...],
     results: Iterable[tuple[Size, ImageLabels]],

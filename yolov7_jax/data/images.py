@@ -26,13 +26,19 @@ from yolov7_jax.errors import UserError
 # Where a JPEG decoder loses its place; only OpenCV knows whether there is an image all the same.
 LOST = ("Unsupported marker type", "Bogus ", "Invalid JPEG file structure:")
 # A JPEG image with these is decoded to the end, but some of it is grey or displaced.
-DAMAGE = ("Corrupt JPEG data:", *LOST)
+DAMAGE = (
+    "Corrupt JPEG data:",
+    "Invalid component ID",
+    "Invalid progressive/lossless parameters",
+    *LOST,
+)
 TRUNCATED = "Premature end of JPEG file"
 # What lies between the image and its end: nothing that matters, or what was left over when the
 # decoder lost its place in damaged data.
 DOUBT = "extraneous bytes before marker 0xd"
 # By EXIF orientation, what OpenCV's flip is to do after the image was transposed from 5 on.
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+_START_BYTES = 4096  # read at once; headers are seldom longer
 MOST_PIXELS = 2**28  # of a JPEG image; a small file can claim 2**32
 
 Path = str | os.PathLike[str]
@@ -72,7 +78,7 @@ def read_image(path: Path, *, strict: bool = False) -> UInt8[np.ndarray, "h w 3"
 def read_whole(
     path: str, size: tuple[int, int], *, strict: bool = False
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image that the scan of its data set found sound.
+    """Decodes an image that the scan of its data set found undamaged.
 
     Args:
       path: the file.
@@ -137,9 +143,9 @@ def examine_image(path: str, *, decode: bool) -> tuple[tuple[int, int], Fault | 
 def _examine(path: str, decode: bool) -> tuple[tuple[int, int], str]:
     """Returns what `read_size` does, and what the decoder complains of, if anything."""
     with _opened(path) as file:
-        size, is_whole, is_png = _size_from_header(file, decode)
-        is_empty = os.fstat(file.fileno()).st_size == 0
-    if is_empty:
+        file_size = os.fstat(file.fileno()).st_size
+        size, is_whole, is_png = _size_from_header(file, file_size, decode)
+    if not file_size:
         raise UnreadableImageError(f"{path}: is empty, 0 bytes")
     if size is not None and is_whole and not decode:
         return size, ""
@@ -156,15 +162,18 @@ def _examine(path: str, decode: bool) -> tuple[tuple[int, int], str]:
     return (image.shape[1], image.shape[0]), complaint
 
 
-def _size_from_header(file: io.FileIO, thorough: bool) -> tuple[tuple[int, int] | None, bool, bool]:
+def _size_from_header(
+    file: io.FileIO, file_size: int, thorough: bool
+) -> tuple[tuple[int, int] | None, bool, bool]:
     """Returns the upright size, None where only decoding tells; whether the end is there; PNG."""
+    start = os.pread(file.fileno(), _START_BYTES, 0)
 
     def read(length: int, at: int) -> bytes:
-        return os.pread(file.fileno(), length, at)
+        part = start[at : at + length]
+        return part if len(part) == length else os.pread(file.fileno(), length, at)
 
-    file_size, start = os.fstat(file.fileno()).st_size, read(len(PNG_START), 0)
     with contextlib.suppress(struct.error):  # it ends too early
-        if start == PNG_START:
+        if start.startswith(PNG_START):
             return *png_size(read, file_size, thorough=thorough), True
         header = jpeg_header(read) if start.startswith(JPEG_START) else None
         if header is not None:

@@ -91,7 +91,7 @@ class _Reader:
             raise UserError(f"{self.path}: is not COCO JSON: it has no {', '.join(missing)}")
 
     def between(self, opening: str, closing: str) -> Iterator[None]:
-        """Stands before each of the things between brackets, one after the other."""
+        """Yields once before each element between an opening and a closing bracket."""
         self.expect(opening)
         if self.peek() != closing:
             yield

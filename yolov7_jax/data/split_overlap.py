@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from yolov7_jax.data.ahead import default_workers, map_files
 from yolov7_jax.data.dataset import Dataset
-from yolov7_jax.data.faults import plural, shown
+from yolov7_jax.data.faults import first_of, plural, shown
 
 _CHUNK = 1 << 20  # bytes
 
@@ -62,13 +62,11 @@ def identical_images(datasets: Mapping[str, Dataset]) -> list[str]:
         known = {digest_of[path]: path for path in reversed(keys[first]) if path in digest_of}
         same = [path for path in keys[second] if digest_of.get(path) in known]
         if same:
-            count, path = len(same), same[0]
-            verb = "is" if count == 1 else "are"
+            count, verb = len(same), "is" if len(same) == 1 else "are"
+            pairs = [f"{shown(path, 300)} is {shown(known[digest_of[path]], 300)}" for path in same]
             notes.append(
                 f"{count} {plural('image', count)} of {second} {verb} in {first} too, byte for "
-                f"byte: {shown(path, 300)} is {shown(known[digest_of[path]], 300)}"
-                + ", the first"
-                * (count > 1)
+                f"byte: {first_of(pairs)}"
             )
     return notes
 

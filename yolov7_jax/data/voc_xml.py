@@ -5,11 +5,11 @@ import functools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - it has no types
+from lxml import etree
 
 from yolov7_jax.data.ahead import map_files
 from yolov7_jax.data.assemble import Found
@@ -19,7 +19,7 @@ from yolov7_jax.data.image_labels import (
     LabelRow,
     Size,
     digest_of,
-    gather,
+    found_from,
     joined,
     label_file,
     lines_of,
@@ -94,8 +94,9 @@ class VocXml:
         pairs = list(zip(self.images, self.annotations, strict=True))
         results = list(map_files(examine, pairs, workers=workers, title="images"))
         names = self.names or self._all_names([labels for _, labels in results], workers)
-        indexed = ((size, _with_indices(labels, names)) for size, labels in results)
-        return gather(names, self.images, indexed, self.faults, self.unused)
+        index_of = {name: index for index, name in enumerate(names)}
+        indexed = ((size, _with_indices(labels, index_of)) for size, labels in results)
+        return found_from(names, self.images, indexed, self.faults, self.unused)
 
     def _all_names(self, read: list[ImageLabels], workers: int) -> tuple[str, ...]:
         read_other = functools.partial(read_annotation, size=(0, 0))
@@ -184,7 +185,8 @@ def _identities(
 ) -> list[tuple[str, int]]:
     """Returns the images that a list names, and its lines; the sets are names of files."""
     stems = {os.path.splitext(name)[0] for name in (*images, *annotations)}
-    return [(_identity(line, stems), number) for number, line in lines_of(source)]
+    named = ((line.replace("\0", " ").strip(), number) for number, line in lines_of(source))
+    return [(_identity(line, stems), number) for line, number in named if line]
 
 
 def _identity(line: str, stems: set[str]) -> str:
@@ -205,21 +207,21 @@ def _examine(decode: bool, pair: tuple[str, str]) -> tuple[Size, ImageLabels]:
     image, annotation = pair
     size, fault = examine_image(image, decode=decode)
     labels = read_annotation(annotation, size)
-    if 0 not in (*size, *labels.image_size) and labels.image_size != size:
-        annotated = f"{labels.image_size[0]} x {labels.image_size[1]}"
+    if 0 not in (*size, *labels.annotated_size) and labels.annotated_size != size:
+        annotated = f"{labels.annotated_size[0]} x {labels.annotated_size[1]}"
         reason = f"is {size[0]} x {size[1]} pixels, but its XML file says {annotated}"
         size, fault = (0, 0), Fault(FaultKind.OTHER_SIZE, image, None, reason)
     return joined(size, fault, labels)
 
 
-def _with_indices(labels: ImageLabels, names: tuple[str, ...]) -> ImageLabels:
+def _with_indices(labels: ImageLabels, index_of: Mapping[str, int]) -> ImageLabels:
     """Returns labels with indices of classes for names; objects of other names are faults."""
     rows, faults = [], list(labels.faults)
     for row in labels.rows:
-        if row.label in names:
-            rows.append(row._replace(label=names.index(row.label)))
+        if row.label in index_of:
+            rows.append(row._replace(label=index_of[row.label]))
         else:
-            reason = f"class {shown(row.label)!r} is not one of {shown(', '.join(names))}"
+            reason = f"class {shown(row.label)!r} is not one of {shown(', '.join(index_of))}"
             faults.append(Fault(FaultKind.UNKNOWN_CLASS, labels.file, row.line, reason))
     return labels._replace(rows=rows, faults=faults)
 

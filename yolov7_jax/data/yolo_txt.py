@@ -16,7 +16,7 @@ from yolov7_jax.data.image_labels import (
     LabelRow,
     Size,
     digest_of,
-    gather,
+    found_from,
     joined,
     label_file,
     lines_of,
@@ -98,7 +98,7 @@ class YoloTxt:
         """Looks at every file; see `Found`."""
         examine = functools.partial(_examine, len(self.names), decode)
         results = map_files(examine, self.images, workers=workers, title="images")
-        return gather(self.names, self.images, results, self.faults, self.unused)
+        return found_from(self.names, self.images, results, self.faults, self.unused)
 
 
 def open_yolo_txt(

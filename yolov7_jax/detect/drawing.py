@@ -6,14 +6,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from yolov7_jax.extras import from_extra
 from yolov7_jax.files import write_whole
 
-try:
+with from_extra("images"):
     import cv2
-except ImportError as error:
-    raise ImportError(
-        "yolov7_jax.detect.drawing needs OpenCV: pip install 'yolov7-jax[images]'"
-    ) from error
 
 Image = UInt8[np.ndarray, "h w 3"]
 Colour = tuple[int, int, int]

@@ -17,15 +17,12 @@ from yolov7_jax.data.images import resize
 from yolov7_jax.detect.coco_stream import ERRORS, UTF8, CocoFile
 from yolov7_jax.detect.drawing import colour_of, draw_boxes, readable_scale, write_image
 from yolov7_jax.detect.sources import Frame, Image
+from yolov7_jax.extras import from_extra
 from yolov7_jax.files import naming, write_whole
 from yolov7_jax.types import Detections
 
-try:
+with from_extra("images"):
     import cv2
-except ImportError as error:
-    raise ImportError(
-        "yolov7_jax.detect.outputs needs OpenCV: pip install 'yolov7-jax[images]'"
-    ) from error
 
 LABELS, CROPS = "labels", "crops"
 COCO_FILE, CSV_FILE, JSON_LINES_FILE = "detections.json", "detections.csv", "detections.jsonl"

@@ -19,15 +19,14 @@ from yolov7_jax.detect.detector import Detector, DetectorConfig, Letterboxed
 from yolov7_jax.detect.outputs import Found, SaveConfig, Saver, found_in
 from yolov7_jax.detect.sources import Frame, Still, Video, find_sources, read_still, read_video
 from yolov7_jax.errors import INCOMPLETE, UserError, printable
+from yolov7_jax.extras import from_extra
 from yolov7_jax.files import folder_if_filled
 from yolov7_jax.signals import forget_stop, stop_if_wanted, stopped_by
 from yolov7_jax.summary import described
 from yolov7_jax.weights.load import open_model
 
-try:
+with from_extra("images"):
     from tqdm import tqdm
-except ImportError as error:
-    raise ImportError("predicting needs tqdm: pip install 'yolov7-jax[images]'") from error
 
 OUTPUT = pathlib.Path("runs/predict")
 READERS = 2  # threads

@@ -15,13 +15,10 @@ from jaxtyping import UInt8
 
 from yolov7_jax.data.images import UnreadableImageError, read_image, read_size
 from yolov7_jax.errors import UserError
+from yolov7_jax.extras import from_extra
 
-try:
+with from_extra("images"):
     import cv2
-except ImportError as error:
-    raise ImportError(
-        "yolov7_jax.detect.sources needs OpenCV: pip install 'yolov7-jax[images]'"
-    ) from error
 
 # By suffix, in folders; a file that is named is opened whatever it is called.
 IMAGES = frozenset(

@@ -5,12 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-try:
+from yolov7_jax.extras import from_extra
+
+with from_extra("images"):
     import hotcoco
-except ImportError as error:
-    raise ImportError(
-        "yolov7_jax.evaluate.coco_ap needs hotcoco: pip install 'yolov7-jax[images]'"
-    ) from error
 
 
 class GroundTruth(NamedTuple):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from yolov7_jax.extras import from_extra
 from yolov7_jax.model import Yolov7, split
 from yolov7_jax.weights.checkpoint_contents import Checkpoint, FormatError, naming_file, quoted
 from yolov7_jax.weights.convert import to_official
@@ -37,12 +38,8 @@ def read_run(path: str | os.PathLike[str]) -> Checkpoint:
       CheckpointError: there is no checkpoint, or one that does not hold a model.
       ImportError: orbax is not installed.
     """
-    try:
+    with from_extra("train"):
         from orbax.checkpoint import v1 as ocp
-    except ImportError as fault:
-        raise ImportError(
-            "checkpoints of training runs need orbax: pip install 'yolov7-jax[train]'"
-        ) from fault
     with naming_file(path):
         folder = _checkpoint_folder(pathlib.Path(path).absolute(), ocp)
         metadata = ocp.metadata(str(folder))
