@@ -98,7 +98,8 @@ def test_strips_are_summed_over_the_devices(monkeypatch, check_vma):
 
 def normalised(x, scale, bias, activation):
     norm = BatchNorm(x.shape[3])
-    norm.scale[...], norm.bias[...] = scale, bias
+    norm.scale.set_value(scale)
+    norm.bias.set_value(bias)
     return norm(x, activation)
 
 

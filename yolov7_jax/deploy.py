@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from yolov7_jax.model import Yolov7
@@ -13,6 +14,8 @@ from yolov7_jax.nn.head import DetectLevel, ImplicitDetectLevel
 from yolov7_jax.nn.norm import EPSILON, BatchNorm
 from yolov7_jax.nn.p6 import P6Neck
 from yolov7_jax.nn.rep import RepConv, RepConvFolded
+
+CENTRE = np.pad(np.ones((1, 1, 1, 1), np.float32), ((1, 1), (1, 1), (0, 0), (0, 0)))  # of 3x3
 
 
 def deploy(model: Yolov7) -> Yolov7:
@@ -51,9 +54,15 @@ def fold_head(model: Yolov7) -> Yolov7:
 
 def _of_copy(change: Callable[[Yolov7], Yolov7], model: Yolov7) -> Yolov7:
     graphdef, state = nnx.split(model)
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
+    leaves = jax.tree.leaves(state)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return nnx.eval_shape(lambda state: change(nnx.merge(graphdef, state)), state)
-    return change(nnx.merge(graphdef, state, copy=True))
+    if not any(isinstance(leaf, Tracer) for leaf in leaves):
+        # On the host: each of the many shapes would cost compilations on the device.
+        state = jax.device_get(state)
+    changed = change(nnx.merge(graphdef, state, copy=True))
+    nnx.update(changed, jax.device_put(nnx.state(changed)))
+    return changed
 
 
 def _with_plain_head(model: Yolov7) -> Yolov7:
@@ -110,10 +119,10 @@ def _rep_conv(module: RepConv) -> tuple[Float[Array, "3 3 i o"], Float[Array, " 
     """Returns the one kernel and bias that give the sum of all branches."""
     kernel, bias = _with_norm(module.kernel3[...], module.norm3)
     kernel1, bias1 = _with_norm(module.kernel1[...], module.norm1)
-    kernel, bias = kernel.at[1, 1].add(kernel1[0, 0]), bias + bias1
+    kernel, bias = kernel + CENTRE * kernel1, bias + bias1
     if module.norm0 is not None:
-        kernel0, bias0 = _with_norm(jnp.eye(kernel.shape[2])[None, None], module.norm0)
-        kernel, bias = kernel.at[1, 1].add(kernel0[0, 0]), bias + bias0
+        gain, bias0 = _gain_and_bias(module.norm0)
+        kernel, bias = kernel + CENTRE * np.eye(len(gain), dtype=np.float32) * gain, bias + bias0
     return kernel, bias
 
 
@@ -121,5 +130,10 @@ def _with_norm(
     kernel: Float[Array, "k k i o"], norm: BatchNorm
 ) -> tuple[Float[Array, "k k i o"], Float[Array, " o"]]:
     """Returns kernel and bias of a convolution that does what one and the norm behind it do."""
-    gain = jax.lax.rsqrt(norm.variance[...] + EPSILON) * norm.scale[...]
-    return kernel * gain, norm.bias[...] - norm.mean[...] * gain
+    gain, bias = _gain_and_bias(norm)
+    return kernel * gain, bias
+
+
+def _gain_and_bias(norm: BatchNorm) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    gain = (norm.variance[...] + EPSILON) ** -0.5 * norm.scale[...]
+    return gain, norm.bias[...] - norm.mean[...] * gain

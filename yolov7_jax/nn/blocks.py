@@ -49,7 +49,7 @@ def uniform_by_fan_in(
     if rng is None:
         return jnp.zeros(shape)
     bound = fan_in**-0.5
-    return jnp.asarray(rng.uniform(-bound, bound, shape).astype(np.float32))
+    return jax.device_put(rng.uniform(-bound, bound, shape).astype(np.float32))
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:

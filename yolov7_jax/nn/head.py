@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -125,13 +126,13 @@ def _normal(rng: np.random.Generator | None, mean: float, features: int) -> Floa
     """Draws the start values of an implicit vector; zeros without `rng`."""
     if rng is None:
         return jnp.zeros(features)
-    return jnp.asarray(rng.normal(mean, 0.02, features).astype(np.float32))
+    return jax.device_put(rng.normal(mean, 0.02, features).astype(np.float32))
 
 
-def _bias_prior(level: int, head: HeadConfig) -> Float[Array, " o"]:
+def _bias_prior(level: int, head: HeadConfig) -> Float[np.ndarray, " o"]:
     """Returns the log-odds, about, of an object in a cell and of a class; `[a * f]`."""
     cells = (EXPECTED_SIZE / head.strides[level]) ** 2
     fields = [0.0] * 4
     fields += [math.log(EXPECTED_OBJECTS / cells)]
     fields += [math.log(EXPECTED_CLASS / (head.num_classes - 0.99))] * head.num_classes
-    return jnp.tile(jnp.array(fields, jnp.float32), head.num_anchors)
+    return np.tile(np.array(fields, np.float32), head.num_anchors)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -60,10 +61,11 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, features: int):
-        self.scale = nnx.Param(jnp.ones(features))
-        self.bias = nnx.Param(jnp.zeros(features))
-        self.mean = nnx.BatchStat(jnp.zeros(features))
-        self.variance = nnx.BatchStat(jnp.ones(features))
+        # Made on the host: each number of features would cost a compilation on the device.
+        self.scale = nnx.Param(jax.device_put(np.ones(features, np.float32)))
+        self.bias = nnx.Param(jax.device_put(np.zeros(features, np.float32)))
+        self.mean = nnx.BatchStat(jax.device_put(np.zeros(features, np.float32)))
+        self.variance = nnx.BatchStat(jax.device_put(np.ones(features, np.float32)))
         self.use_running_average = False
         self.axis_name: str | None = None
         self.batches_tracked = Counter()

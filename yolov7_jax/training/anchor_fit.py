@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
-from scipy.cluster.vq import kmeans2
 
 from yolov7_jax.data.dataset import Dataset
 from yolov7_jax.training.train_config import Anchors
@@ -126,6 +125,8 @@ def _cluster(
     sizes: Float32[np.ndarray, "n 2"], count: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "a 2"]:
     """Returns the centres of the best of several runs of k-means."""
+    from scipy.cluster.vq import kmeans2  # takes as long to import as JAX, and most runs need none
+
     spread = sizes.std(0, dtype=np.float64).clip(1e-6)  # so that both axes count alike
     points = sizes / spread
     distinct = np.unique(points, axis=0)

@@ -76,7 +76,7 @@ def load_official(
     for entry in wanted:
         value = np.asarray(tensors[entry.key]).astype(np.float32)
         ours = value.reshape(-1) if entry.axes is None else value.transpose(entry.axes)
-        entry.variable.set_value(jnp.asarray(ours))
+        entry.variable.set_value(jax.device_put(ours))
     for key, norm in counters.items():
         norm.batches_tracked = Counter(int(tensors.get(key, 0)))
     model.head = head
