@@ -15,12 +15,6 @@ WANTED = [*QUICK_FLAGS.split(), "--xla_force_host_platform_device_count=8"]
 ADDED = [flag for flag in WANTED if flag.partition("=")[0] not in CHOSEN]
 os.environ["XLA_FLAGS"] = " ".join([CHOSEN, *ADDED]).strip()
 
-# One core for each worker: on more, threads that wait for each other take a tenth of the time.
-if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-    os.sched_setaffinity(0, {cores[number % len(cores)]})
-
 # Shells start what runs in the background with SIGINT ignored, which tests of Ctrl-C would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -51,6 +51,8 @@ FEW_FEATURES = 16
 STRIP_SIZE = 2**18
 
 
+# Traced and differentiated once for all layers of the same shapes.
+@functools.partial(jax.jit, static_argnums=2)
 def convolution(
     x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], stride: int
 ) -> Float[Array, "b y x o"]:

@@ -123,7 +123,9 @@ def _normalised(x, scale, bias, activation, axis_name, count):
     return _affine(x, mean, variance, scale, bias, activation), mean, variance
 
 
-_normalise = jax.custom_vjp(_normalised, nondiff_argnums=(3, 4, 5))
+_differentiable = jax.custom_vjp(_normalised, nondiff_argnums=(3, 4, 5))
+# Traced and differentiated once for all layers of the same shapes.
+_normalise = jax.jit(_differentiable, static_argnums=(3, 4, 5))
 
 
 def _forward(x, scale, bias, activation, axis_name, count):
@@ -146,4 +148,4 @@ def _backward(activation, axis_name, count, residuals, gradients):
     return (centred * (inverse * scale)).astype(x.dtype), scale_gradient, bias_gradient
 
 
-_normalise.defvjp(_forward, _backward)
+_differentiable.defvjp(_forward, _backward)
