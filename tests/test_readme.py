@@ -108,8 +108,7 @@ def test_there_is_a_command_for_each_thing_that_people_do():
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "info"])
-def test_the_commands_of_the_readme_run(command, folder, monkeypatch, capsys):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # tests leave nothing at home
+def test_the_commands_of_the_readme_run(command, folder, capsys):
     assert main(shlex.split(command)) == 0
     assert capsys.readouterr().out
 

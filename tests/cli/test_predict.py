@@ -6,45 +6,11 @@ import subprocess
 import sys
 
 import cv2
-import jax
 import numpy as np
 import pytest
+from cli.conftest import NAMES
 
-from yolov7_jax import create, weights
-from yolov7_jax.cli import main
 from yolov7_jax.detect import predict_files as looking
-
-NAMES = ("猫 <b>", "dog/..", "bird")
-SIZE = 64
-
-
-def write_model(path):
-    """Random weights that see something in most images."""
-    model = create("yolov7-tiny", len(NAMES), key=jax.random.key(3), width=0.125)
-    for level in model.detect.levels:
-        level.bias[...] = jax.random.normal(jax.random.key(1), level.bias.shape)
-        level.kernel[...] = 8 * level.kernel[...]
-    weights.save_safetensors(model, path, names=NAMES, image_size=SIZE)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("weights") / "model.safetensors")
-
-
-@pytest.fixture
-def predict(model_file, tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder; returns exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # tests leave none at home
-
-    def run(*arguments):
-        code = main(["predict", "--weights", model_file, "--score-threshold", "0.1", *arguments])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
 
 
 def noise(seed, height=40, width=64):

@@ -10,31 +10,11 @@ import warnings
 import cv2
 import jax
 import pytest
-from cli.test_predict import noise, write_images, write_model
+from cli.test_predict import noise, write_images
 
-from yolov7_jax.cli import main
 from yolov7_jax.compiled_programs import keep_compiled
 from yolov7_jax.detect import predict_files as looking
 from yolov7_jax.signals import stopping_for_sure
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("weights") / "model.safetensors")
-
-
-@pytest.fixture
-def predict(model_file, tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder; returns exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # tests leave none at home
-
-    def run(*arguments):
-        code = main(["predict", "--weights", model_file, "--score-threshold", "0.1", *arguments])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
 
 
 def write_video(name, count):

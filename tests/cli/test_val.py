@@ -33,14 +33,6 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        # Programs compiled with less care are not for the user's next start.
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-        yield
-
-
 def val(data, *more):
     options = ["--split", "train", "--image-size", "64", "--batch-size", "3"]
     return main(["val", "--weights", TINY, "--data", str(data), *options, *map(str, more)])
